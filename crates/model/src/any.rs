@@ -1,0 +1,94 @@
+//! The closed set of resources that the agents follow.
+
+use crate::{
+    BGPConfiguration, BGPPeer, ClusterInformation, FelixConfiguration, HostEndpoint, IPPool, IPReservation, KindName,
+    Node, Profile, Resource, ResourceKey, Revision, Tier, WorkloadEndpoint,
+};
+
+/// A resource of any kind.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum AnyResource {
+    BGPConfiguration(BGPConfiguration),
+    BGPPeer(BGPPeer),
+    ClusterInformation(ClusterInformation),
+    FelixConfiguration(FelixConfiguration),
+    HostEndpoint(HostEndpoint),
+    IPPool(IPPool),
+    IPReservation(IPReservation),
+    Node(Node),
+    Profile(Profile),
+    Tier(Tier),
+    WorkloadEndpoint(WorkloadEndpoint),
+}
+
+/// One change of the datastore's resources, the input of everything that follows them. Level-triggered: a set
+/// carries the whole new value and may repeat the old one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Created or changed.
+    Set {
+        /// Where it is stored.
+        key: ResourceKey,
+        /// What stands there now.
+        resource: Box<AnyResource>,
+    },
+    /// Deleted, or no longer readable.
+    Remove {
+        /// Where it was.
+        key: ResourceKey,
+    },
+}
+
+/// A stored value that is not what its key says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Not JSON, or not of the kind's shape.
+    #[error("{key} does not hold a valid {}: {source}", key.kind)]
+    Json {
+        /// Where it is stored.
+        key: ResourceKey,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The name inside differs from the key.
+    #[error("{key} holds a {} named {name:?}", key.kind)]
+    Name {
+        /// Where it is stored.
+        key: ResourceKey,
+        /// The name inside.
+        name: String,
+    },
+}
+
+impl AnyResource {
+    /// Reads the value stored under `key`.
+    ///
+    /// # Errors
+    /// [`DecodeError`] names the key and what is wrong.
+    pub fn decode(key: &ResourceKey, value: &[u8], revision: Revision) -> Result<Self, DecodeError> {
+        match key.kind {
+            KindName::BGPConfiguration => decode::<crate::BGPConfigurationSpec>(key, value, revision),
+            KindName::BGPPeer => decode::<crate::BGPPeerSpec>(key, value, revision),
+            KindName::ClusterInformation => decode::<crate::ClusterInformationSpec>(key, value, revision),
+            KindName::FelixConfiguration => decode::<crate::FelixConfigurationSpec>(key, value, revision),
+            KindName::HostEndpoint => decode::<crate::HostEndpointSpec>(key, value, revision),
+            KindName::IPPool => decode::<crate::IPPoolSpec>(key, value, revision),
+            KindName::IPReservation => decode::<crate::IPReservationSpec>(key, value, revision),
+            KindName::Node => decode::<crate::NodeSpec>(key, value, revision),
+            KindName::Profile => decode::<crate::ProfileSpec>(key, value, revision),
+            KindName::Tier => decode::<crate::TierSpec>(key, value, revision),
+            KindName::WorkloadEndpoint => decode::<crate::WorkloadEndpointSpec>(key, value, revision),
+        }
+    }
+}
+
+fn decode<S: crate::Kind>(key: &ResourceKey, value: &[u8], revision: Revision) -> Result<AnyResource, DecodeError> {
+    let resource = Resource::<S>::from_json(value, Some(revision))
+        .map_err(|source| DecodeError::Json { key: key.clone(), source })?;
+    if resource.name() != key.name {
+        return Err(DecodeError::Name { key: key.clone(), name: resource.name().to_owned() });
+    }
+    Ok(S::into_any(resource))
+}

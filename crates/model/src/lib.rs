@@ -1,0 +1,57 @@
+//! Calico v3 resources as they stand in the datastore: types, names, keys, defaults, validation.
+//!
+//! This crate decides what a resource *is*: which JSON members it has, which of them a write fills in, which
+//! values are refused and under which key it is stored. It does no I/O and has no clock: who creates a resource
+//! passes the time and the uid.
+//!
+//! ```
+//! use calico_model::{IPPool, IPPoolSpec, Resource, Kind};
+//!
+//! let mut pool: IPPool = Resource::new("pool1", IPPoolSpec { cidr: "10.10.0.0/16".parse().unwrap(), ..Default::default() });
+//! pool.prepare()?;                                    // defaults, then validation
+//! assert_eq!(pool.key().to_string(), "/calico/resources/v3/projectcalico.org/ippools/pool1");
+//! assert_eq!(pool.spec.block_size, Some(26));
+//! # Ok::<(), calico_model::Invalid>(())
+//! ```
+//!
+//! Names to know: [`Resource`] is the envelope (metadata, spec, status) around a [`Kind`]'s spec; [`ResourceKey`]
+//! is its place in etcd; [`Fault`] is one reason for refusal, [`Invalid`] all of them at once; [`AnyResource`] is
+//! the closed set of kinds that the agents follow.
+
+mod any;
+mod bgp;
+mod cluster;
+mod endpoint;
+mod felix;
+mod key;
+mod metadata;
+mod name;
+mod node;
+mod pool;
+mod profile;
+mod resource;
+mod rule;
+mod scalar;
+mod tier;
+mod validate;
+
+pub use any::{AnyResource, Change, DecodeError};
+pub use bgp::{
+    BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec, Community, PrefixAdvertisement, ServiceCidr,
+};
+pub use cluster::{ClusterInformation, ClusterInformationSpec};
+pub use endpoint::{
+    EndpointPort, HostEndpoint, HostEndpointSpec, IPNat, WorkloadEndpoint, WorkloadEndpointSpec, WorkloadName,
+};
+pub use felix::{FelixConfiguration, FelixConfigurationSpec};
+pub use key::{KeyError, RESOURCE_ROOT, ResourceKey};
+pub use metadata::Metadata;
+pub use name::{ANNOTATION_TYPED_NAME, NameError, ProfileName, normalise};
+pub use node::{Node, NodeAddress, NodeBgp, NodeSpec};
+pub use pool::{EncapMode, IPPool, IPPoolSpec, IPReservation, IPReservationSpec};
+pub use profile::{Profile, ProfileSpec};
+pub use resource::{Kind, KindName, Resource, Revision};
+pub use rule::{Action, EntityRule, Icmp, Rule};
+pub use scalar::{AsNumber, MacAddress, Port, Protocol, timestamp};
+pub use tier::{Tier, TierSpec};
+pub use validate::{Fault, Invalid};

@@ -1,0 +1,244 @@
+//! The envelope shared by all v3 resources, and the trait that ties a spec to its kind.
+//!
+//! The JSON is what upstream's client writes: `kind`, `apiVersion`, `metadata`, `spec`, `status`, in this order,
+//! with `<`, `>`, `&`, U+2028 and U+2029 escaped as Go does. Members that this crate does not know survive a
+//! read-modify-write: a newer peer's data must not be lost by passing through us.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{AnyResource, Fault, Invalid, Metadata, ResourceKey, validate};
+
+/// The one `apiVersion` of all resources here.
+pub(crate) const API_VERSION: &str = "projectcalico.org/v3";
+
+/// An etcd modification revision: the version a compare-and-swap compares with. Never stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub i64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a spec type must say of itself to be a resource.
+pub trait Kind: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + Send + Sync + 'static {
+    /// Which kind this is.
+    const NAME: KindName;
+    /// True where upstream's struct has a `status` that is always written, even empty (`"status":{}`).
+    const STATUS_ALWAYS: bool = false;
+
+    /// Fills in what upstream's client and its CRD schemas fill in on every write.
+    fn set_defaults(resource: &mut Resource<Self>) {
+        let _ = resource;
+    }
+
+    /// Everything that is wrong with the resource beyond its metadata.
+    fn faults(resource: &Resource<Self>) -> Vec<Fault>;
+
+    /// Wraps the resource for the agents' closed enum.
+    fn into_any(resource: Resource<Self>) -> AnyResource;
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident $plural:literal $namespaced:literal),+ $(,)?) => {
+        /// Every kind that this crate knows, by upstream's name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(clippy::upper_case_acronyms)]
+        pub enum KindName { $($(#[$doc])* $variant),+ }
+
+        impl KindName {
+            /// All kinds.
+            pub const ALL: &'static [KindName] = &[$(KindName::$variant),+];
+
+            /// The kind as written in `kind:`.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(KindName::$variant => stringify!($variant)),+ }
+            }
+            /// The path segment in etcd, lower case.
+            pub const fn plural(self) -> &'static str {
+                match self { $(KindName::$variant => $plural),+ }
+            }
+            /// True if resources of this kind live in a namespace.
+            pub const fn is_namespaced(self) -> bool {
+                match self { $(KindName::$variant => $namespaced),+ }
+            }
+            /// The kind of a path segment, `None` for plurals that are not followed here.
+            pub fn from_plural(plural: &str) -> Option<Self> {
+                match plural { $($plural => Some(KindName::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// BGP settings of the cluster (`default`) or a node (`node.<name>`).
+    BGPConfiguration "bgpconfigurations" false,
+    /// A BGP neighbour.
+    BGPPeer "bgppeers" false,
+    /// The cluster's identity and readiness.
+    ClusterInformation "clusterinformations" false,
+    /// Felix settings.
+    FelixConfiguration "felixconfigurations" false,
+    /// An interface of a host that policy applies to.
+    HostEndpoint "hostendpoints" false,
+    /// A range of addresses for workloads.
+    IPPool "ippools" false,
+    /// Addresses that auto-assignment skips.
+    IPReservation "ipreservations" false,
+    /// A host.
+    Node "nodes" false,
+    /// Labels and rules that endpoints inherit by name.
+    Profile "profiles" false,
+    /// A group of policies with a default action.
+    Tier "tiers" false,
+    /// An interface of a workload.
+    WorkloadEndpoint "workloadendpoints" true,
+}
+
+impl fmt::Display for KindName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One resource: metadata, spec, status, and the revision it was read at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource<S> {
+    /// Name, labels, annotations and the rest of Kubernetes' object metadata.
+    pub metadata: Metadata,
+    /// What the user wants.
+    pub spec: S,
+    /// What somebody observed; kept as it was found.
+    pub status: Option<Value>,
+    /// The etcd revision this was read at; `None` for a resource not stored yet.
+    pub revision: Option<Revision>,
+    /// Members beside the known ones, kept for read-modify-write.
+    pub extra: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct WireOut<'a, S> {
+    kind: &'static str,
+    #[serde(rename = "apiVersion")]
+    api_version: &'static str,
+    metadata: &'a Metadata,
+    spec: &'a S,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'a Value>,
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "S: DeserializeOwned")]
+struct WireIn<S> {
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default, rename = "apiVersion")]
+    api_version: Option<String>,
+    metadata: Metadata,
+    spec: S,
+    #[serde(default)]
+    status: Option<Value>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl<S: Kind> Resource<S> {
+    /// A resource that is not stored yet.
+    pub fn new(name: impl Into<String>, spec: S) -> Self {
+        Self {
+            metadata: Metadata { name: name.into(), ..Metadata::default() },
+            spec,
+            status: None,
+            revision: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// A resource in a namespace that is not stored yet.
+    pub fn namespaced(namespace: impl Into<String>, name: impl Into<String>, spec: S) -> Self {
+        let mut resource = Self::new(name, spec);
+        resource.metadata.namespace = Some(namespace.into());
+        resource
+    }
+
+    /// The resource's name.
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// Where the resource is stored.
+    pub fn key(&self) -> ResourceKey {
+        ResourceKey::new(S::NAME, self.metadata.namespace.as_deref(), &self.metadata.name)
+    }
+
+    /// Applies the defaults of a write and checks everything, as must happen before each create and update.
+    ///
+    /// # Errors
+    /// All faults at once; the resource has its defaults then but must not be stored.
+    pub fn prepare(&mut self) -> Result<(), Invalid> {
+        S::set_defaults(self);
+        if S::STATUS_ALWAYS && self.status.is_none() {
+            self.status = Some(Value::Object(Map::new()));
+        }
+        let mut faults = validate::metadata(S::NAME, &self.metadata);
+        faults.extend(S::faults(self));
+        Invalid::unless_empty(S::NAME, &self.metadata.name, faults)
+    }
+
+    /// The stored form. Call [`prepare`](Self::prepare) first.
+    pub fn to_json(&self) -> Vec<u8> {
+        let wire = WireOut {
+            kind: S::NAME.as_str(),
+            api_version: API_VERSION,
+            metadata: &self.metadata,
+            spec: &self.spec,
+            status: self.status.as_ref(),
+            extra: &self.extra,
+        };
+        escape_like_go(serde_json::to_string(&wire).expect("maps have string keys and no type here fails to serialise"))
+    }
+
+    /// Reads the stored form. Tolerant: unknown members are kept, `kind` may be missing but must not differ.
+    ///
+    /// # Errors
+    /// The JSON error, or a word on the wrong kind.
+    pub fn from_json(bytes: &[u8], revision: Option<Revision>) -> Result<Self, serde_json::Error> {
+        let mut wire: WireIn<S> = serde_json::from_slice(bytes)?;
+        for dropped in ["resourceVersion", "selfLink"] {
+            wire.metadata.extra.remove(dropped);
+        }
+        if let Some(kind) = wire.kind.filter(|kind| kind != S::NAME.as_str()) {
+            return Err(serde::de::Error::custom(format!("kind is {kind}, not {}", S::NAME)));
+        }
+        if let Some(version) = wire.api_version.filter(|version| version != API_VERSION) {
+            return Err(serde::de::Error::custom(format!("apiVersion is {version}, not {API_VERSION}")));
+        }
+        Ok(Self { metadata: wire.metadata, spec: wire.spec, status: wire.status, revision, extra: wire.extra })
+    }
+}
+
+/// Go's `encoding/json` escapes these so that JSON can stand inside HTML; upstream's stored objects have them.
+/// In serialised JSON they occur inside strings only, so a replacement over the whole text is right.
+pub(crate) fn escape_like_go(json: String) -> Vec<u8> {
+    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return json.into_bytes();
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            c => out.push(c),
+        }
+    }
+    out.into_bytes()
+}

@@ -1,0 +1,60 @@
+//! Tiers: groups of policies.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{AnyResource, Fault, Kind, KindName, Resource};
+
+/// A tier resource.
+pub type Tier = Resource<TierSpec>;
+
+/// Where a tier stands and how it ends.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TierSpec {
+    /// Lower first; absent is last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<serde_json::Number>,
+    /// `Deny` or `Pass`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub default_action: String,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl TierSpec {
+    /// The three tiers that every cluster has, by name.
+    pub fn built_in() -> [Tier; 3] {
+        [("default", 1_000_000, "Deny"), ("kube-admin", 1_000, "Pass"), ("kube-baseline", 10_000_000, "Pass")].map(
+            |(name, order, action)| {
+                Tier::new(
+                    name,
+                    Self { order: Some(order.into()), default_action: action.to_owned(), extra: Map::new() },
+                )
+            },
+        )
+    }
+}
+
+impl Kind for TierSpec {
+    const NAME: KindName = KindName::Tier;
+    const STATUS_ALWAYS: bool = true;
+
+    fn set_defaults(resource: &mut Resource<Self>) {
+        if resource.spec.default_action.is_empty() {
+            resource.spec.default_action = "Deny".into();
+        }
+    }
+
+    fn faults(resource: &Resource<Self>) -> Vec<Fault> {
+        match resource.spec.default_action.as_str() {
+            "Deny" | "Pass" => Vec::new(),
+            other => vec![Fault::new("spec.defaultAction", other, "it is Deny or Pass")],
+        }
+    }
+
+    fn into_any(resource: Resource<Self>) -> AnyResource {
+        AnyResource::Tier(resource)
+    }
+}

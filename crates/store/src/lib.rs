@@ -1,0 +1,23 @@
+//! The datastore: typed create, update, delete, list and watch with compare-and-swap, and the syncer on top.
+//!
+//! Two layers. Below, [`Kv`]: keys, bytes and revisions, implemented by etcd ([`EtcdKv`]) and in memory
+//! ([`MemoryKv`], for tests; its core is pure). Above, [`Store`]: resources of [`calico_model`] by kind and name.
+//! No write is unconditional: a create needs the key to be absent, an update and a delete the revision that was
+//! read; who loses a race gets [`Error::Conflict`] with the winner's value and decides again.
+//!
+//! [`Syncer`] turns list and watch into [`Event`]s: a first complete snapshot ended by one
+//! [`Event::InSync`], then changes; it lists again after a compaction or a lost connection and then delivers
+//! only differences.
+//!
+//! Names to know: [`Entry`] is a key with value and revision; [`Revision`](calico_model::Revision) orders all
+//! writes; [`ConnectOptions`] is what `ETCD_*` says.
+
+mod error;
+mod kv;
+mod store;
+mod syncer;
+
+pub use error::Error;
+pub use kv::{Entry, Kv, KvEvent, KvWatch, Listing};
+pub use store::Store;
+pub use syncer::Event;
