@@ -74,6 +74,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// A compare-and-swap of `key` found `current` instead of what was expected.
+    pub(crate) fn lost_race(key: &str, current: Option<Entry>) -> Self {
+        match current {
+            Some(current) => Self::Conflict { key: key.to_owned(), current: Box::new(current) },
+            None => Self::NotFound { key: key.to_owned() },
+        }
+    }
+
     /// A lost race, or a create of what is there already.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. } | Self::AlreadyExists { .. })

@@ -14,10 +14,13 @@
 
 mod error;
 mod kv;
+mod memory;
+pub mod mvcc;
 mod store;
 mod syncer;
 
 pub use error::Error;
 pub use kv::{Entry, Kv, KvEvent, KvWatch, Listing};
+pub use memory::{Injected, MemoryKv, Write, WriteKind};
 pub use store::Store;
 pub use syncer::Event;
