@@ -62,6 +62,15 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// Where the value is stored.
+    pub fn key(&self) -> &ResourceKey {
+        match self {
+            Self::Json { key, .. } | Self::Name { key, .. } => key,
+        }
+    }
+}
+
 impl AnyResource {
     /// Reads the value stored under `key`.
     ///
