@@ -1,0 +1,85 @@
+//! Why a host did not become a node.
+
+use std::net::IpAddr;
+
+/// A failed step of starting. [`way_out`](Self::way_out) says what helps.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartupError {
+    /// A setting that makes no sense.
+    #[error("{setting}={value:?} is not usable: {cause}")]
+    Setting {
+        /// The variable.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong, and what would be right.
+        cause: String,
+    },
+    /// The host's name cannot be a node's.
+    #[error("the host name {name:?} cannot be a node's name: {cause}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Which rule it breaks.
+        cause: String,
+    },
+    /// No address was given and none was found.
+    #[error("this host has no usable IPv4 address: {cause}")]
+    NoAddress {
+        /// What was looked at, and why it was left out.
+        cause: String,
+    },
+    /// Another node has the address.
+    #[error("the address {address} is already in use by node {holder}; every node needs its own")]
+    AddressInUse {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: String,
+    },
+    /// The host's own network could not be read.
+    #[error("the host's {what} could not be read: {cause}")]
+    Host {
+        /// What was read.
+        what: &'static str,
+        /// The system's words.
+        cause: String,
+    },
+    /// Forwarding could not be switched on.
+    #[error("{family} forwarding could not be switched on by writing 1 to {path}: {cause}")]
+    Forwarding {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The sysctl file.
+        path: String,
+        /// The system's words.
+        cause: String,
+    },
+    /// BIRD is not there.
+    #[error("BIRD was not found: {cause}")]
+    NoBird {
+        /// Where it was looked for.
+        cause: String,
+    },
+    /// BGP's port is taken.
+    #[error("TCP port {port} on {address} is taken by {holder}")]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// The address it is listened on.
+        address: IpAddr,
+        /// Which program.
+        holder: String,
+    },
+    /// The datastore failed.
+    #[error(transparent)]
+    Store(#[from] calico_store::Error),
+}
+
+impl StartupError {
+    /// What helps, if one thing usually does.
+    pub fn way_out(&self) -> Option<String> {
+        None
+    }
+}
