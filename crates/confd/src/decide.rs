@@ -1,0 +1,239 @@
+//! From the facts to the configuration.
+//!
+//! Pure and total: every state gives a configuration with the problems that it steps around, or says what it waits
+//! for. One bad record never costs more than itself: whatever BIRD would refuse a whole file for is checked here,
+//! and what would be more open without the part that is missing is left out altogether.
+
+use std::net::Ipv4Addr;
+
+use calico_model::{AsNumber, BGPConfigurationSpec, EncapMode, IPPoolSpec};
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::{BirdConfig, FamilyConfig, Verbosity, description, interface_pattern},
+    peers::{self, Sessions},
+    secrets::Secrets,
+    state::{HostAddress, NodeFacts, Problem, State},
+};
+
+/// The AS number of clusters that have not said theirs.
+const DEFAULT_AS: AsNumber = AsNumber(64512);
+/// BGP's own port.
+pub(crate) const BGP_PORT: u16 = 179;
+
+/// Why there is no configuration yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Waiting {
+    /// Before the first complete snapshot.
+    #[error("waiting for the first complete snapshot of the datastore")]
+    Snapshot,
+    /// The node's start-up has not written it yet, or somebody removed it.
+    #[error("waiting for node {0} to appear in the datastore")]
+    Node(String),
+    /// No session could have a source.
+    #[error("waiting for node {0} to get a BGP address (spec.bgp.ipv4Address or ipv6Address)")]
+    Address(String),
+}
+
+/// A configuration and what it steps around.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What BIRD shall do.
+    pub config: BirdConfig,
+    /// Sorted, each once.
+    pub problems: Vec<Problem>,
+}
+
+/// What the whole configuration depends on.
+pub(crate) struct Context<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) me: &'a NodeFacts,
+    pub(crate) local_as: AsNumber,
+    /// What nodes without an AS number of their own have.
+    pub(crate) cluster_as: AsNumber,
+    /// The configuration of the cluster; empty without one.
+    pub(crate) cluster: &'a BGPConfigurationSpec,
+}
+
+impl Context<'_> {
+    /// The settings of one node.
+    pub(crate) fn settings(&self, node: &str) -> Option<&BGPConfigurationSpec> {
+        self.state.settings.get(&format!("node.{node}"))
+    }
+
+    /// Where a node listens, if not on port 179.
+    pub(crate) fn listen_port(&self, node: &str) -> Option<u16> {
+        let own = self.settings(node).and_then(|settings| settings.listen_port);
+        own.or(self.cluster.listen_port).filter(|port| !matches!(*port, 0 | BGP_PORT))
+    }
+}
+
+impl State {
+    /// The configuration that the facts ask for.
+    ///
+    /// # Errors
+    /// What is missing before there can be one.
+    pub fn decide(&self, secrets: &dyn Secrets) -> Result<Decision, Waiting> {
+        if !self.in_sync {
+            return Err(Waiting::Snapshot);
+        }
+        let me = self.nodes.get(&self.node).ok_or_else(|| Waiting::Node(self.node.clone()))?;
+        if me.v4.is_none() && me.v6.is_none() {
+            return Err(Waiting::Address(self.node.clone()));
+        }
+        let none = BGPConfigurationSpec::default();
+        let cluster = self.settings.get("default").unwrap_or(&none);
+        let cluster_as = cluster.as_number.filter(|number| number.0 != 0).unwrap_or(DEFAULT_AS);
+        let local_as = me.as_number.unwrap_or(cluster_as);
+        let context = Context { state: self, me, local_as, cluster_as, cluster };
+
+        let mut problems: Vec<Problem> = self.unreadable().collect();
+        for (name, node) in &self.nodes {
+            problems.extend(node.problems.iter().map(|reason| Problem::new(format_args!("node {name}"), reason)));
+        }
+        let sessions = peers::sessions(&context, secrets, &mut problems);
+        let config = context.config(sessions, &mut problems);
+        problems.sort();
+        problems.dedup();
+        Ok(Decision { config, problems })
+    }
+}
+
+impl Context<'_> {
+    fn config(&self, sessions: Sessions, problems: &mut Vec<Problem>) -> BirdConfig {
+        let name = &self.state.node;
+        let own = self.settings(name);
+        let bind_mode = own.and_then(|own| own.bind_mode.as_ref()).or(self.cluster.bind_mode.as_ref());
+        let families =
+            [self.family(4, self.me.v4, sessions.v4, problems), self.family(6, self.me.v6, sessions.v6, problems)];
+        BirdConfig {
+            node: description(name),
+            router_id: router_id(name, self.me.v4),
+            local_as: self.local_as.0,
+            listen_port: self.listen_port(name),
+            strict_bind: bind_mode.is_some_and(|mode| mode == "NodeIP"),
+            verbosity: self.verbosity(own, problems),
+            ignored_interfaces: self.ignored_interfaces(own, problems),
+            families,
+        }
+    }
+
+    fn verbosity(&self, own: Option<&BGPConfigurationSpec>, problems: &mut Vec<Problem>) -> Verbosity {
+        let word = |settings: &BGPConfigurationSpec| {
+            (!settings.log_severity_screen.is_empty()).then(|| settings.log_severity_screen.clone())
+        };
+        let Some(severity) = own.and_then(word).or_else(|| word(self.cluster)) else {
+            return Verbosity::default();
+        };
+        Verbosity::from_severity(&severity).unwrap_or_else(|| {
+            problems.push(Problem::new("logSeverityScreen", format_args!("{severity:?} is no severity; Info is used")));
+            Verbosity::default()
+        })
+    }
+
+    fn ignored_interfaces(&self, own: Option<&BGPConfigurationSpec>, problems: &mut Vec<Problem>) -> Vec<String> {
+        let stated = own.map(|own| &own.ignored_interfaces).filter(|patterns| !patterns.is_empty());
+        let mut patterns = Vec::new();
+        for text in stated.unwrap_or(&self.cluster.ignored_interfaces) {
+            match interface_pattern(text) {
+                Some(pattern) => patterns.push(pattern),
+                None => problems.push(Problem::new(
+                    "ignoredInterfaces",
+                    format_args!("{text:?} is not a pattern of an interface name; it is ignored"),
+                )),
+            }
+        }
+        sorted(patterns)
+    }
+
+    fn family(
+        &self,
+        v: u8,
+        host: Option<HostAddress>,
+        peers: Vec<crate::config::Peer>,
+        problems: &mut Vec<Problem>,
+    ) -> FamilyConfig {
+        let of_family = |net: &IpNet| matches!(net, IpNet::V4(_)) == (v == 4);
+        let pools = |keep: fn(&IPPoolSpec) -> bool| {
+            let kept = self.state.pools.values().filter(|pool| keep(pool)).map(|pool| pool.cidr.trunc());
+            sorted(kept.filter(of_family).collect())
+        };
+        let onlink: Vec<IpNet> = host.into_iter().map(|host| host.subnet).collect();
+        FamilyConfig {
+            v,
+            address: host.map(|host| host.address),
+            onlink_pools: self.onlink_pools(&onlink, problems),
+            onlink,
+            blocks: sorted(self.state.blocks.values().copied().filter(of_family).collect()),
+            pools: pools(|pool| !pool.disable_bgp_export),
+            no_export: pools(|pool| pool.disable_bgp_export),
+            encapsulated: pools(is_encapsulated),
+            services: sorted(self.services(problems).into_iter().filter(of_family).collect()),
+            peers,
+        }
+    }
+
+    /// Pools inside the node's own subnets, whose blocks peers must be able to give. A pool that covers such a
+    /// subnet is none: it would let peers take over the subnet.
+    fn onlink_pools(&self, onlink: &[IpNet], problems: &mut Vec<Problem>) -> Vec<IpNet> {
+        let mut inside = Vec::new();
+        for (name, pool) in &self.state.pools {
+            let cidr = pool.cidr.trunc();
+            for subnet in onlink {
+                if subnet.contains(&cidr) && *subnet != cidr {
+                    inside.push(cidr);
+                } else if cidr.contains(subnet) {
+                    problems.push(Problem::new(
+                        format_args!("pool {name}"),
+                        format_args!(
+                            "{cidr} covers {subnet}, the subnet of this node: blocks inside the subnet cannot be \
+                             reached from here; choose a pool apart from the hosts' addresses"
+                        ),
+                    ));
+                }
+            }
+        }
+        sorted(inside)
+    }
+
+    fn services(&self, problems: &mut Vec<Problem>) -> Vec<IpNet> {
+        let stated = [
+            &self.cluster.service_cluster_ips,
+            &self.cluster.service_external_ips,
+            &self.cluster.service_load_balancer_ips,
+        ];
+        let mut found = Vec::new();
+        for text in stated.into_iter().flatten().map(|range| &range.cidr) {
+            match text.parse::<IpNet>() {
+                Ok(net) => found.push(net.trunc()),
+                Err(_) => problems.push(Problem::new(
+                    "BGPConfiguration default",
+                    format_args!("{text:?} is not a service range; it is ignored"),
+                )),
+            }
+        }
+        found
+    }
+}
+
+fn is_encapsulated(pool: &IPPoolSpec) -> bool {
+    [pool.vxlan_mode, pool.ipip_mode].into_iter().flatten().any(|mode| mode != EncapMode::Never)
+}
+
+/// The IPv4 address, else 32 bits of a hash of the name: unique enough, the same after every restart, never 0.
+fn router_id(node: &str, v4: Option<HostAddress>) -> Ipv4Addr {
+    if let Some(std::net::IpAddr::V4(address)) = v4.map(|host| host.address) {
+        return address;
+    }
+    let hash = Sha256::digest(node.as_bytes());
+    let number = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
+    Ipv4Addr::from(number.max(1))
+}
+
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort();
+    list.dedup();
+    list
+}
