@@ -1,8 +1,8 @@
 //! The closed set of resources that the agents follow.
 
 use crate::{
-    BGPConfiguration, BGPPeer, ClusterInformation, FelixConfiguration, HostEndpoint, IPPool, IPReservation, KindName,
-    Node, Profile, Resource, ResourceKey, Revision, Tier, WorkloadEndpoint,
+    BGPConfiguration, BGPPeer, ClusterInformation, Fault, FelixConfiguration, HostEndpoint, IPPool, IPReservation,
+    Invalid, KindName, Node, Profile, Resource, ResourceKey, Revision, Tier, WorkloadEndpoint, validate,
 };
 
 /// A resource of any kind.
@@ -52,6 +52,14 @@ pub enum DecodeError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// JSON of the kind's shape that cannot be used.
+    #[error("{key} cannot be used: {invalid}")]
+    Invalid {
+        /// Where it is stored.
+        key: ResourceKey,
+        /// What is wrong.
+        invalid: Invalid,
+    },
     /// The name inside differs from the key.
     #[error("{key} holds a {} named {name:?}", key.kind)]
     Name {
@@ -66,7 +74,7 @@ impl DecodeError {
     /// Where the value is stored.
     pub fn key(&self) -> &ResourceKey {
         match self {
-            Self::Json { key, .. } | Self::Name { key, .. } => key,
+            Self::Json { key, .. } | Self::Invalid { key, .. } | Self::Name { key, .. } => key,
         }
     }
 }
@@ -91,6 +99,45 @@ impl AnyResource {
             KindName::WorkloadEndpoint => decode::<crate::WorkloadEndpointSpec>(key, value, revision),
         }
     }
+
+    /// Reads the value stored under `key` and refuses what cannot be used. The agents skip such a record, as if it
+    /// were not there, and go on; upstream's Felix does the same with what its validators refuse.
+    ///
+    /// # Errors
+    /// [`DecodeError`] names the key and what is wrong.
+    pub fn decode_valid(key: &ResourceKey, value: &[u8], revision: Revision) -> Result<Self, DecodeError> {
+        let resource = Self::decode(key, value, revision)?;
+        match Invalid::unless_empty(key.kind, &key.name, resource.faults()) {
+            Ok(()) => Ok(resource),
+            Err(invalid) => Err(DecodeError::Invalid { key: key.clone(), invalid }),
+        }
+    }
+
+    /// Everything that makes the resource unusable: all that a write refuses, except faults of annotations, which
+    /// nothing here acts on. Fields that a write fills in may be empty. What upstream stores is accepted, also where
+    /// it looks wrong (a profile rule with a strange action, host bits in a reservation, a bare address as an
+    /// endpoint's network).
+    pub fn faults(&self) -> Vec<Fault> {
+        match self {
+            Self::BGPConfiguration(resource) => faults(resource),
+            Self::BGPPeer(resource) => faults(resource),
+            Self::ClusterInformation(resource) => faults(resource),
+            Self::FelixConfiguration(resource) => faults(resource),
+            Self::HostEndpoint(resource) => faults(resource),
+            Self::IPPool(resource) => faults(resource),
+            Self::IPReservation(resource) => faults(resource),
+            Self::Node(resource) => faults(resource),
+            Self::Profile(resource) => faults(resource),
+            Self::Tier(resource) => faults(resource),
+            Self::WorkloadEndpoint(resource) => faults(resource),
+        }
+    }
+}
+
+fn faults<S: crate::Kind>(resource: &Resource<S>) -> Vec<Fault> {
+    let mut faults = validate::identity(S::NAME, &resource.metadata);
+    faults.extend(S::faults(resource));
+    faults
 }
 
 fn decode<S: crate::Kind>(key: &ResourceKey, value: &[u8], revision: Revision) -> Result<AnyResource, DecodeError> {

@@ -52,9 +52,14 @@ impl Invalid {
     }
 }
 
-pub(crate) fn metadata(kind: KindName, metadata: &Metadata) -> Vec<Fault> {
+/// The metadata's rules that decide whether a resource can be used: its name and labels.
+pub(crate) fn identity(kind: KindName, metadata: &Metadata) -> Vec<Fault> {
     let _ = (kind, metadata);
     Vec::new()
+}
+/// All of the metadata's rules.
+pub(crate) fn metadata(kind: KindName, metadata: &Metadata) -> Vec<Fault> {
+    identity(kind, metadata)
 }
 pub(crate) fn labels(path: &str, labels: &BTreeMap<String, String>) -> Vec<Fault> {
     let _ = (path, labels);

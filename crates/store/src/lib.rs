@@ -13,14 +13,18 @@
 //! writes; [`ConnectOptions`] is what `ETCD_*` says.
 
 mod error;
+mod etcd;
 mod kv;
 mod memory;
 pub mod mvcc;
+mod settings;
 mod store;
 mod syncer;
 
 pub use error::Error;
+pub use etcd::EtcdKv;
 pub use kv::{Entry, Kv, KvEvent, KvWatch, Listing};
 pub use memory::{Injected, MemoryKv, Write, WriteKind};
+pub use settings::ConnectOptions;
 pub use store::Store;
-pub use syncer::Event;
+pub use syncer::{Event, Syncer, SyncerHandle};

@@ -141,6 +141,16 @@ impl MemoryKv {
         !gone.is_empty()
     }
 
+    /// Runs a transaction, unseen by faults and callbacks: several keys changed at one revision.
+    ///
+    /// # Errors
+    /// What [`Core::txn`] returns.
+    pub fn txn(&self, txn: &Txn) -> Result<TxnResult, Refusal> {
+        let result = self.core().txn(txn);
+        self.shared.changed.send_replace(());
+        result
+    }
+
     /// Forgets all history before the present revision, and returns that revision. Listings and watches that are
     /// up to date do not notice.
     pub fn compact(&self) -> Revision {
