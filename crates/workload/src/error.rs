@@ -108,3 +108,24 @@ pub enum AttachError {
         left: Vec<String>,
     },
 }
+
+/// Turns the netlink wrapper's error into ours, saying what was tried. For `map_err`.
+pub(crate) fn kernel(operation: impl FnOnce() -> String) -> impl FnOnce(nlink::Error) -> AttachError {
+    move |error| {
+        let operation = operation();
+        if error.is_permission_denied() {
+            return AttachError::Permission { operation };
+        }
+        AttachError::Kernel { operation, cause: words(&error) }
+    }
+}
+
+/// The kernel's words: the meaning of the error number, and its explanation where it gives one.
+pub(crate) fn words(error: &nlink::Error) -> String {
+    let Some(number) = error.errno() else { return error.to_string() };
+    let meaning = std::io::Error::from_raw_os_error(number);
+    match error.ext_ack() {
+        Some(explanation) => format!("{meaning}: {explanation}"),
+        None => meaning.to_string(),
+    }
+}

@@ -46,15 +46,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use calico_model::MacAddress;
 
+mod address;
+mod attach;
+mod check;
+mod detach;
 mod error;
 mod netns;
-mod veth;
+mod pair;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 pub mod docker;
 
+pub use address::{add_address, remove_address};
+pub use attach::attach;
+pub use check::{check, interface_exists};
+pub use detach::detach;
 pub use error::AttachError;
 pub use netns::NetnsRef;
-pub use veth::{add_address, attach, check, detach, interface_exists, remove_address};
 
 /// The MAC address of the host's end of every pair, upstream's choice. All host ends may share it, because each is
 /// alone on its link with one workload. Locally administered, unicast.
@@ -83,6 +94,21 @@ pub struct Attachment {
     pub gateway6: Option<Ipv6Addr>,
     /// MTU of both ends, bytes; `None` is that of the interface of the host's default route, 1500 without one.
     pub mtu: Option<u32>,
+}
+
+impl Attachment {
+    /// The gateways that are used: one for each family that has an address.
+    fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        let of = |family: fn(&IpAddr) -> bool, gateway: IpAddr| self.addresses.iter().any(family).then_some(gateway);
+        let gateway4 = of(IpAddr::is_ipv4, self.gateway4.unwrap_or(DEFAULT_GATEWAY4).into());
+        let gateway6 = of(IpAddr::is_ipv6, self.gateway6.unwrap_or(DEFAULT_GATEWAY6).into());
+        [gateway4, gateway6].into_iter().flatten()
+    }
+}
+
+/// The gateway of an address's family when none is given.
+fn default_gateway(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { DEFAULT_GATEWAY4.into() } else { DEFAULT_GATEWAY6.into() }
 }
 
 /// What was made.

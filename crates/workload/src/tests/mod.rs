@@ -1,0 +1,8 @@
+//! Against the real kernel: each test makes its own host and workloads as network namespaces.
+#![allow(clippy::unwrap_used)]
+
+mod addresses;
+mod attaching;
+mod refusals;
+mod support;
+mod undoing;
