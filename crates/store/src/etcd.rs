@@ -11,7 +11,7 @@
 
 use std::{
     error::Error as StdError,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -58,6 +58,8 @@ struct Member {
     options: etcd_client::ConnectOptions,
     /// Made at the first call; with credentials that asks the server for a token.
     client: Mutex<Option<Client>>,
+    /// It has answered a call, so the settings are right for it.
+    answered: AtomicBool,
 }
 
 /// A request on its way.
@@ -112,6 +114,7 @@ impl EtcdKv {
             let member = &self.members[index];
             match self.call_member(member, operation, deadline, &call).await {
                 Ok(answer) => {
+                    member.answered.store(true, Ordering::Relaxed);
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
@@ -141,7 +144,11 @@ impl EtcdKv {
             not_sent,
         };
         let client = timeout_at(deadline, member.client()).await.map_err(|_| late(true))?;
-        let client = client.map_err(|error| Failure { not_sent: true, ..self.failure(member, operation, error) })?;
+        let client = client.map_err(|error| match error {
+            // Before anything is sent the transport refuses only the TLS files.
+            etcd_client::Error::TransportError(error) => Failure { error: self.bad_files(&error), not_sent: true },
+            error => Failure { not_sent: true, ..self.failure(member, operation, error) },
+        })?;
         match timeout_at(deadline, call(client)).await {
             Ok(answer) => answer.map_err(|error| self.failure(member, operation, error)),
             Err(_) => Err(late(false)),
@@ -166,6 +173,9 @@ impl EtcdKv {
             Code::OutOfRange if status.message().contains("compacted") => {
                 Error::Compacted { compacted: Revision::default() }
             }
+            Code::InvalidArgument if status.message().contains("user name is empty") => {
+                refused(format!("{}; set {USERNAME} and its password", status.message()))
+            }
             Code::InvalidArgument if status.message().contains("authentication failed") => {
                 refused(format!("{}; are {USERNAME} and its password right?", status.message()))
             }
@@ -182,33 +192,60 @@ impl EtcdKv {
         Failure { error, not_sent: is_connect_error(&status) }
     }
 
+    fn bad_files(&self, error: &dyn StdError) -> Error {
+        match self.options.tls() {
+            Some(TlsFiles { identity: Some((cert, key)), .. }) => {
+                let cause = format!("{} does not fit the key {}: {}", cert.display(), key.display(), root_cause(error));
+                settings::settings(CERT_FILE, cause)
+            }
+            _ => settings::settings(CA_FILE, root_cause(error)),
+        }
+    }
+
     /// The transport's words on `member`, and what a person should look at.
     fn explain(&self, member: &Member, words: &str) -> String {
         let has = |needle: &str| words.contains(needle);
-        let tls = self.options.tls();
+        let torn = [
+            "broken pipe",
+            "connection closed",
+            "reset by peer",
+            "handshake eof",
+            "canceled",
+            "frame with invalid size",
+        ];
         let hint = if has("Connection refused") {
             ", is etcd running?".to_owned()
         } else if has("UnknownIssuer") || has("BadSignature") {
-            let ca = tls.map(|tls| tls.ca.display().to_string()).unwrap_or_default();
+            let ca = self.options.tls().map(|tls| tls.ca.display().to_string()).unwrap_or_default();
             format!(": the server's certificate is not signed by the authority in {CA_FILE} ({ca})")
         } else if has("not valid for name") || has("NotValidForName") {
             ": the server's certificate is for another name".to_owned()
-        } else if has("received fatal alert") {
-            match tls.and_then(|tls| tls.identity.as_ref()) {
-                Some((cert, _)) => {
-                    format!(": the server does not accept the certificate in {CERT_FILE} ({})", cert.display())
-                }
-                None => format!(": the server wants a client certificate, set {CERT_FILE} and {KEY_FILE}"),
-            }
         } else if has("InvalidContentType") {
             ": the server does not speak TLS, should the endpoint be http://?".to_owned()
-        } else if tls.is_none() && (has("frame with invalid size") || has("connection closed") || has("reset by peer"))
-        {
-            ", is etcd running, or does it want https://?".to_owned()
+        } else if has("received fatal alert") || torn.into_iter().any(has) {
+            self.explain_torn(member)
         } else {
             String::new()
         };
         format!("{member}: {words}{hint}")
+    }
+
+    /// A connection that the server made and then ended. The TLS alert that would say why often gets lost: with TLS
+    /// 1.3 a client certificate is refused only after the client has begun to send.
+    fn explain_torn(&self, member: &Member) -> String {
+        if member.answered.load(Ordering::Relaxed) {
+            return ", is etcd running?".to_owned();
+        }
+        match self.options.tls() {
+            None => ", is it etcd, and does it want https://?".to_owned(),
+            Some(TlsFiles { identity: None, .. }) => format!(
+                ": does the server want a client certificate ({CERT_FILE} and {KEY_FILE}), or does it not speak TLS?"
+            ),
+            Some(TlsFiles { identity: Some((cert, _)), .. }) => format!(
+                ": does the server accept the certificate in {CERT_FILE} ({}), or does it not speak TLS?",
+                cert.display()
+            ),
+        }
     }
 
     /// A transaction: `compare` and then `write`, or else what stands at `key`.
@@ -290,7 +327,12 @@ impl Member {
         if let Some(credentials) = options.credentials() {
             client = client.with_user(&credentials.user, &credentials.password);
         }
-        Ok(Self { endpoint: endpoint.clone(), options: client, client: Mutex::new(None) })
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            options: client,
+            client: Mutex::new(None),
+            answered: AtomicBool::new(false),
+        })
     }
 
     async fn client(&self) -> Result<Client, etcd_client::Error> {

@@ -215,13 +215,14 @@ impl Drop for Proxy {
 /// A certificate authority of this test.
 pub struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    dir: TempDir,
+    dir: Arc<TempDir>,
     /// The authority's own certificate.
     pub file: PathBuf,
 }
 
-/// Files of a certificate and its key.
+/// Files of a certificate and its key; they go with it and its authority.
 pub struct Pair {
+    _dir: Arc<TempDir>,
     pub cert: PathBuf,
     pub key: PathBuf,
 }
@@ -233,7 +234,7 @@ impl Authority {
         params.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = params.self_signed(&key).unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
         let file = dir.path().join("ca.pem");
         fs::write(&file, cert.pem()).unwrap();
         Self { issuer: rcgen::Issuer::new(params, key), dir, file }
@@ -249,6 +250,7 @@ impl Authority {
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let pair = Pair {
+            _dir: self.dir.clone(),
             cert: self.dir.path().join(format!("{name}.pem")),
             key: self.dir.path().join(format!("{name}.key")),
         };
