@@ -1,0 +1,90 @@
+//! Docker on a host: the daemon in stock configuration, images without a registry, the network of a container.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::{Context, LabError, Result};
+use crate::host::Host;
+use crate::wait::wait_until;
+
+/// `dockerd` is up in about a second; on a busy machine with two cores for everything it may take much longer.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+impl Host {
+    /// Starts the Docker daemon as it comes: bridge, iptables and its own containerd. Does not wait for it.
+    pub(crate) fn launch_docker(&self) -> Result<()> {
+        self.start_daemon("dockerd", "dockerd")
+    }
+
+    /// Waits until the Docker daemon answers.
+    ///
+    /// # Errors
+    /// It does not within a minute; the message has the end of its log.
+    pub fn wait_for_docker(&self) -> Result<()> {
+        wait_until(START_LIMIT, &format!("an answer of Docker on {}", self.name()), || self.docker_answers()).map_err(
+            |error| match error {
+                LabError::TimedOut { what, after, .. } => {
+                    let log = self.read("/var/log/dockerd.log").unwrap_or_default();
+                    let tail: Vec<_> = log.lines().rev().take(10).collect();
+                    let detail = tail.into_iter().rev().fold(String::new(), |text, line| text + "\n" + line);
+                    LabError::TimedOut { what, after, detail }
+                }
+                other => other,
+            },
+        )
+    }
+
+    /// Starts the Docker daemon and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start_docker(&self) -> Result<()> {
+        self.launch_docker()?;
+        self.wait_for_docker()
+    }
+
+    /// Stops the Docker daemon, and with it all containers, as a service manager would.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop_docker(&self) -> Result<()> {
+        self.signal_daemon("dockerd", "TERM", true)
+    }
+
+    /// Asks the daemon's own health question, without the cost of starting Docker's client.
+    fn docker_answers(&self) -> bool {
+        let ask = || -> std::io::Result<String> {
+            let mut socket = UnixStream::connect(self.path("/run/docker.sock"))?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            socket.write_all(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")?;
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.split(' ').nth(1) == Some("200"))
+    }
+
+    /// Loads an image archive of the machine into the host's Docker.
+    ///
+    /// # Errors
+    /// The file cannot be read, or Docker refuses it.
+    pub fn load_image(&self, archive: &Path) -> Result<()> {
+        let file = File::open(archive).context(|| format!("open {}", archive.display()))?;
+        self.command("docker load --quiet").stdin(file).output()?.ok()?;
+        Ok(())
+    }
+
+    /// The open network namespace of a running container.
+    ///
+    /// # Errors
+    /// There is no such container, or it does not run.
+    pub fn container_network(&self, container: &str) -> Result<File> {
+        let answer = self.command(&format!("docker inspect -f '{{{{.State.Pid}}}}' {container}")).output()?.ok()?;
+        // Docker says a process id of the host's own namespace; the host's /proc knows it.
+        let path = self.path(format!("/proc/{}/ns/net", answer.trim()));
+        File::open(&path).context(|| format!("open the network of the container {container} on {}", self.name()))
+    }
+}

@@ -1,0 +1,188 @@
+//! The image `calico/node`: our binaries, BIRD, and the shared libraries that they name, nothing else.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{ImageConfig, Layer, write_image};
+use crate::error::{Context, LabError, Result};
+
+/// Where the image file of a build stands, given the folder of its binaries (`target/PROFILE`).
+pub(crate) fn image_path(binaries: &Path) -> PathBuf {
+    binaries.parent().unwrap_or(binaries).join("calico-node.tar")
+}
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub struct NodeImage {
+    /// Id of the image, as `docker images --no-trunc` shows it.
+    pub id: String,
+    /// Size of the archive in bytes.
+    pub size: u64,
+    /// The files that make up the size, in bytes, largest first.
+    pub parts: Vec<(String, u64)>,
+}
+
+/// Programs of Debian's `bird2`: the daemon and its two clients (`birdcl` needs no terminal).
+const BIRD: [&str; 3] = ["/usr/sbin/bird", "/usr/sbin/birdc", "/usr/sbin/birdcl"];
+
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Writes the image archive to `out`, with the binaries found in the folder `binaries`.
+///
+/// The archive replaces `out` only when it is complete. Debugging sections are left out.
+///
+/// # Errors
+/// `calico-node` is not built, BIRD is not installed, or a file cannot be read or written.
+pub fn write_node_image(out: &Path, binaries: &Path) -> Result<NodeImage> {
+    let mut layer = Layer::default();
+    let mut parts = Vec::new();
+    for (name, needed) in [("calico-node", true), ("calicoctl", false)] {
+        let path = binaries.join(name);
+        if path.exists() {
+            add_program(&mut layer, &mut parts, &format!("usr/bin/{name}"), &path)?;
+        } else if needed {
+            return Err(LabError::MissingFile { path, hint: "`make build` makes it" });
+        }
+    }
+    for path in BIRD.map(Path::new) {
+        if !path.exists() {
+            return Err(LabError::MissingProgram { program: "bird", package: "bird2" });
+        }
+        add_program(&mut layer, &mut parts, &path.display().to_string(), path)?;
+    }
+    add_surroundings(&mut layer)?;
+    let strings = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    let config = ImageConfig {
+        tags: vec!["calico/node:latest".to_owned(), format!("calico/node:v{version}")],
+        command: strings(&["calico-node", "run"]),
+        environment: strings(&["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]),
+        labels: vec![("org.opencontainers.image.version".to_owned(), version.to_owned())],
+        ..ImageConfig::default()
+    };
+    let partial = out.with_extension("partial");
+    let what = || format!("write {}", out.display());
+    let mut file = BufWriter::new(File::create(&partial).context(what)?);
+    let id = write_image(&mut file, &layer, &config).context(what)?;
+    file.flush().context(what)?;
+    fs::rename(&partial, out).context(what)?;
+    let size = fs::metadata(out).context(what)?.len();
+    parts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Ok(NodeImage { id, size, parts })
+}
+
+/// Adds a program and the shared libraries that it needs, at the paths where the loader looks for them.
+fn add_program(layer: &mut Layer, parts: &mut Vec<(String, u64)>, target: &str, source: &Path) -> Result<()> {
+    let mut add = |target: &str, content: Vec<u8>| {
+        let target = target.trim_start_matches('/').to_owned();
+        parts.retain(|(name, _)| *name != target);
+        parts.push((target.clone(), content.len() as u64));
+        layer.add_bytes(&target, content, 0o755);
+    };
+    add(target, stripped(source)?);
+    for library in libraries(source)? {
+        add(&library, fs::read(&library).context(|| format!("read {library}"))?);
+    }
+    Ok(())
+}
+
+/// The content of a program without debugging sections.
+fn stripped(program: &Path) -> Result<Vec<u8>> {
+    let what = || format!("read {}", program.display());
+    let copy = std::env::temp_dir().join(format!("calico-lab-strip-{}", std::process::id()));
+    let outcome = Command::new("strip").arg("--strip-debug").arg("-o").arg(&copy).arg(program).output();
+    let stripped = outcome.is_ok_and(|output| output.status.success()).then(|| fs::read(&copy).ok()).flatten();
+    let _ = fs::remove_file(&copy);
+    // Without binutils the image is larger, and works all the same.
+    stripped.map_or_else(|| fs::read(program).context(what), Ok)
+}
+
+/// Shared libraries of a program and its loader, as `ldd` finds them.
+fn libraries(program: &Path) -> Result<Vec<String>> {
+    let output = Command::new("ldd").arg(program).output().context(|| "run ldd".into())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(missing) = text.lines().find(|line| line.contains("not found")) {
+        return Err(LabError::Command {
+            host: "this machine".to_owned(),
+            command: format!("ldd {}", program.display()),
+            outcome: "misses a library".to_owned(),
+            output: missing.trim().to_owned(),
+        });
+    }
+    Ok(parse_ldd(&text))
+}
+
+/// Lines are `NAME => PATH (ADDRESS)`, `PATH (ADDRESS)` for the loader, `NAME (ADDRESS)` for the kernel's own object.
+fn parse_ldd(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| {
+            let path = line.rsplit_once("=> ").map_or(line, |(_, path)| path).trim();
+            let path = path.rsplit_once(" (").map_or(path, |(path, _)| path);
+            path.starts_with('/').then(|| path.to_owned())
+        })
+        .collect()
+}
+
+/// What programs expect to find around them: users, name service, places to write.
+fn add_surroundings(layer: &mut Layer) -> Result<()> {
+    layer.add_text(
+        "etc/passwd",
+        "root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    );
+    layer.add_text("etc/group", "root:x:0:\nnogroup:x:65534:\n");
+    layer.add_text("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
+    for dir in ["etc/calico", "lib/modules", "root", "run/calico", "var/lib/calico", "var/log/calico"] {
+        layer.add_dir(dir, 0o755);
+    }
+    layer.add_dir("tmp", 0o1777);
+    layer.add_link("var/run", "../run");
+    if Path::new(AUTHORITIES).exists() {
+        let bundle = fs::read(AUTHORITIES).context(|| format!("read {AUTHORITIES}"))?;
+        layer.add_bytes(AUTHORITIES, bundle, 0o644);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn reads_ldd() {
+        let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n\tstatically linked\n";
+        assert_eq!(parse_ldd(text), ["/lib/x86_64-linux-gnu/libz.so.1", "/lib64/ld-linux-x86-64.so.2"]);
+    }
+
+    #[test]
+    fn the_image_has_bird_with_its_libraries_and_is_reproducible() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = write_node_image(&dir.path().join("x.tar"), dir.path()).unwrap_err();
+        assert!(matches!(error, LabError::MissingFile { .. }), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+
+        fs::copy("/bin/true", dir.path().join("calico-node")).unwrap();
+        let image = write_node_image(&dir.path().join("a.tar"), dir.path()).unwrap();
+        let again = write_node_image(&dir.path().join("b.tar"), dir.path()).unwrap();
+        assert_eq!(image.id, again.id);
+        assert_eq!(fs::read(dir.path().join("a.tar")).unwrap(), fs::read(dir.path().join("b.tar")).unwrap());
+
+        // Run BIRD with nothing but the image's own files around it.
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let unpack = "tar -xf a.tar --wildcards '*/layer.tar' && tar -xf */layer.tar -C root";
+        assert!(Command::new("sh").args(["-c", unpack]).current_dir(dir.path()).status().unwrap().success());
+        for (program, says) in [
+            ("bird --version", "BIRD version"),
+            ("birdc", "Unable to connect to server control socket"),
+            ("birdcl", "Unable to connect to server control socket"),
+        ] {
+            let run = Command::new("chroot").arg(&root).args(program.split(' ')).output().unwrap();
+            let said = String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);
+            assert!(said.contains(says), "{program}: {said}");
+        }
+    }
+}
