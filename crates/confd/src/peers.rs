@@ -20,7 +20,7 @@ use calico_selector::Selector;
 use crate::{
     config::{AddPaths, Password, Peer, PeerKind, description},
     decide::{BGP_PORT, Context},
-    options::PeerOptions,
+    peer_options::PeerOptions,
     secrets::{SecretKeyRef, Secrets},
     state::{NodeFacts, Problem, is_host},
 };
@@ -108,7 +108,7 @@ fn mesh(context: &Context<'_>, secrets: &dyn Secrets, claims: &mut Claims<'_>) {
         }
     };
     let restart_time = cluster.node_mesh_max_restart_time.as_deref().and_then(|text| {
-        let time = crate::options::restart_time(text);
+        let time = crate::peer_options::restart_time(text);
         if time.is_none() {
             claims.problems.push(Problem::new(source, format_args!("{text:?} is no duration; the default is used")));
         }

@@ -185,6 +185,17 @@ impl State {
         self.lost.as_deref()
     }
 
+    /// True once the first complete snapshot is here.
+    pub fn is_in_sync(&self) -> bool {
+        self.in_sync
+    }
+
+    /// True if the configuration depends on passwords, which live outside of the datastore.
+    pub fn has_secrets(&self) -> bool {
+        self.peers.values().any(|peer| peer.extra.contains_key("password"))
+            || self.settings.values().any(|settings| settings.node_mesh_password.is_some())
+    }
+
     /// Records that cannot be read.
     pub(crate) fn unreadable(&self) -> impl Iterator<Item = Problem> {
         self.unreadable.iter().map(|(key, reason)| Problem::new(key, format!("{reason}; it is skipped")))
