@@ -1,0 +1,55 @@
+# `make` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
+
+# The cargo profile of `build` and `image`. Tests and the quick start use one profile for everything, `dev`, because
+# building everything twice would take longer than it saves.
+PROFILE ?= release
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Cargo puts the profile `dev` into a folder of another name.
+DIR = $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+IMAGE := $(TARGET)/calico-node.tar
+
+.PHONY: help setup build image quickstart test lint bench clean-lab
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what is missing from Debian's packages (root)
+	@scripts/setup
+
+build: setup ## build all programs into target/release
+	cargo build --locked --workspace --bins --profile $(PROFILE)
+
+image: build ## build the image calico/node as target/calico-node.tar, for `docker load`
+	@$(DIR)/calico-lab image --out $(IMAGE)
+
+quickstart: ## raise two hosts with Docker on this machine and play the walk-through on them (root)
+	@$(MAKE) image PROFILE=dev
+	@$(TARGET)/debug/calico-lab play
+
+test: setup ## run all tests, end-to-end ones included (root)
+	cargo build --locked --workspace --all-targets
+	@$(TARGET)/debug/calico-lab image --out $(IMAGE)
+	cargo test --locked --workspace --no-fail-fast
+
+lint: setup ## check format, lints and, with cargo-deny installed, licenses and advisories
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; \
+	else echo 'lint: cargo-deny is not installed (cargo install --locked cargo-deny): licenses were not checked'; fi
+
+bench: setup ## measure, print a table and write target/bench.json; ONLY=felix runs a part
+	BENCH_JSON=$(abspath $(TARGET))/bench.json cargo bench --locked --workspace $(if $(ONLY),-- $(ONLY))
+
+clean-lab: ## remove every lab with all that it made (root)
+	@for lab in $(TARGET)/{debug,release}/calico-lab; do \
+		if [ -x $$lab ]; then exec $$lab down --all; fi; \
+	done; \
+	cargo run --quiet --locked -p calico-lab -- down --all
