@@ -4,5 +4,5 @@
 mod addresses;
 mod attaching;
 mod refusals;
-mod support;
+pub(crate) mod support;
 mod undoing;

@@ -12,12 +12,12 @@ use nlink::netlink::namespace::{NamespaceGuard, enter_path};
 use crate::{Attachment, NetnsRef};
 
 /// A network namespace, held by a process of its own.
-pub(super) struct Namespace {
+pub(crate) struct Namespace {
     holder: Child,
 }
 
 impl Namespace {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // The holder ends with this thread even if the test is killed.
         let holder = Command::new("unshare")
             .args(["--net", "setpriv", "--pdeathsig", "KILL", "sleep", "infinity"])
@@ -34,24 +34,24 @@ impl Namespace {
         namespace
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.holder.id() as i32
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.pid()).into()
     }
 
-    pub(super) fn at(&self) -> NetnsRef {
+    pub(crate) fn at(&self) -> NetnsRef {
         NetnsRef::Pid(self.pid())
     }
 
     /// Runs a command line inside and returns what it prints.
-    pub(super) fn run(&self, line: &str) -> String {
+    pub(crate) fn run(&self, line: &str) -> String {
         self.try_run(line).unwrap_or_else(|words| panic!("{line}: {words}"))
     }
 
-    pub(super) fn try_run(&self, line: &str) -> Result<String, String> {
+    pub(crate) fn try_run(&self, line: &str) -> Result<String, String> {
         let output = Command::new("nsenter")
             .arg(format!("--net={}", self.path().display()))
             .args(["sh", "-c", line])
@@ -62,17 +62,17 @@ impl Namespace {
     }
 
     /// One packet there and one back, at once: nothing may have to be learnt or detected first.
-    pub(super) fn pings(&self, address: &str) -> bool {
+    pub(crate) fn pings(&self, address: &str) -> bool {
         self.try_run(&format!("ping -n -c 1 -W 2 {address}")).is_ok()
     }
 
     /// The settings that attaching touches, as text.
-    pub(super) fn settings(&self) -> String {
+    pub(crate) fn settings(&self) -> String {
         self.run("sysctl -a | sed -n '/disable_ipv6/p; /accept_dad/p'")
     }
 
     /// Everything else that attaching touches, as text.
-    pub(super) fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         [
             "ip -d -o addr | sed '/inet6 fe80/d; s/[^ ]*lft [^ ]*//g'",
             "ip -d -o link | sed 's/ numtxqueues.*//'",
@@ -93,15 +93,15 @@ impl Drop for Namespace {
 }
 
 /// A host: this thread is inside its namespace while the value lives.
-pub(super) struct Host {
+pub(crate) struct Host {
     // Left before the namespace ends.
     _inside: NamespaceGuard,
-    pub(super) namespace: Namespace,
+    pub(crate) namespace: Namespace,
 }
 
 impl Host {
     /// With an uplink of MTU 1400, addresses 10.5.0.1 and fd05::1, a default route, and forwarding.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let namespace = Namespace::new();
         namespace.run(
             "ip link add eth0 mtu 1400 type veth peer name uplink mtu 1400 &&
@@ -114,20 +114,20 @@ impl Host {
     }
 
     /// The routes that an agent would add for the workload's addresses.
-    pub(super) fn route(&self, attachment: &Attachment) {
+    pub(crate) fn route(&self, attachment: &Attachment) {
         for address in &attachment.addresses {
             self.route_to(*address, &attachment.host_interface);
         }
     }
 
-    pub(super) fn route_to(&self, address: IpAddr, interface: &str) {
+    pub(crate) fn route_to(&self, address: IpAddr, interface: &str) {
         let family = if address.is_ipv4() { "-4" } else { "-6" };
         self.namespace.run(&format!("ip {family} route add {address} dev {interface}"));
     }
 }
 
 /// Like a container on Docker's default bridge: eth0 with a default route of metric 0, IPv6 switched off.
-pub(super) fn docker_container(host: &Host, number: u8) -> Namespace {
+pub(crate) fn docker_container(host: &Host, number: u8) -> Namespace {
     let container = Namespace::new();
     let (pid, peer) = (container.pid(), format!("dk{number}"));
     host.namespace.run(&format!(
@@ -142,7 +142,7 @@ pub(super) fn docker_container(host: &Host, number: u8) -> Namespace {
     container
 }
 
-pub(super) fn attachment(host_interface: &str, container_interface: &str, addresses: &[&str]) -> Attachment {
+pub(crate) fn attachment(host_interface: &str, container_interface: &str, addresses: &[&str]) -> Attachment {
     Attachment {
         host_interface: host_interface.into(),
         container_interface: container_interface.into(),
@@ -154,7 +154,7 @@ pub(super) fn attachment(host_interface: &str, container_interface: &str, addres
 }
 
 /// Waits until `condition` holds; fails after ten seconds.
-pub(super) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
@@ -163,6 +163,6 @@ pub(super) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Runs on this thread, which is the one inside the host's namespace.
-pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }

@@ -1,0 +1,6 @@
+//! Against daemons that misbehave, and against the real one.
+#![allow(clippy::unwrap_used)]
+
+mod daemon;
+mod misbehaving;
+mod real;
