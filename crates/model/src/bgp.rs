@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{AnyResource, AsNumber, Fault, Kind, KindName, Resource, metadata::null_is_empty, validate};
+use crate::{
+    AnyResource, AsNumber, Fault, Kind, KindName, Resource, format_go_duration, metadata::null_is_empty,
+    parse_go_duration, validate,
+};
 
 /// A BGP configuration resource: `default`, or `node.<name>`.
 pub type BGPConfiguration = Resource<BGPConfigurationSpec>;
@@ -140,6 +143,11 @@ impl Kind for BGPConfigurationSpec {
         if spec.service_load_balancer_aggregation.is_empty() {
             spec.service_load_balancer_aggregation = "Enabled".into();
         }
+        if let Some(time) = &mut spec.node_mesh_max_restart_time
+            && let Some(duration) = parse_go_duration(time)
+        {
+            *time = format_go_duration(duration);
+        }
     }
 
     fn faults(resource: &Resource<Self>) -> Vec<Fault> {
@@ -153,6 +161,20 @@ impl Kind for BGPConfigurationSpec {
 
 impl Kind for BGPPeerSpec {
     const NAME: KindName = KindName::BGPPeer;
+
+    fn set_defaults(resource: &mut Resource<Self>) {
+        let spec = &mut resource.spec;
+        // Zero is Go's "not given", and is not stored.
+        if spec.as_number == Some(AsNumber(0)) {
+            spec.as_number = None;
+        }
+        for name in ["maxRestartTime", "keepaliveTime"] {
+            let duration = spec.extra.get(name).and_then(Value::as_str).and_then(parse_go_duration);
+            if let Some(duration) = duration {
+                spec.extra.insert(name.to_owned(), format_go_duration(duration).into());
+            }
+        }
+    }
 
     fn faults(resource: &Resource<Self>) -> Vec<Fault> {
         validate::bgp_peer(resource)

@@ -21,6 +21,7 @@
 mod any;
 mod bgp;
 mod cluster;
+mod duration;
 mod endpoint;
 mod felix;
 mod key;
@@ -40,6 +41,7 @@ pub use bgp::{
     BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec, Community, PrefixAdvertisement, ServiceCidr,
 };
 pub use cluster::{ClusterInformation, ClusterInformationSpec};
+pub use duration::{format_go_duration, parse_go_duration};
 pub use endpoint::{
     EndpointPort, HostEndpoint, HostEndpointSpec, IPNat, WorkloadEndpoint, WorkloadEndpointSpec, WorkloadName,
 };

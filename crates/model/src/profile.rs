@@ -64,8 +64,8 @@ impl Kind for ProfileSpec {
     const NAME: KindName = KindName::Profile;
 
     fn faults(resource: &Resource<Self>) -> Vec<Fault> {
-        let mut faults = validate::rules("spec.ingress", &resource.spec.ingress);
-        faults.extend(validate::rules("spec.egress", &resource.spec.egress));
+        let mut faults = validate::rules("spec.ingress", validate::Direction::Ingress, &resource.spec.ingress);
+        faults.extend(validate::rules("spec.egress", validate::Direction::Egress, &resource.spec.egress));
         faults.extend(validate::labels("spec.labelsToApply", &resource.spec.labels_to_apply));
         faults
     }

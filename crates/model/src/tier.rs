@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{AnyResource, Fault, Kind, KindName, Resource};
+use crate::{AnyResource, Fault, Kind, KindName, Resource, validate};
 
 /// A tier resource.
 pub type Tier = Resource<TierSpec>;
@@ -12,7 +12,7 @@ pub type Tier = Resource<TierSpec>;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TierSpec {
-    /// Lower first; absent is last.
+    /// Lower first; absent counts as 1,000,000, which a write fills in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<serde_json::Number>,
     /// `Deny` or `Pass`.
@@ -42,16 +42,14 @@ impl Kind for TierSpec {
     const STATUS_ALWAYS: bool = true;
 
     fn set_defaults(resource: &mut Resource<Self>) {
+        resource.spec.order.get_or_insert_with(|| 1_000_000.into());
         if resource.spec.default_action.is_empty() {
             resource.spec.default_action = "Deny".into();
         }
     }
 
     fn faults(resource: &Resource<Self>) -> Vec<Fault> {
-        match resource.spec.default_action.as_str() {
-            "Deny" | "Pass" => Vec::new(),
-            other => vec![Fault::new("spec.defaultAction", other, "it is Deny or Pass")],
-        }
+        validate::tier(resource)
     }
 
     fn into_any(resource: Resource<Self>) -> AnyResource {
