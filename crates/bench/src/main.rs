@@ -1,0 +1,66 @@
+//! `calico-bench`: measures the product in the lab, prints a table and writes `bench.json`.
+//!
+//! Times are comparable within one run only: beside each stands a yardstick from the same run (an etcd write, a
+//! `docker run`), and the detail says the ratio. Names are paths, so that a part can be chosen: `--only felix`.
+
+mod attach;
+mod felix;
+mod memory;
+mod report;
+mod sizes;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use miette::{IntoDiagnostic, Result};
+
+use crate::report::Report;
+
+/// Measures the product in the lab. Needs root, Docker, etcd and BIRD, and the release build of the binaries.
+#[derive(Parser)]
+struct Cli {
+    /// Only the measures whose name starts so: `attach`, `felix`, `memory`, `image`, `build`.
+    #[arg(long, env = "ONLY", default_value = "")]
+    only: String,
+    /// Where the numbers go as JSON.
+    #[arg(long, default_value = "target/bench.json")]
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A group of measures: the names it gives start with the word.
+type Part = (&'static str, fn(&mut Report) -> Result<()>);
+
+const PARTS: &[Part] = &[
+    ("felix", felix::measure),
+    ("memory", memory::measure),
+    ("attach", attach::measure),
+    ("image", sizes::image),
+    ("build", sizes::cold_build),
+];
+
+fn run(cli: &Cli) -> Result<()> {
+    let wanted = |part: &str| cli.only.is_empty() || part.starts_with(&cli.only) || cli.only.starts_with(part);
+    let mut report = Report::default();
+    for (name, measure) in PARTS.iter().filter(|(name, _)| wanted(name)) {
+        eprintln!("measuring {name} ...");
+        measure(&mut report)?;
+    }
+    println!("{}", report.table());
+    if let Some(folder) = cli.output.parent() {
+        std::fs::create_dir_all(folder).into_diagnostic()?;
+    }
+    std::fs::write(&cli.output, report.json()).into_diagnostic()?;
+    eprintln!("written to {}", cli.output.display());
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! Resident memory of each process, idle and with 1,000 local endpoints.
+
+use std::time::Duration;
+
+use calico_lab::{Host, Lab, LabOptions, wait_until};
+use miette::{IntoDiagnostic, Result, miette};
+
+use crate::{felix, report::Report};
+
+pub(crate) fn measure(report: &mut Report) -> Result<()> {
+    for size in [0, 1000] {
+        let lab = Lab::up(&LabOptions { docker: false, ..LabOptions::hosts(1) }).into_diagnostic()?;
+        let host = lab.host(1);
+        let _service = host.spawn("exec calico-node run");
+        wait_until(Duration::from_secs(60), "calico-node to be ready", || host.run("calico-node health").success())
+            .into_diagnostic()?;
+        if size > 0 {
+            let endpoints = lab.etcd().endpoints();
+            felix::inside(host, || felix::fill_endpoints(&endpoints, size))?;
+            let wanted = format!("{size} local endpoints in force");
+            wait_until(Duration::from_secs(60), "felix to be in sync", || {
+                host.run("calico-node health").stdout.contains(&wanted)
+            })
+            .into_diagnostic()?;
+        }
+        let load = if size == 0 { "idle".to_owned() } else { size.to_string() };
+        for (name, pattern) in [
+            ("felix", "-f 'calico-node felix'"),
+            ("confd", "-f 'calico-node confd'"),
+            ("bird", "-x bird"),
+            ("calico-node", "-f 'calico-node run'"),
+        ] {
+            let kilobytes = resident(host, pattern)?;
+            report.add(format!("memory/{name}/{load}"), kilobytes / 1024.0, "MB", 1, "resident (VmRSS)");
+        }
+    }
+    Ok(())
+}
+
+fn resident(host: &Host, pattern: &str) -> Result<f64> {
+    let shown = host.run(&format!("grep VmRSS /proc/$(pgrep -o {pattern})/status"));
+    let number = shown.stdout.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    number.ok_or_else(|| miette!("no memory of {pattern}: {}", shown.text()))
+}
