@@ -2,12 +2,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Context, LabError, Result};
 use crate::host::Host;
+use crate::namespace::in_network;
 use crate::wait::wait_until;
 
 /// `dockerd` is up in about a second; on a busy machine with two cores for everything it may take much longer.
@@ -86,5 +89,36 @@ impl Host {
         // Docker says a process id of the host's own namespace; the host's /proc knows it.
         let path = self.path(format!("/proc/{}/ns/net", answer.trim()));
         File::open(&path).context(|| format!("open the network of the container {container} on {}", self.name()))
+    }
+
+    /// Addresses of global scope that a running container has, in both families.
+    ///
+    /// # Errors
+    /// There is no such container, or it does not run.
+    pub fn container_addresses(&self, container: &str) -> Result<Vec<IpAddr>> {
+        let lines = self.in_container(container, &["ip", "-o", "addr", "show", "scope", "global"])?;
+        // Columns: number, interface, family, address with prefix length, …
+        let address = |line: &str| line.split_whitespace().nth(3)?.split('/').next()?.parse().ok();
+        Ok(lines.lines().filter_map(address).collect())
+    }
+
+    /// Runs a program of the machine, such as `ip`, in the network of a running container.
+    ///
+    /// # Errors
+    /// There is no such container, it does not run, or the program fails.
+    pub fn in_container(&self, container: &str, command: &[&str]) -> Result<String> {
+        let what = || format!("run {command:?} in the network of {container}");
+        let (program, arguments) = command.split_first().expect("a command has a program");
+        let netns = self.container_network(container)?;
+        let output = in_network(&netns, || Command::new(program).args(arguments).output().context(what))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(LabError::Command {
+            host: self.name().to_owned(),
+            command: format!("{} (in the network of {container})", command.join(" ")),
+            outcome: output.status.to_string(),
+            output: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
     }
 }

@@ -101,6 +101,22 @@ pub enum LabError {
         /// What was seen instead; empty, or starts with a line break.
         detail: String,
     },
+    /// What was shown to be so is not so.
+    #[error("{0}")]
+    Broken(String),
+    /// A step of the walk-through failed.
+    #[error("step {number}, `{title}`, failed: {error}\n{dump}")]
+    StepFailed {
+        /// Number of the step, from 1.
+        number: usize,
+        /// Its title.
+        title: &'static str,
+        /// Why.
+        #[source]
+        error: Box<LabError>,
+        /// Where the state of the hosts was written down.
+        dump: String,
+    },
     /// A system call or a file operation failed.
     #[error("{what}: {source}")]
     Io {

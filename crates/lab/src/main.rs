@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use calico_lab::image::write_node_image;
+use calico_lab::play::play;
 use calico_lab::state::{self, LabRecord};
 use calico_lab::{EtcdMode, Lab, LabError, LabOptions, Result, binaries_dir};
 use clap::{Parser, Subcommand};
@@ -51,9 +52,9 @@ enum Words {
     },
     /// Run a command on a host.
     Exec {
-        /// Name of the lab.
-        #[arg(long, default_value = DEFAULT)]
-        lab: String,
+        /// Name of the lab; without it, the only one that is up, or `lab`.
+        #[arg(long)]
+        lab: Option<String>,
         /// Name of the host.
         host: String,
         /// The command with its arguments.
@@ -62,9 +63,9 @@ enum Words {
     },
     /// Open a shell on a host.
     Shell {
-        /// Name of the lab.
-        #[arg(long, default_value = DEFAULT)]
-        lab: String,
+        /// Name of the lab; without it, the only one that is up, or `lab`.
+        #[arg(long)]
+        lab: Option<String>,
         /// Name of the host.
         host: String,
     },
@@ -72,12 +73,14 @@ enum Words {
     Status,
     /// Write down everything that helps to understand what is going on in a lab.
     Dump {
-        /// Name of the lab.
-        #[arg(long, default_value = DEFAULT)]
-        lab: String,
+        /// Name of the lab; without it, the only one that is up, or `lab`.
+        #[arg(long)]
+        lab: Option<String>,
         /// Folder for the files.
         dir: PathBuf,
     },
+    /// Raise two hosts and play the walk-through on them, showing what every command does.
+    Play,
     /// Build the image calico/node from the binaries beside this program.
     Image {
         /// The archive to write, for `docker load`.
@@ -117,14 +120,16 @@ fn run(words: Words) -> Result<ExitCode> {
         Words::Down { all: true, .. } => down_all()?,
         Words::Exec { lab, host, command } => {
             let (program, arguments) = command.split_first().expect("clap demands a command");
-            return enter(&lab, &host, program, arguments);
+            return enter(&chosen(lab)?, &host, program, arguments);
         }
-        Words::Shell { lab, host } => return enter(&lab, &host, "/bin/bash", &["--norc".to_owned()]),
+        Words::Shell { lab, host } => return enter(&chosen(lab)?, &host, "/bin/bash", &["--norc".to_owned()]),
         Words::Status => status()?,
         Words::Dump { lab, dir } => {
+            let lab = chosen(lab)?;
             Lab::attach(&lab)?.dump(&dir)?;
             println!("the state of the lab {lab} is in {}", dir.display());
         }
+        Words::Play => play(&LabOptions::default())?,
         Words::Image { out } => image(&out)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -135,7 +140,8 @@ fn up(options: &LabOptions) -> Result<()> {
     let lab = Lab::up(options)?;
     println!("the lab {} is up after {:.1} s", lab.name(), start.elapsed().as_secs_f64());
     print_hosts(&lab);
-    println!("enter a host with: calico-lab shell{} {}", lab_option(lab.name()), lab.host(1).name());
+    let program = std::env::args().next().unwrap_or_else(|| "calico-lab".to_owned());
+    println!("enter a host with: {program} shell --lab {} {}", lab.name(), lab.host(1).name());
     Ok(())
 }
 
@@ -148,9 +154,16 @@ fn print_hosts(lab: &Lab) {
     }
 }
 
-/// What has to be typed besides to mean this lab.
-fn lab_option(name: &str) -> String {
-    if name == DEFAULT { String::new() } else { format!(" --lab {name}") }
+/// The lab that is meant: the named one, or the only one that was raised to stay, or the default.
+fn chosen(name: Option<String>) -> Result<String> {
+    if let Some(name) = name {
+        return Ok(name);
+    }
+    let mut kept: Vec<_> = state::list()?
+        .into_iter()
+        .filter(|name| LabRecord::load(name).is_ok_and(|record| record.owner.is_none()))
+        .collect();
+    Ok(if kept.len() == 1 { kept.remove(0) } else { DEFAULT.to_owned() })
 }
 
 /// Removes what it can and reports the rest, so that one stubborn lab does not keep the others.

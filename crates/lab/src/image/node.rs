@@ -57,10 +57,10 @@ pub fn write_node_image(out: &Path, binaries: &Path) -> Result<NodeImage> {
     let version = env!("CARGO_PKG_VERSION");
     let config = ImageConfig {
         tags: vec!["calico/node:latest".to_owned(), format!("calico/node:v{version}")],
-        command: strings(&["calico-node", "run"]),
+        entrypoint: strings(&["calico-node"]),
+        command: strings(&["run"]),
         environment: strings(&["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]),
         labels: vec![("org.opencontainers.image.version".to_owned(), version.to_owned())],
-        ..ImageConfig::default()
     };
     let partial = out.with_extension("partial");
     let what = || format!("write {}", out.display());
