@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -45,16 +45,27 @@ pub(crate) enum FileError {
     Refused(String),
 }
 
+/// What tells one version of a file from another: modification time, its fraction, size, inode, mode.
+pub(crate) type Fingerprint = Option<(i64, i64, u64, u64, u32)>;
+
+/// The version of a file that is there now, `None` if there is none.
+pub(crate) fn fingerprint(path: &Path) -> Fingerprint {
+    let found = fs::metadata(path).ok()?;
+    Some((found.mtime(), found.mtime_nsec(), found.size(), found.ino(), found.mode()))
+}
+
 /// The file and its checker.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
     binary: PathBuf,
+    /// The version that was read or written last.
+    seen: Fingerprint,
 }
 
 impl ConfigFile {
     pub(crate) fn new(path: PathBuf, binary: PathBuf) -> Self {
-        Self { path, binary }
+        Self { path, binary, seen: None }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -63,10 +74,16 @@ impl ConfigFile {
 
     /// What stands in the file, `None` if there is none. A file that others can read counts as none: it is to be
     /// written anew.
-    pub(crate) fn read(&self) -> Option<String> {
-        use std::os::unix::fs::MetadataExt;
-        let private = fs::metadata(&self.path).is_ok_and(|found| found.mode() & 0o177 == 0);
-        if private { fs::read_to_string(&self.path).ok() } else { None }
+    pub(crate) fn read(&mut self) -> Option<String> {
+        // Before reading, so that a change in between is noticed later.
+        self.seen = fingerprint(&self.path);
+        let (.., mode) = self.seen?;
+        if mode & 0o177 == 0 { fs::read_to_string(&self.path).ok() } else { None }
+    }
+
+    /// True if the file is not the one that was read or written last.
+    pub(crate) fn changed(&self) -> bool {
+        fingerprint(&self.path) != self.seen
     }
 
     /// True if there is a file, whatever is in it.
@@ -78,7 +95,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// [`FileError`]; the file is as it was then.
-    pub(crate) async fn replace(&self, text: &str) -> Result<(), FileError> {
+    pub(crate) async fn replace(&mut self, text: &str) -> Result<(), FileError> {
         let (staged, content) = (self.beside("tmp"), text.to_owned());
         let path = staged.clone();
         blocking(move || write_private(&path, &content)).await?;
@@ -87,8 +104,12 @@ impl ConfigFile {
             let _ = fs::rename(&staged, self.beside("refused"));
             return Err(error);
         }
+        // A rename keeps all of it.
+        let written = fingerprint(&staged);
         let (from, to) = (staged, self.path.clone());
-        blocking(move || put_in_place(&from, &to)).await
+        blocking(move || put_in_place(&from, &to)).await?;
+        self.seen = written;
+        Ok(())
     }
 
     async fn check(&self, staged: &Path) -> Result<(), FileError> {
@@ -150,7 +171,7 @@ fn put_in_place(from: &Path, to: &Path) -> Result<(), FileError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -164,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_good_text_is_put_in_place_privately() {
-        let (_dir, file) = file("bird");
+        let (_dir, mut file) = file("bird");
         file.replace(GOOD).await.unwrap();
         assert_eq!(file.read().as_deref(), Some(GOOD));
         assert_eq!(fs::metadata(file.path()).unwrap().mode() & 0o7777, 0o600);
@@ -175,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_text_changes_nothing_and_names_the_line() {
-        let (_dir, file) = file("bird");
+        let (_dir, mut file) = file("bird");
         file.replace(GOOD).await.unwrap();
         let error = file.replace("router id 10.0.0.1;\n\nprotocol nonsense { }\n").await.unwrap_err();
         let words = error.to_string();
@@ -187,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_bird_nothing_is_written() {
-        let (_dir, file) = file("/nonexistent/bird");
+        let (_dir, mut file) = file("/nonexistent/bird");
         let error = file.replace(GOOD).await.unwrap_err();
         assert!(matches!(error, FileError::Checker { .. }) && error.to_string().contains("bird2"), "{error}");
         assert!(!file.exists());
@@ -195,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_left_over_and_a_readable_file_are_replaced() {
-        let (_dir, file) = file("bird");
+        let (_dir, mut file) = file("bird");
         file.replace(GOOD).await.unwrap();
         fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(file.read(), None, "others can read it");

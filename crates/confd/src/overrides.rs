@@ -5,13 +5,13 @@
 //! work of an earlier version of the operator's: going on without the operator's filters could exchange more than
 //! was allowed.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
-use crate::{render::Template, state::Problem};
+use crate::{
+    file::{Fingerprint, fingerprint},
+    render::Template,
+    state::Problem,
+};
 
 /// One thing to try.
 #[derive(Debug)]
@@ -23,22 +23,17 @@ pub(crate) enum Choice {
     Unreadable(Problem),
 }
 
-/// What tells one version of a file from another: modification time, its fraction, size, inode.
-type Fingerprint = Option<(i64, i64, u64, u64)>;
-
 #[derive(Debug)]
 pub(crate) struct Overrides {
     path: PathBuf,
-    config: PathBuf,
     seen: Fingerprint,
-    seen_config: Fingerprint,
     /// The last template that worked.
     good: Option<Template>,
 }
 
 impl Overrides {
-    pub(crate) fn new(path: PathBuf, config: &Path) -> Self {
-        Self { path, config: config.to_owned(), seen: None, seen_config: None, good: None }
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, seen: None, good: None }
     }
 
     /// What to try, best first.
@@ -64,17 +59,8 @@ impl Overrides {
         self.good = Some(template);
     }
 
-    /// Remembers the configuration file as it is now.
-    pub(crate) fn remember_file(&mut self) {
-        self.seen_config = fingerprint(&self.config);
-    }
-
-    /// True if the operator's file or the configuration is another one than before.
+    /// True if the operator's file is another one than before.
     pub(crate) fn changed(&self) -> bool {
-        fingerprint(&self.path) != self.seen || fingerprint(&self.config) != self.seen_config
+        fingerprint(&self.path) != self.seen
     }
-}
-
-fn fingerprint(path: &Path) -> Fingerprint {
-    fs::metadata(path).ok().map(|found| (found.mtime(), found.mtime_nsec(), found.size(), found.ino()))
 }

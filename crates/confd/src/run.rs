@@ -146,14 +146,14 @@ struct Agent<'a> {
     report: &'a dyn Report,
     /// What was reported last.
     told: Option<(bool, String)>,
-    told_problems: Vec<Problem>,
+    told_problems: Option<Vec<Problem>>,
 }
 
 impl<'a> Agent<'a> {
     fn new(options: Options, report: &'a dyn Report) -> Self {
         Self {
             state: State::new(options.node),
-            overrides: Overrides::new(options.template_override, &options.config_path),
+            overrides: Overrides::new(options.template_override),
             secrets: FileSecrets { dir: options.secrets_dir },
             file: ConfigFile::new(options.config_path, options.bird_binary),
             link: Link::new(options.socket_path),
@@ -166,7 +166,7 @@ impl<'a> Agent<'a> {
             problems: Vec::new(),
             report,
             told: None,
-            told_problems: Vec::new(),
+            told_problems: None,
         }
     }
 
@@ -184,8 +184,9 @@ impl<'a> Agent<'a> {
     }
 
     /// True if a file that the configuration depends on may be another one.
-    fn files_may_differ(&mut self) -> bool {
-        self.state.is_in_sync() && (self.overrides.changed() || self.state.has_secrets())
+    fn files_may_differ(&self) -> bool {
+        let changed = self.overrides.changed() || self.file.changed();
+        self.state.is_in_sync() && (changed || self.state.has_secrets())
     }
 
     /// Brings file and daemon to what the facts ask for.
@@ -253,7 +254,6 @@ impl<'a> Agent<'a> {
             info!(path = %self.file.path().display(), template = template.name, "configuration written");
         }
         self.written = true;
-        self.overrides.remember_file();
         self.load(text, before).await
     }
 
@@ -328,9 +328,9 @@ impl<'a> Agent<'a> {
             self.report.ready(now.0, &now.1);
             self.told = Some(now);
         }
-        if self.told_problems != self.problems {
+        if self.told_problems.as_ref() != Some(&self.problems) {
             self.report.problems(&self.problems);
-            self.told_problems.clone_from(&self.problems);
+            self.told_problems = Some(self.problems.clone());
         }
     }
 
@@ -343,10 +343,10 @@ impl<'a> Agent<'a> {
             return (false, format!("waiting for the first complete snapshot of the datastore{lost}"));
         }
         if let Some(trouble) = self.link.trouble() {
-            return (false, trouble.to_owned());
+            return (false, format!("{trouble}{lost}"));
         }
         if self.loaded.is_none() {
-            return (false, "BIRD has not taken the configuration yet".into());
+            return (false, format!("BIRD has not taken the configuration yet{lost}"));
         }
         let problems = match self.problems.len() {
             0 => String::new(),

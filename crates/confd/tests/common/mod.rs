@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it")]
 
+pub(crate) mod net;
+
 use std::{collections::BTreeMap, fs, process::Command};
 
 use calico_confd::{Decision, Password, SecretError, SecretKeyRef, Secrets, State, Waiting};

@@ -1,0 +1,314 @@
+//! Real BIRDs in network namespaces, configured by the agent from an in-memory datastore.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use calico_confd::bird::{Client, SessionKind, needs_recovery};
+use calico_store::MemoryKv;
+use common::net::{Host, Switch, put_block, put_node, put_peer, put_pool, until};
+use serde_json::json;
+
+const POOLS: [(&str, &str); 2] = [("p4", "10.244.0.0/16"), ("p6", "fd00:244::/48")];
+
+fn block4(last: u8) -> String {
+    format!("10.244.{last}.0/26")
+}
+
+fn block6(last: u8) -> String {
+    format!("fd00:244:0:{last}::/122")
+}
+
+fn address4(last: u8) -> String {
+    format!("10.192.0.{last}")
+}
+
+fn address6(last: u8) -> String {
+    format!("fd00:192::{last}")
+}
+
+/// A datastore with pools and with these hosts and their blocks.
+fn cluster(hosts: &[u8]) -> MemoryKv {
+    let kv = MemoryKv::new();
+    for (name, cidr) in POOLS {
+        put_pool(&kv, name, json!({"cidr": cidr}));
+    }
+    for last in hosts {
+        join(&kv, *last);
+    }
+    kv
+}
+
+fn join(kv: &MemoryKv, last: u8) {
+    put_node(kv, last);
+    put_block(kv, last, &block4(last));
+    put_block(kv, last, &block6(last));
+}
+
+async fn start(switch: &Switch, kv: &MemoryKv, last: u8) -> Host {
+    let mut host = Host::new(switch, last);
+    host.add_workload_interface();
+    host.agent.start(kv);
+    host.start_bird(false).await;
+    host
+}
+
+/// Waits until `host` routes the blocks of `other` to it.
+async fn until_blocks(host: &Host, other: u8) {
+    let what = format!("host{} routes the blocks of host{other}", host.last);
+    until(&what, Duration::from_secs(10), || async {
+        host.has_route(&block4(other), &address4(other)) && host.has_route(&block6(other), &address6(other))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_hosts_learn_each_others_blocks() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    let hosts = [start(&switch, &kv, 2).await, start(&switch, &kv, 3).await];
+    for (host, other) in [(&hosts[0], 3), (&hosts[1], 2)] {
+        host.until_established(2).await;
+        until_blocks(host, other).await;
+        let own = host.last;
+        let mut wanted = vec![
+            format!("blackhole {} via - metric 2048", block4(own)),
+            format!("blackhole {} via - metric 2048", block6(own)),
+            format!("unicast {} via {} metric 2048", block4(other), address4(other)),
+            format!("unicast {} via {} metric 2048", block6(other), address6(other)),
+        ];
+        // `ip -j` gives a type to what is no ordinary route only.
+        wanted.iter_mut().for_each(|line| *line = line.replace("unicast ", "- "));
+        wanted.sort();
+        assert_eq!(host.bird_routes(), wanted, "and nothing else");
+        until("the agent says so", Duration::from_secs(5), || async { host.agent.reports.is_ready() }).await;
+    }
+    // By BIRD's own clock, from the start of the later daemon on.
+    let mut starts = Vec::new();
+    for host in &hosts {
+        let mut client = Client::connect(&host.agent.options.socket_path).await.unwrap();
+        starts.push(client.status().await.unwrap().last_reboot.unwrap());
+    }
+    let started = starts.into_iter().max().unwrap();
+    for session in hosts[0].sessions().await {
+        let took = session.since.unwrap().duration_since(started).unwrap_or_default();
+        assert!(took < Duration::from_secs(3), "{} took {took:?}", session.name);
+        assert_eq!(session.kind, SessionKind::Mesh);
+        assert_eq!(session.description.as_deref(), Some("node host3"));
+        assert_eq!((session.imported, session.exported), (1, 1), "{}", session.name);
+    }
+}
+
+/// An address of another host's block that a workload here has: its route goes out as it is, an address of an own
+/// block does not.
+#[tokio::test]
+async fn borrowed_addresses_come_and_go_at_once() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    let (here, there) = (start(&switch, &kv, 2).await, start(&switch, &kv, 3).await);
+    until_blocks(&there, 2).await;
+    until_blocks(&here, 3).await;
+    let own = ["10.244.2.9/32", "fd00:244:0:2::9/128"];
+    own.iter().for_each(|address| here.workload("add", address));
+
+    let mut times = Vec::new();
+    for address in ["10.244.3.9/32", "fd00:244:0:3::9/128"].repeat(5) {
+        let via = if address.contains(':') { address6(2) } else { address4(2) };
+        for (verb, wanted) in [("add", true), ("del", false)] {
+            here.workload(verb, address);
+            let start = Instant::now();
+            until(&format!("{verb} {address}"), Duration::from_secs(5), || async {
+                there.has_route(address, &via) == wanted
+            })
+            .await;
+            times.push(start.elapsed());
+        }
+    }
+    times.sort();
+    // The median: single measurements include the test's own processes on a busy machine.
+    assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
+    for address in own {
+        assert!(
+            !there.has_route(address, &address4(2)) && !there.has_route(address, &address6(2)),
+            "{address} is inside"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_joins_or_leaves_disturbs_nobody() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    let hosts = [start(&switch, &kv, 2).await, start(&switch, &kv, 3).await];
+    for (host, other) in [(&hosts[0], 3), (&hosts[1], 2)] {
+        host.until_established(2).await;
+        until_blocks(host, other).await;
+    }
+    let monitor = hosts[0].monitor().await;
+    let before = hosts[0].sessions().await;
+
+    join(&kv, 4);
+    let third = start(&switch, &kv, 4).await;
+    hosts[0].until_established(4).await;
+    until_blocks(&hosts[0], 4).await;
+    until_blocks(&third, 2).await;
+    kv.remove("/calico/resources/v3/projectcalico.org/nodes/host4");
+    hosts[0].until_established(2).await;
+    until("the blocks of the third are gone", Duration::from_secs(5), || async { hosts[0].bird_routes().len() == 4 })
+        .await;
+
+    let after = hosts[0].sessions().await;
+    assert_eq!(after.len(), before.len());
+    for (old, new) in before.iter().zip(&after) {
+        let (old_since, new_since) = (old.since.unwrap(), new.since.unwrap());
+        let moved = new_since.duration_since(old_since).unwrap_or_else(|error| error.duration());
+        assert!(moved <= Duration::from_millis(5), "{}: {moved:?}", new.name);
+        assert!(new.established && new.name == old.name);
+    }
+    let lost = monitor.deletions();
+    assert_eq!(lost.len(), 2, "the two blocks of the third and nothing else: {lost:?}");
+    assert!(lost.iter().all(|line| line.contains(&block4(4)) || line.contains(&block6(4))), "{lost:?}");
+}
+
+/// A crash of the daemon: `-R` and graceful restart keep every route, here and there.
+#[tokio::test]
+async fn a_killed_bird_comes_back_without_losing_a_route() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    let (mut here, there) = (start(&switch, &kv, 2).await, start(&switch, &kv, 3).await);
+    for (host, other) in [(&here, 3), (&there, 2)] {
+        host.until_established(2).await;
+        until_blocks(host, other).await;
+    }
+    let routes = [here.bird_routes(), there.bird_routes()];
+    let monitors = [here.monitor().await, there.monitor().await];
+
+    here.kill_bird();
+    until("the agent notices", Duration::from_secs(5), || async { !here.agent.reports.is_ready() }).await;
+    assert_eq!(here.bird_routes(), routes[0], "a dead daemon leaves its routes");
+    assert!(recovery_in(&here).await, "there is something to recover");
+    here.start_bird(true).await;
+    here.until_established(2).await;
+    there.until_established(2).await;
+    until("recovery is over", Duration::from_secs(20), || async {
+        let Ok(mut client) = Client::connect(&here.agent.options.socket_path).await else { return false };
+        client.status().await.is_ok_and(|status| status.recovery.is_none())
+    })
+    .await;
+    until("the agent is content", Duration::from_secs(5), || async { here.agent.reports.is_ready() }).await;
+    assert_eq!([here.bird_routes(), there.bird_routes()], routes);
+    for (monitor, other) in monitors.iter().zip([3, 2]) {
+        let (remote4, remote6) = (block4(other), block6(other));
+        let lost: Vec<String> = monitor.deletions();
+        let remote = lost.iter().filter(|line| line.contains(&remote4) || line.contains(&remote6));
+        assert_eq!(remote.count(), 0, "{lost:?}");
+    }
+}
+
+/// Asks from a thread inside the host's network namespace.
+async fn recovery_in(host: &Host) -> bool {
+    use std::os::fd::AsFd;
+    let namespace = std::fs::File::open(host.namespace.path()).unwrap();
+    let inside = std::thread::spawn(move || {
+        let network = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), network).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(needs_recovery()).unwrap()
+    });
+    tokio::task::spawn_blocking(|| inside.join().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_host_without_routes_of_birds_needs_no_recovery() {
+    let switch = Switch::new();
+    let host = Host::new(&switch, 2);
+    host.namespace.run("ip route add blackhole 10.244.2.0/26 proto 80");
+    assert!(!recovery_in(&host).await, "routes of others do not count");
+    host.namespace.run("ip -6 route add blackhole fd00:244::/122 proto bird");
+    assert!(recovery_in(&host).await);
+}
+
+#[tokio::test]
+async fn what_is_never_announced() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    put_pool(&kv, "hidden", json!({"cidr": "10.50.0.0/16", "disableBGPExport": true}));
+    put_pool(&kv, "tunnelled", json!({"cidr": "10.60.0.0/16", "vxlanMode": "Always"}));
+    put_block(&kv, 2, "10.50.1.0/26");
+    put_block(&kv, 2, "10.60.1.0/26");
+    let (here, there) = (start(&switch, &kv, 2).await, start(&switch, &kv, 3).await);
+    here.namespace.run("ip route add default via 10.192.0.99");
+    for address in ["10.50.1.9/32", "10.50.2.9/32", "10.244.2.9/32", "172.30.0.9/32", "fd00:999::9/128"] {
+        here.workload("add", address);
+    }
+    until_blocks(&there, 2).await;
+    here.workload("add", "10.244.3.9/32");
+    until("the last one is there", Duration::from_secs(5), || async { there.has_route("10.244.3.9/32", &address4(2)) })
+        .await;
+    let foreign: Vec<String> = there.bird_routes().into_iter().filter(|line| line.contains("via 10.192.0.2")).collect();
+    assert_eq!(
+        foreign,
+        ["- 10.244.2.0/26 via 10.192.0.2 metric 2048", "- 10.244.3.9 via 10.192.0.2 metric 2048"],
+        "the tunnelled block is felix's to program"
+    );
+    let table = route_table(&there).await;
+    assert!(table.contains("10.60.1.0/26"), "but it is announced:\n{table}");
+    for never in ["10.50.", "172.30.", "10.244.2.9"] {
+        assert!(!table.contains(never), "{never} in\n{table}");
+    }
+}
+
+async fn route_table(host: &Host) -> String {
+    let mut client = Client::connect(&host.agent.options.socket_path).await.unwrap();
+    let reply = client.ask("show route").await.unwrap();
+    reply.lines.into_iter().map(|(_, line)| line + "\n").collect()
+}
+
+/// A router that wants to be everything: its announcements reach neither table nor kernel.
+#[tokio::test]
+async fn a_hostile_peer_gets_nowhere() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    put_peer(&kv, "tor", json!({"peerIP": "10.192.0.66", "asNumber": 65000}));
+    let (here, there) = (start(&switch, &kv, 2).await, start(&switch, &kv, 3).await);
+    let evil = [
+        "0.0.0.0/0",
+        "10.192.0.2/32",
+        "10.192.0.3/32",
+        "10.192.0.0/17",
+        "10.192.128.0/17",
+        "127.0.0.0/9",
+        "224.0.0.0/8",
+        "10.244.2.0/26",
+    ];
+    let statics: String = evil.iter().map(|net| format!("route {net} blackhole; ")).collect();
+    let mut router = Host::new(&switch, 66);
+    router
+        .start_foreign_bird(&format!(
+            "router id 10.192.0.66; protocol device {{}} protocol static {{ ipv4; {statics} route 172.16.0.0/16 blackhole; }}
+             template bgp t {{ local 10.192.0.66 as 65000; multihop; connect delay time 1; connect retry time 1;
+               ipv4 {{ import none; export all; }}; }}
+             protocol bgp a from t {{ neighbor 10.192.0.2 as 64512; }} protocol bgp b from t {{ neighbor 10.192.0.3 as 64512; }}"
+        ))
+        .await;
+    for (host, other) in [(&here, 3), (&there, 2)] {
+        host.until_established(3).await;
+        until_blocks(host, other).await;
+        until("a route that is fine", Duration::from_secs(10), || async {
+            host.has_route("172.16.0.0/16", "10.192.0.66")
+        })
+        .await;
+        let table = host.bird_routes();
+        let fine = |line: &&String| line.contains("172.16.0.0/16") || !line.contains("via 10.192.0.66");
+        // host2's own block is refused by host2; for host3 it is a block of the cluster like any other.
+        let wrong: Vec<_> =
+            table.iter().filter(|line| !fine(line) && !(host.last == 3 && line.contains(&block4(2)))).collect();
+        assert!(wrong.is_empty(), "host{}: {wrong:?}", host.last);
+        assert!(host.has_route(&block4(other), &address4(other)), "the cluster's own is preferred");
+    }
+    let session = here.sessions().await.into_iter().find(|session| session.kind == SessionKind::Global).unwrap();
+    assert_eq!(session.peer_as, Some(65000));
+    assert_eq!(session.imported, 1);
+}
