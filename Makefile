@@ -45,8 +45,8 @@ lint: setup ## check format, lints and, with cargo-deny installed, licenses and 
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; \
 	else echo 'lint: cargo-deny is not installed (cargo install --locked cargo-deny): licenses were not checked'; fi
 
-bench: setup ## measure, print a table and write target/bench.json; ONLY=felix runs a part
-	BENCH_JSON=$(abspath $(TARGET))/bench.json cargo bench --locked --workspace $(if $(ONLY),-- $(ONLY))
+bench: image ## measure, print a table and write target/bench.json; ONLY=felix runs a part (root)
+	@$(DIR)/calico-bench --output $(TARGET)/bench.json $(if $(ONLY),--only $(ONLY))
 
 clean-lab: ## remove every lab with all that it made (root)
 	@for lab in $(TARGET)/{debug,release}/calico-lab; do \

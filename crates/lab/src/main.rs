@@ -129,7 +129,7 @@ fn run(words: Words) -> Result<ExitCode> {
             Lab::attach(&lab)?.dump(&dir)?;
             println!("the state of the lab {lab} is in {}", dir.display());
         }
-        Words::Play => play(&LabOptions::default())?,
+        Words::Play => play(&LabOptions { keep: true, ..LabOptions::default() })?,
         Words::Image { out } => image(&out)?,
     }
     Ok(ExitCode::SUCCESS)

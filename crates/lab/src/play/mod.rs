@@ -18,7 +18,7 @@ use crate::wait::wait_for;
 use observe::Facts;
 use screen::Screen;
 
-/// Name of the lab that is played on.
+/// Name of the lab that is played on, unless the options name one.
 pub const LAB: &str = "quickstart";
 
 /// How long what a step promises may take. It takes a second or two; the rest is for a busy machine.
@@ -96,7 +96,8 @@ const STEPS: [Step; 6] = [
 /// The containers of the walk-through and the numbers of their hosts.
 const WORKLOADS: [(usize, &str); 2] = [(1, "workload_A"), (2, "workload_B")];
 
-/// Raises the lab and plays the walk-through on it. The lab stays up, also after a failure.
+/// Raises a lab of two hosts and plays the walk-through on it. With `keep`, the lab stays up, also after a failure, and
+/// takes the place of one that was played on before.
 ///
 /// # Errors
 /// The lab cannot be raised, a command fails, or a step does not keep its promise; the message says which step, and
@@ -104,10 +105,11 @@ const WORKLOADS: [(usize, &str); 2] = [(1, "workload_A"), (2, "workload_B")];
 pub fn play(options: &LabOptions) -> Result<()> {
     let screen = Screen::new();
     let start = Instant::now();
-    if state::list()?.iter().any(|name| name == LAB) {
-        screen.progress("removing the hosts of the last time", || state::remove(LAB))?;
+    let name = options.name.clone().unwrap_or_else(|| LAB.to_owned());
+    if state::list()?.contains(&name) {
+        screen.progress("removing the hosts of the last time", || state::remove(&name))?;
     }
-    let options = LabOptions { name: Some(LAB.to_owned()), keep: true, ..options.clone() }.with_node_image();
+    let options = LabOptions { name: Some(name), segments: vec![0; 2], ..options.clone() }.with_node_image();
     let lab = screen.progress("raising two hosts with Docker and etcd, loading the images", || Lab::up(&options))?;
     for host in lab.hosts() {
         screen.fact("", host.name(), &format!("{}, {}", host.ipv4(), host.ipv6()));
@@ -124,7 +126,9 @@ pub fn play(options: &LabOptions) -> Result<()> {
         STEPS.len(),
         start.elapsed().as_secs_f64()
     ));
-    screen.farewell(&lab);
+    if options.keep {
+        screen.farewell(&lab);
+    }
     Ok(())
 }
 
@@ -226,7 +230,7 @@ impl Player<'_> {
 
 /// Writes down the state of the hosts and says which step failed.
 fn failed(lab: &Lab, number: usize, step: &Step, error: LabError) -> LabError {
-    let dir: PathBuf = lab.binaries().parent().unwrap_or(lab.binaries()).join("lab-dumps").join(LAB);
+    let dir: PathBuf = lab.binaries().parent().unwrap_or(lab.binaries()).join("lab-dumps").join(lab.name());
     let dump = match lab.dump(&dir) {
         Ok(()) => format!("the state of the hosts is in {}", dir.display()),
         Err(error) => format!("the state of the hosts could not be written down: {error}"),
