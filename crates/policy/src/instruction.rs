@@ -106,8 +106,8 @@ pub struct Endpoint {
     pub mac: Option<MacAddress>,
     /// Addresses; each gets a route.
     pub addresses: Vec<IpAddr>,
-    /// Profiles in order of evaluation. One that has no [`Instruction::ProfileUpdate`] does not exist and denies
-    /// nothing and allows nothing.
+    /// Profiles in order of evaluation. Each has had its [`Instruction::ProfileUpdate`]; one that does not exist in
+    /// the datastore, or that cannot be followed, arrives with rules that deny everything.
     pub profiles: Vec<ProfileId>,
 }
 

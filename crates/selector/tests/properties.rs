@@ -107,7 +107,7 @@ fn has_clue(labels: &LabelMap, clue: &Clue<'_>) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn evaluation_equals_the_naive_one(tree in tree(), sets in prop::collection::vec(label_map(), 8)) {
