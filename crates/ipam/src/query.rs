@@ -163,8 +163,8 @@ impl Ipam {
         }
     }
 
-    /// Frees addresses of a block whose cool-down is over, without waiting for the next assignment from it. Returns
-    /// whether there were any.
+    /// Frees addresses of a block whose cool-down is over, without waiting for the next assignment from it; a block
+    /// that is empty then and nobody's is deleted. Returns whether there were any.
     ///
     /// # Errors
     /// The datastore's.
@@ -176,8 +176,8 @@ impl Ipam {
             if !block.value.collect(config.cooldown(), self.now()) {
                 return Ok(false);
             }
-            match self.update_block(block).await {
-                Ok(_) => return Ok(true),
+            match self.write_released(block).await {
+                Ok(()) => return Ok(true),
                 Err(error) if is_race(&error) => retry.lost().await?,
                 Err(error) => return Err(error.into()),
             }

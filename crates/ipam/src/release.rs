@@ -188,7 +188,8 @@ impl Ipam {
         }
     }
 
-    async fn write_released(&self, block: Stored<Block>) -> Result<(), calico_store::Error> {
+    /// Writes a block from which addresses were freed, or deletes it if it is empty and nobody's.
+    pub(crate) async fn write_released(&self, block: Stored<Block>) -> Result<(), calico_store::Error> {
         if block.value.is_empty() && block.value.affinity.is_none() {
             self.delete_block(&block).await
         } else {

@@ -1,5 +1,87 @@
 #![allow(clippy::unwrap_used)]
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::*;
+
+#[derive(Deserialize)]
+struct Generator {
+    table_hex: Vec<String>,
+    examples: Vec<Example>,
+}
+
+#[derive(Deserialize)]
+struct Example {
+    host: String,
+    host_hash: u32,
+    first_outputs: Vec<String>,
+    start_index: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Recorded {
+    name: String,
+    host: String,
+    pool: IpNet,
+    block_size: u8,
+    block_count: String,
+    host_hash: u32,
+    start_index: String,
+    first_blocks: Vec<IpNet>,
+    complete: bool,
+}
+
+/// The recorded objects of a kind, from the repository's vectors or those that `VECTORS` names.
+fn recorded<T: serde::de::DeserializeOwned>(kind: &str) -> Vec<T> {
+    let folder = std::env::var("VECTORS").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors").into());
+    let text =
+        std::fs::read(format!("{folder}/ipam.json")).unwrap_or_else(|error| panic!("{folder}/ipam.json: {error}"));
+    let all: Vec<Value> = serde_json::from_slice(&text).unwrap();
+    let found: Vec<T> = all
+        .into_iter()
+        .filter(|value| value["kind"] == kind)
+        .map(|value| serde_json::from_value(value).unwrap())
+        .collect();
+    assert!(!found.is_empty(), "no {kind} in {folder}/ipam.json");
+    found
+}
+
+#[test]
+fn draws_are_the_recorded_ones() {
+    for Generator { table_hex, examples } in recorded("generator") {
+        let table: Vec<u64> = table_hex.iter().map(|word| u64::from_str_radix(word, 16).unwrap()).collect();
+        assert_eq!(table, table::TABLE);
+        for example in examples {
+            assert_eq!(host_hash(&example.host), example.host_hash);
+            let fresh = || Fibonacci::new(example.host_hash.into());
+            let mut fibonacci = fresh();
+            let draws: Vec<_> = example.first_outputs.iter().map(|_| fibonacci.draw().to_string()).collect();
+            assert_eq!(draws, example.first_outputs, "{}", example.host);
+            for (n, start) in &example.start_index {
+                assert_eq!(fresh().below(n.parse().unwrap()).to_string(), *start, "{} {n}", example.host);
+            }
+        }
+    }
+}
+
+#[test]
+fn orders_are_the_recorded_ones() {
+    for recorded in recorded::<Recorded>("block_order") {
+        let order = BlockOrder::new(recorded.pool, recorded.block_size, &recorded.host, 0);
+        assert_eq!(host_hash(&recorded.host), recorded.host_hash, "{}", recorded.name);
+        assert_eq!(order.count.to_string(), recorded.block_count, "{}", recorded.name);
+        assert_eq!(order.start.to_string(), recorded.start_index, "{}", recorded.name);
+        let mut walked = Vec::new();
+        let end = recorded.first_blocks.len() + usize::from(recorded.complete);
+        order.find(&Reservations::default(), |block| {
+            walked.push(block);
+            walked.len() == end
+        });
+        assert_eq!(walked, recorded.first_blocks, "{}", recorded.name);
+    }
+}
 
 /// A polynomial of degree below 607 over the integers modulo 2^64, lowest coefficient first.
 type Polynomial = Vec<u64>;

@@ -23,15 +23,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-/// Sequences that need not pass yet, each with the reason.
-const NOT_YET: &[(&str, &str)] = &[("block-size-refused", "calico-model does not validate pools yet")];
+/// Sequences that do not pass, each with the reason; one that passes must not be listed.
+const NOT_YET: &[(&str, &str)] = &[];
 
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Vector {
     Sequence(Sequence),
     BlockOrder(BlockOrder),
-    Generator(Value),
+    Generator {},
 }
 
 #[derive(Deserialize)]
@@ -275,8 +275,9 @@ async fn sequences() {
         run += 1;
         let known = NOT_YET.iter().find(|(name, _)| *name == sequence.name);
         match (run_sequence(&sequence).await, known) {
-            (Ok(()), _) => {}
-            (Err(_), Some((name, reason))) => println!("{name} does not pass yet: {reason}"),
+            (Ok(()), None) => {}
+            (Ok(()), Some((name, reason))) => failed.push(format!("{name} passes, but is listed: {reason}")),
+            (Err(_), Some((name, reason))) => println!("{name} does not pass: {reason}"),
             (Err(error), None) => failed.push(format!("=== {}: {error}", sequence.name)),
         }
     }
@@ -314,12 +315,4 @@ async fn block_orders() {
     }
     println!("{run} block orders run");
     assert!(run > 0, "no block orders in the file");
-}
-
-#[test]
-fn the_generator_is_described() {
-    let generators = vectors()
-        .into_iter()
-        .filter(|vector| matches!(vector, Vector::Generator(words) if words["table_hex"].is_array()));
-    assert_eq!(generators.count(), 1);
 }
