@@ -146,10 +146,7 @@ async fn a_password_that_appears_later_gives_the_peer_its_session() {
     agent.start(&kv);
     until_reported(&agent, "BGPPeer tor: ").await;
     assert!(!agent.text().contains("10_192_0_9"));
-    let path = agent.options.secrets_dir.join("tor/rack1");
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, "s3cret\n").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    agent.put_secret("tor/rack1", "s3cret\n");
     agent
         .until_text("the session", |text| text.contains("Global_10_192_0_9") && text.contains("password \"s3cret\";"))
         .await;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use calico_confd::bird::{Client, SessionKind, needs_recovery};
 use calico_store::MemoryKv;
-use common::net::{Host, Switch, put_block, put_node, put_peer, put_pool, until};
+use common::net::{Host, Switch, put_block, put_node, put_peer, put_pool, put_settings, until};
 use serde_json::json;
 
 const POOLS: [(&str, &str); 2] = [("p4", "10.244.0.0/16"), ("p6", "fd00:244::/48")];
@@ -146,7 +146,7 @@ async fn a_host_that_joins_or_leaves_disturbs_nobody() {
         host.until_established(2).await;
         until_blocks(host, other).await;
     }
-    let monitor = hosts[0].monitor().await;
+    let monitor = hosts[0].monitor();
     let before = hosts[0].sessions().await;
 
     join(&kv, 4);
@@ -183,7 +183,7 @@ async fn a_killed_bird_comes_back_without_losing_a_route() {
         until_blocks(host, other).await;
     }
     let routes = [here.bird_routes(), there.bird_routes()];
-    let monitors = [here.monitor().await, there.monitor().await];
+    let monitors = [here.monitor(), there.monitor()];
 
     here.kill_bird();
     until("the agent notices", Duration::from_secs(5), || async { !here.agent.reports.is_ready() }).await;
@@ -304,11 +304,94 @@ async fn a_hostile_peer_gets_nowhere() {
         let fine = |line: &&String| line.contains("172.16.0.0/16") || !line.contains("via 10.192.0.66");
         // host2's own block is refused by host2; for host3 it is a block of the cluster like any other.
         let wrong: Vec<_> =
-            table.iter().filter(|line| !fine(line) && !(host.last == 3 && line.contains(&block4(2)))).collect();
+            table.iter().filter(|line| !(fine(line) || host.last == 3 && line.contains(&block4(2)))).collect();
         assert!(wrong.is_empty(), "host{}: {wrong:?}", host.last);
         assert!(host.has_route(&block4(other), &address4(other)), "the cluster's own is preferred");
     }
     let session = here.sessions().await.into_iter().find(|session| session.kind == SessionKind::Global).unwrap();
     assert_eq!(session.peer_as, Some(65000));
     assert_eq!(session.imported, 1);
+}
+
+/// The stop for an upgrade: the peers keep the routes, and so does the kernel.
+#[tokio::test]
+async fn a_planned_restart_loses_no_route() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    let (mut here, there) = (start(&switch, &kv, 2).await, start(&switch, &kv, 3).await);
+    for (host, other) in [(&here, 3), (&there, 2)] {
+        host.until_established(2).await;
+        until_blocks(host, other).await;
+    }
+    let routes = [here.bird_routes(), there.bird_routes()];
+    let monitors = [here.monitor(), there.monitor()];
+    let mut client = Client::connect(&here.agent.options.socket_path).await.unwrap();
+    client.graceful_restart().await.unwrap();
+    until("the daemon has ended", Duration::from_secs(10), || async {
+        Client::connect(&here.agent.options.socket_path).await.is_err()
+    })
+    .await;
+    assert_eq!([here.bird_routes(), there.bird_routes()], routes, "while it is away");
+    here.start_bird(true).await;
+    here.until_established(2).await;
+    there.until_established(2).await;
+    until("all is as before", Duration::from_secs(20), || async {
+        [here.bird_routes(), there.bird_routes()] == routes && here.agent.reports.is_ready()
+    })
+    .await;
+    for (monitor, other) in monitors.iter().zip([3, 2]) {
+        let lost = monitor.deletions();
+        assert!(!lost.iter().any(|line| line.contains(&block4(other)) || line.contains(&block6(other))), "{lost:?}");
+    }
+}
+
+/// A password on both sides, another port, and a peer that is this host itself.
+#[tokio::test]
+async fn passwords_ports_and_a_host_that_peers_with_itself() {
+    let switch = Switch::new();
+    let kv = cluster(&[2, 3]);
+    let settings = json!({
+        "listenPort": 1790,
+        "nodeMeshPassword": {"secretKeyRef": {"name": "mesh", "key": "all"}},
+    });
+    put_settings(&kv, settings);
+    put_peer(&kv, "self", json!({"peerIP": "10.192.0.2:1790", "asNumber": 64512}));
+    let mut hosts = Vec::new();
+    for last in [2, 3] {
+        let mut host = Host::new(&switch, last);
+        host.add_workload_interface();
+        host.agent.put_secret("mesh/all", "s3cret word");
+        host.agent.start(&kv);
+        host.start_bird(false).await;
+        hosts.push(host);
+    }
+    // Host 3 has a global peer at host 2 instead of the mesh's session, without a password: it does not come up.
+    for (host, other) in [(&hosts[0], 3), (&hosts[1], 2)] {
+        until("the IPv6 session of the mesh", Duration::from_secs(20), || async {
+            host.sessions().await.iter().any(|session| session.established && session.name.starts_with("Mesh_fd00"))
+        })
+        .await;
+        until("its route", Duration::from_secs(10), || async { host.has_route(&block6(other), &address6(other)) })
+            .await;
+    }
+    let sessions = hosts[0].sessions().await;
+    let itself = sessions.iter().find(|session| session.kind == SessionKind::Global).unwrap();
+    assert!(!itself.established && itself.peer_address == Some("10.192.0.2".parse().unwrap()));
+    assert!(sessions.iter().any(|session| session.name == "Mesh_fd00_192__3_port_1790"));
+    assert!(
+        hosts[1].sessions().await.iter().all(|session| session.kind != SessionKind::Global || !session.established)
+    );
+    let listening = hosts[0].namespace.run("ss -ltnH");
+    assert!(listening.contains(":1790 ") && !listening.contains(":179 "), "{listening}");
+
+    hosts[1].agent.put_secret("mesh/all", "another word");
+    until("a wrong password ends the session", Duration::from_secs(30), || async {
+        !hosts[1].sessions().await.iter().any(|session| session.established)
+    })
+    .await;
+    hosts[1].agent.put_secret("mesh/all", "s3cret word");
+    until("the right one brings it back", Duration::from_secs(30), || async {
+        hosts[1].sessions().await.iter().any(|session| session.established)
+    })
+    .await;
 }

@@ -9,6 +9,7 @@
 use std::{
     fs,
     future::Future,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -186,6 +187,14 @@ impl Agent {
         *self.reports.ready.lock().unwrap() = None;
     }
 
+    /// Writes a password as an operator should.
+    pub(crate) fn put_secret(&self, name: &str, text: &str) {
+        let path = self.options.secrets_dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
     /// The configuration file, empty if there is none.
     pub(crate) fn text(&self) -> String {
         fs::read_to_string(&self.options.config_path).unwrap_or_default()
@@ -306,18 +315,19 @@ impl Host {
     }
 
     /// Starts to record the changes of the kernel's routes.
-    pub(crate) async fn monitor(&self) -> Monitor {
+    pub(crate) fn monitor(&self) -> Monitor {
         let path = self.agent.folder.path().join("monitor");
         let file = fs::File::create(&path).unwrap();
         let mut command = self.namespace.command(Path::new("ip"));
         let monitor = Monitor { path, _process: Process::start(command.args(["monitor", "route"]).stdout(file)) };
-        // It is on the air once it shows a change of ours.
+        // It is on the air once it shows a change of ours; each try is another route, since a repetition is no change.
         let mark = format!("blackhole 203.0.113.{}", self.last);
-        until("the monitor is on the air", Duration::from_secs(10), || async {
-            self.namespace.run(&format!("ip route replace {mark} metric 77"));
-            monitor.lines().iter().any(|line| line.contains(&mark))
-        })
-        .await;
+        let mut metric = 77;
+        while !monitor.lines().iter().any(|line| line.contains(&mark)) {
+            metric += 1;
+            assert!(metric < 2000, "`ip monitor route` shows nothing");
+            self.namespace.run(&format!("ip route add {mark} metric {metric}"));
+        }
         monitor
     }
 }
@@ -380,6 +390,10 @@ pub(crate) fn put_pool(kv: &MemoryKv, name: &str, spec: Value) {
 
 pub(crate) fn put_peer(kv: &MemoryKv, name: &str, spec: Value) {
     put(kv, "bgppeers", "BGPPeer", name, spec);
+}
+
+pub(crate) fn put_settings(kv: &MemoryKv, spec: Value) {
+    put(kv, "bgpconfigurations", "BGPConfiguration", "default", spec);
 }
 
 /// Gives host number `last` a block, as IPAM does.
