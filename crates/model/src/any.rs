@@ -2,8 +2,27 @@
 
 use crate::{
     BGPConfiguration, BGPPeer, ClusterInformation, Fault, FelixConfiguration, HostEndpoint, IPPool, IPReservation,
-    Invalid, KindName, Node, Profile, Resource, ResourceKey, Revision, Tier, WorkloadEndpoint, validate,
+    Invalid, KindName, Metadata, Node, Profile, Resource, ResourceKey, Revision, Tier, WorkloadEndpoint, validate,
 };
+
+/// The same for a resource of whatever kind.
+macro_rules! each {
+    ($any:expr, $resource:ident => $result:expr) => {
+        match $any {
+            Self::BGPConfiguration($resource) => $result,
+            Self::BGPPeer($resource) => $result,
+            Self::ClusterInformation($resource) => $result,
+            Self::FelixConfiguration($resource) => $result,
+            Self::HostEndpoint($resource) => $result,
+            Self::IPPool($resource) => $result,
+            Self::IPReservation($resource) => $result,
+            Self::Node($resource) => $result,
+            Self::Profile($resource) => $result,
+            Self::Tier($resource) => $result,
+            Self::WorkloadEndpoint($resource) => $result,
+        }
+    };
+}
 
 /// A resource of any kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,19 +137,40 @@ impl AnyResource {
     /// it looks wrong (a profile rule with a strange action, host bits in a reservation, a bare address as an
     /// endpoint's network).
     pub fn faults(&self) -> Vec<Fault> {
-        match self {
-            Self::BGPConfiguration(resource) => faults(resource),
-            Self::BGPPeer(resource) => faults(resource),
-            Self::ClusterInformation(resource) => faults(resource),
-            Self::FelixConfiguration(resource) => faults(resource),
-            Self::HostEndpoint(resource) => faults(resource),
-            Self::IPPool(resource) => faults(resource),
-            Self::IPReservation(resource) => faults(resource),
-            Self::Node(resource) => faults(resource),
-            Self::Profile(resource) => faults(resource),
-            Self::Tier(resource) => faults(resource),
-            Self::WorkloadEndpoint(resource) => faults(resource),
-        }
+        each!(self, resource => faults(resource))
+    }
+
+    /// Where the resource is stored.
+    pub fn key(&self) -> ResourceKey {
+        each!(self, resource => resource.key())
+    }
+
+    /// Name, labels, annotations and the rest.
+    pub fn metadata(&self) -> &Metadata {
+        each!(self, resource => &resource.metadata)
+    }
+
+    /// As [`metadata`](Self::metadata), to change it.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        each!(self, resource => &mut resource.metadata)
+    }
+
+    /// The revision it was read at, or that a file gave.
+    pub fn revision(&self) -> Option<Revision> {
+        each!(self, resource => resource.revision)
+    }
+
+    /// As [`Resource::prepare`].
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn prepare(&mut self) -> Result<(), Invalid> {
+        each!(self, resource => resource.prepare())
+    }
+
+    /// As [`Resource::to_json`].
+    pub fn to_json(&self) -> Vec<u8> {
+        each!(self, resource => resource.to_json())
     }
 }
 

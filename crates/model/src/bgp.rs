@@ -84,6 +84,9 @@ pub struct BGPConfigurationSpec {
 pub struct ServiceCidr {
     /// The range.
     pub cidr: String,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// A named community.
@@ -93,6 +96,9 @@ pub struct Community {
     pub name: String,
     /// `aa:nn` or `aa:nn:mm`.
     pub value: String,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// Communities of a prefix.
@@ -103,6 +109,9 @@ pub struct PrefixAdvertisement {
     /// Names or values.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub communities: Vec<String>,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// A BGP neighbour of one node, of some, or of all.

@@ -76,6 +76,9 @@ pub struct IPNat {
     /// The address that is translated to it.
     #[serde(rename = "externalIP")]
     pub external_ip: String,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// A named port of an endpoint.
@@ -95,6 +98,9 @@ pub struct EndpointPort {
     /// Address of that port. Workload endpoints only, always written there.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "hostIP")]
     pub host_ip: Option<String>,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// An interface of a host that policy applies to.

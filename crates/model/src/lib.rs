@@ -24,6 +24,7 @@ mod cluster;
 mod duration;
 mod endpoint;
 mod felix;
+pub mod input;
 mod key;
 mod metadata;
 mod name;
@@ -33,6 +34,7 @@ mod profile;
 mod resource;
 mod rule;
 mod scalar;
+mod schema;
 mod tier;
 mod validate;
 

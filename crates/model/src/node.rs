@@ -67,6 +67,9 @@ pub struct NodeAddress {
     /// `CalicoNodeIP`, `InternalIP`, `ExternalIP`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub address_type: Option<String>,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl Kind for NodeSpec {

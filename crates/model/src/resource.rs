@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{AnyResource, Fault, Invalid, Metadata, ResourceKey, validate};
+use crate::{AnyResource, Fault, Invalid, Metadata, ResourceKey, schema, validate};
 
 /// The one `apiVersion` of all resources here.
 pub(crate) const API_VERSION: &str = "projectcalico.org/v3";
@@ -204,12 +204,16 @@ impl<S: Kind> Resource<S> {
         escape_like_go(serde_json::to_string(&wire).expect("maps have string keys and no type here fails to serialise"))
     }
 
-    /// Reads the stored form. Tolerant: unknown members are kept, `kind` may be missing but must not differ.
+    /// Reads the stored form. Tolerant: unknown members are kept, names may differ in case and nulls stand for nothing
+    /// where the value could not be read otherwise, `kind` may be missing but must not differ.
     ///
     /// # Errors
     /// The JSON error, or a word on the wrong kind.
     pub fn from_json(bytes: &[u8], revision: Option<Revision>) -> Result<Self, serde_json::Error> {
-        let mut wire: WireIn<S> = serde_json::from_slice(bytes)?;
+        let mut wire: WireIn<S> = match serde_json::from_slice(bytes) {
+            Ok(wire) => wire,
+            Err(error) => read_as_go(bytes).ok_or(error)?,
+        };
         for dropped in ["resourceVersion", "selfLink"] {
             wire.metadata.extra.remove(dropped);
         }
@@ -221,6 +225,13 @@ impl<S: Kind> Resource<S> {
         }
         Ok(Self { metadata: wire.metadata, spec: wire.spec, status: wire.status, revision, extra: wire.extra })
     }
+}
+
+/// Reads what Go reads and a typed decoder does not: member names in another case, and null for anything.
+fn read_as_go<S: Kind>(bytes: &[u8]) -> Option<WireIn<S>> {
+    let mut value = serde_json::from_slice(bytes).ok()?;
+    schema::tidy(S::NAME, &mut value);
+    serde_json::from_value(value).ok()
 }
 
 /// Go's `encoding/json` escapes these so that JSON can stand inside HTML; upstream's stored objects have them.

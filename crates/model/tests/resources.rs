@@ -1,0 +1,240 @@
+//! The resources as upstream's own client stores and refuses them: `vectors/resources.json`, by way of the strict
+//! input, the defaults and the validation. Cases whose outcome depends on what is in the datastore already are left
+//! to the tests of the commands.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{env, fs, path::PathBuf};
+
+use calico_model::{
+    AnyResource, ResourceKey, Revision,
+    input::{self, InputError},
+};
+use serde_json::{Map, Value};
+
+fn cases() -> Vec<Value> {
+    let ours = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors"));
+    let file = env::var_os("VECTORS").map_or_else(ours, PathBuf::from).join("resources.json");
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{} cannot be read: {error}", file.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{} is not JSON: {error}", file.display()))
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What became of an input.
+enum Outcome {
+    Accepted(Box<AnyResource>),
+    /// With the paths of all faults, if they have any.
+    Rejected(Vec<String>),
+}
+
+/// What a write does with a single resource, short of writing it. `None` if the input is not one for this test.
+fn run(text: &str) -> Option<Outcome> {
+    let Ok(documents) = input::documents(text) else { return Some(Outcome::Rejected(Vec::new())) };
+    let [document] = <[Value; 1]>::try_from(documents).ok()?;
+    // Kinds that the model does not know are not its business.
+    let kind = input::kind(&document).ok()?;
+    let paths = |faults: Vec<calico_model::Fault>| faults.into_iter().map(|fault| fault.path).collect();
+    let mut resource = match input::parse(document) {
+        Ok(resource) => resource,
+        Err(InputError::Invalid(invalid)) => return Some(Outcome::Rejected(paths(invalid.faults))),
+        Err(error) => panic!("the kind is known: {error}"),
+    };
+    if kind.is_namespaced() {
+        resource.metadata_mut().namespace.get_or_insert_with(|| "default".to_owned());
+    }
+    if let Err(invalid) = resource.prepare() {
+        return Some(Outcome::Rejected(paths(invalid.faults)));
+    }
+    resource.metadata_mut().stamp(time::OffsetDateTime::UNIX_EPOCH);
+    Some(Outcome::Accepted(Box::new(resource)))
+}
+
+/// `spec.ingress[0].source.nets[1]` is `spec.ingress.source.nets`, as the vectors write paths.
+fn without_indices(path: &str) -> String {
+    let mut inside = false;
+    let outside = |c: &char| {
+        let skip = inside || *c == '[';
+        inside = (inside || *c == '[') && *c != ']';
+        !skip
+    };
+    path.chars().filter(outside).collect()
+}
+
+fn is_end_or_member(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('.')
+}
+
+/// True if the case is about something else than the resource itself: what exists, what may be changed, who may write.
+fn depends_on_more_than_the_input(case: &Value) -> bool {
+    let path = text(case, "/fault/path");
+    let elsewhere = matches!(path, "spec.filters" | "spec.tier" | "metadata.resourceVersion");
+    path.is_empty() || elsewhere || case.get("setup").is_some()
+}
+
+/// Compares with placeholders and with numbers by value.
+fn same(expected: &Value, found: &Value) -> bool {
+    match (expected, found) {
+        (Value::String(expected), Value::String(found)) if expected.starts_with("<uid") => is_uuid(found),
+        (Value::String(expected), Value::String(found)) if expected == "<time>" => is_time(found),
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// A placeholder is as good as what it stands for: stored objects are compared with themselves too.
+fn is_uuid(text: &str) -> bool {
+    text.starts_with("<uid") || text.split('-').map(str::len).eq([8, 4, 4, 4, 12])
+}
+
+fn is_time(text: &str) -> bool {
+    text == "<time>" || (text.len() == 20 && text.ends_with('Z') && text.as_bytes()[10] == b'T')
+}
+
+#[test]
+fn inputs_are_stored_or_refused_as_upstream_does() {
+    let (mut accepted, mut rejected) = (0, 0);
+    for case in cases() {
+        let args: Vec<&str> = case["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        if !matches!(args[..], ["create" | "apply", "-f", "-"]) {
+            continue;
+        }
+        let id = text(&case, "/id");
+        let input = text(&case, "/input");
+        let Some(outcome) = run(input) else { continue };
+        match (case["exit"].as_i64() == Some(0), outcome) {
+            (true, Outcome::Accepted(resource)) => {
+                check_stored(id, &case, &resource);
+                accepted += 1;
+            }
+            (true, Outcome::Rejected(paths)) => panic!("{id}: refused because of {paths:?}:\n{input}"),
+            (false, _) if depends_on_more_than_the_input(&case) => {}
+            (false, Outcome::Accepted(_)) => panic!("{id}: accepted, but {}:\n{input}", case["fault"]),
+            (false, Outcome::Rejected(paths)) => {
+                let wanted = text(&case, "/fault/path");
+                // Ours may point further down: at the member of the member.
+                let at = |path: &String| without_indices(path).strip_prefix(wanted).is_some_and(is_end_or_member);
+                let found = paths.iter().any(at);
+                assert!(found, "{id}: the fault is {}, found {paths:?}", case["fault"]);
+                rejected += 1;
+            }
+        }
+    }
+    println!("{accepted} inputs stored as upstream stores them, {rejected} refused for the right field");
+    assert!(accepted >= 10 && rejected >= 10, "only {accepted} accepted and {rejected} rejected cases were run");
+}
+
+fn check_stored(id: &str, case: &Value, resource: &AnyResource) {
+    let key = resource.key().to_string();
+    let found: Value = serde_json::from_slice(&resource.to_json()).unwrap();
+    let expected = &case["etcd"][&key];
+    assert!(!expected.is_null(), "{id}: upstream does not write {key}, but {}", case["etcd"]);
+    assert!(same(expected, &found), "{id}: {key}\nexpected {expected}\nfound    {found}");
+}
+
+/// All stored objects of the vectors whose kind the model knows.
+fn stored() -> Vec<(ResourceKey, Value)> {
+    let mut found = Vec::new();
+    for case in cases() {
+        let setup = case.get("setup").and_then(Value::as_array).into_iter().flatten();
+        let puts = setup.filter_map(|step| step.get("put").cloned());
+        for map in puts.chain([case["etcd"].clone()]) {
+            for (key, value) in map.as_object().into_iter().flatten() {
+                if let Ok(key) = key.parse::<ResourceKey>()
+                    && value.is_object()
+                {
+                    found.push((key, value.clone()));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn rewritten(key: &ResourceKey, value: &Value) -> Value {
+    let bytes = serde_json::to_vec(value).unwrap();
+    let read = AnyResource::decode(key, &bytes, Revision(1)).unwrap_or_else(|error| panic!("{error}: {value}"));
+    serde_json::from_slice(&read.to_json()).unwrap()
+}
+
+/// Nulls are the same as absent members, and `resourceVersion` is never stored.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(key, value)| !value.is_null() && *key != "resourceVersion");
+            Value::Object(kept.map(|(key, value)| (key.clone(), plain(value))).collect())
+        }
+        Value::Array(items) => items.iter().map(plain).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn what_upstream_stored_is_read_and_written_back_unchanged() {
+    let stored = stored();
+    for (key, value) in &stored {
+        let found = rewritten(key, value);
+        assert!(same(&plain(value), &plain(&found)), "{key}\nstored  {value}\nwritten {found}");
+    }
+    assert!(stored.len() >= 20, "only {} stored objects", stored.len());
+}
+
+#[test]
+fn what_upstream_stored_can_be_used() {
+    for (key, value) in stored() {
+        let bytes = serde_json::to_vec(&value).unwrap();
+        if let Err(error) = AnyResource::decode_valid(&key, &bytes, Revision(1)) {
+            panic!("{error}: {value}");
+        }
+    }
+}
+
+/// Puts a member that nobody knows into every object but the maps of labels and the like.
+fn with_unknown_members(value: &mut Value, at: &str) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                with_unknown_members(value, key);
+            }
+            if !["labels", "annotations", "labelsToApply", "icmp", "notICMP"].contains(&at) {
+                let unknown = Map::from_iter([("deep".to_owned(), Value::from(vec![1, 2]))]);
+                map.insert("someday".to_owned(), Value::Object(unknown));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| with_unknown_members(item, at)),
+        _ => {}
+    }
+}
+
+#[test]
+fn unknown_members_survive_reading_and_writing() {
+    let mut kinds = Vec::new();
+    for (key, mut value) in stored() {
+        with_unknown_members(&mut value, "");
+        let found = rewritten(&key, &value);
+        assert!(same(&plain(&value), &plain(&found)), "{key}\nstored  {value}\nwritten {found}");
+        if !kinds.contains(&key.kind) {
+            kinds.push(key.kind);
+        }
+    }
+    assert!(kinds.len() >= 6, "only {kinds:?}");
+}
+
+#[test]
+fn stored_objects_are_read_as_go_reads_them() {
+    let key: ResourceKey = "/calico/resources/v3/projectcalico.org/ippools/p".parse().unwrap();
+    let json = r#"{"Kind":"IPPool","apiversion":"projectcalico.org/v3","metadata":{"name":"p","creationTimestamp":null,
+        "labels":null},"spec":{"CIDR":"10.0.0.0/8","natOutgoing":null,"nodeSelector":null,"allowedUses":null,"new":1}}"#;
+    let AnyResource::IPPool(pool) = AnyResource::decode_valid(&key, json.as_bytes(), Revision(5)).unwrap() else {
+        panic!("a pool was stored")
+    };
+    assert_eq!(pool.spec.cidr.to_string(), "10.0.0.0/8");
+    assert_eq!(pool.spec.extra["new"], 1);
+    assert_eq!(pool.revision, Some(Revision(5)));
+}
