@@ -13,7 +13,7 @@ use calico_model::AsNumber;
 use ipnet::IpNet;
 use serde::Serialize;
 
-/// What this node's BIRD shall do. Rendered by [`Renderer`](crate::Renderer); the field names are the template's
+/// What this node's BIRD shall do. Rendered by a [`Template`](crate::Template); the field names are the template's
 /// variables.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BirdConfig {
