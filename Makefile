@@ -16,7 +16,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DIR = $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 IMAGE := $(TARGET)/calico-node.tar
 
-.PHONY: help setup build image quickstart test lint bench clean-lab
+.PHONY: help setup build image quickstart test lint advisories bench clean-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,14 +39,17 @@ test: setup ## run all tests, end-to-end ones included (root)
 	@$(TARGET)/debug/calico-lab image --out $(IMAGE)
 	cargo test --locked --workspace --no-fail-fast
 
-lint: setup ## check format, lints and, with cargo-deny installed, licenses and advisories
+lint: setup ## check format, lints and, with cargo-deny installed, licenses and sources
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; \
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; \
 	else echo 'lint: cargo-deny is not installed (cargo install --locked cargo-deny): licenses were not checked'; fi
 
 bench: image ## measure, print a table and write target/bench.json; ONLY=felix runs a part (root)
 	@$(DIR)/calico-bench --output $(TARGET)/bench.json $(if $(ONLY),--only $(ONLY))
+
+advisories: ## look for known faults in what we depend on (cargo-deny, fetches its list)
+	cargo deny --locked check advisories
 
 clean-lab: ## remove every lab with all that it made (root)
 	@for lab in $(TARGET)/{debug,release}/calico-lab; do \
