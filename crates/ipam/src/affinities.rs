@@ -36,7 +36,7 @@ pub(crate) enum GivenUp {
 pub struct Claimed {
     /// The owner's now, or before already.
     pub claimed: Vec<IpNet>,
-    /// Another's, or nobody's but in use.
+    /// Another's, or nobody's but in use, or in the way of blocks of another size.
     pub failed: Vec<IpNet>,
 }
 
@@ -48,8 +48,10 @@ impl Ipam {
     pub async fn claim_affinity(&self, owner: &Owner, cidr: IpNet) -> Result<Claimed, AffinityError> {
         let config = self.get_config().await?;
         let mut result = Claimed::default();
-        for block in self.blocks_of(cidr).await? {
-            if self.claim_block(owner, block, &config).await? {
+        let (block_len, blocks) = self.blocks_of(cidr).await?;
+        let unusable = self.in_other_blocks(Family::of_net(cidr), block_len).await?;
+        for block in blocks {
+            if !unusable.touches(block) && self.claim_block(owner, block, &config).await? {
                 result.claimed.push(block);
             } else {
                 result.failed.push(block);
@@ -81,7 +83,7 @@ impl Ipam {
     /// `must_be_empty`, at the first such block; the datastore's.
     pub async fn release_affinity(&self, owner: &Owner, cidr: IpNet, must_be_empty: bool) -> Result<(), AffinityError> {
         let config = self.get_config().await?;
-        for block in self.blocks_of(cidr).await? {
+        for block in self.blocks_of(cidr).await?.1 {
             self.give_up(owner, block, GiveUp { must_be_empty, sequence: None }, &config).await?;
         }
         Ok(())
@@ -142,8 +144,8 @@ impl Ipam {
         all_done(errors)
     }
 
-    /// The blocks of a range, which must lie in an enabled pool and be at least as large as a block.
-    async fn blocks_of(&self, cidr: IpNet) -> Result<impl Iterator<Item = IpNet> + use<>, AffinityError> {
+    /// The blocks of a range, which must lie in an enabled pool and be at least as large as a block, and their length.
+    async fn blocks_of(&self, cidr: IpNet) -> Result<(u8, impl Iterator<Item = IpNet> + use<>), AffinityError> {
         let cidr = cidr.trunc();
         let pools = self.pools().await?;
         let pool: &Pool = pools.enabled_containing(cidr.network()).ok_or(AffinityError::NotInPool { cidr })?;
@@ -152,7 +154,7 @@ impl Ipam {
             return Err(AffinityError::TooSmall { cidr, block_len });
         }
         let range = if pool.cidr.contains(&cidr) { cidr } else { pool.cidr };
-        Ok((0..block_count(range, block_len)).map(move |n| nth_block(range, block_len, n)))
+        Ok((block_len, (0..block_count(range, block_len)).map(move |n| nth_block(range, block_len, n))))
     }
 
     /// Gives up one block: marks the affinity, deletes the block or takes its owner away, deletes the affinity. A

@@ -32,6 +32,15 @@ pub struct AssignIp {
     pub max_alloc_per_handle: Option<usize>,
 }
 
+/// What happened on the way to a chosen address.
+#[derive(Debug, Default)]
+struct Past {
+    /// The block did not exist and was claimed.
+    claimed: bool,
+    /// Somebody else changed the block before our write.
+    lost_write: bool,
+}
+
 impl Ipam {
     /// Assigns one chosen address, claiming its block if nobody has it.
     ///
@@ -42,41 +51,14 @@ impl Ipam {
     pub async fn assign_ip(&self, request: AssignIp) -> Result<(), AssignError> {
         let pools = self.pools().await?;
         let pool = pool_for(&pools, &request)?;
-        let cidr = pool.block_of(request.ip);
         let owner = owner_for(&request.host, request.intended_use.unwrap_or_default());
         let config = self.get_config().await?;
-        let mut claimed_here = false;
-        let mut lost_writes = false;
-        let mut retry = self.retry(format!("block {cidr}"));
-        let result = loop {
-            let block = match self.block(cidr, &config).await? {
-                Some(block) => block,
-                None => match self.claim_for(&owner, cidr, &config).await {
-                    Ok(block) => {
-                        claimed_here = true;
-                        block
-                    }
-                    Err(ClaimError::Raced) => {
-                        retry.lost().await?;
-                        continue;
-                    }
-                    Err(ClaimError::Lost { owner }) => break Err(AssignError::LostClaim { block: cidr, owner }),
-                    Err(ClaimError::Access(error)) => break Err(error.into()),
-                },
-            };
-            match self.assign_chosen(&request, pool, &owner, block, &config).await {
-                Err(AssignError::Access(AccessError::Store(error))) if is_race(&error) => {
-                    lost_writes = true;
-                    if let Err(error) = retry.lost().await {
-                        break Err(error.into());
-                    }
-                }
-                result => break result,
-            }
-        };
-        if result.is_err() && claimed_here && lost_writes {
+        let mut past = Past::default();
+        let result = self.try_chosen(&request, pool, &owner, &config, &mut past).await;
+        if result.is_err() && past.claimed && past.lost_write {
             // The block was claimed for this address only.
             let options = GiveUp { must_be_empty: true, sequence: None };
+            let cidr = pool.block_of(request.ip);
             if let Err(error) = self.give_up(&owner, cidr, options, &config).await {
                 tracing::debug!(block = %cidr, %error, "the block stays claimed");
             }
@@ -84,11 +66,59 @@ impl Ipam {
         result
     }
 
-    async fn claim_for(&self, owner: &Owner, cidr: IpNet, config: &Config) -> Result<Stored<Block>, ClaimError> {
-        let claim = self.begin_claim(owner, cidr).await?;
-        self.create_claimed(claim, None, config).await
+    /// Looks at the block, claims it if it does not exist, and assigns; again after each lost race.
+    async fn try_chosen(
+        &self,
+        request: &AssignIp,
+        pool: &Pool,
+        owner: &Owner,
+        config: &Config,
+        past: &mut Past,
+    ) -> Result<(), AssignError> {
+        let cidr = pool.block_of(request.ip);
+        let mut retry = self.retry(format!("block {cidr}"));
+        loop {
+            let block = match self.block(cidr, config).await? {
+                Some(block) => block,
+                None => match self.claim_for(owner, cidr, config).await {
+                    Ok(Some(block)) => {
+                        past.claimed = true;
+                        block
+                    }
+                    Ok(None) => return Err(AssignError::OtherBlockSize { address: request.ip, block: cidr }),
+                    Err(ClaimError::Raced) => {
+                        retry.lost().await?;
+                        continue;
+                    }
+                    Err(ClaimError::Lost { owner }) => return Err(AssignError::LostClaim { block: cidr, owner }),
+                    Err(ClaimError::Access(error)) => return Err(error.into()),
+                },
+            };
+            match self.assign_chosen(request, pool, owner, block, config).await {
+                Err(AssignError::Access(AccessError::Store(error))) if is_race(&error) => {
+                    past.lost_write = true;
+                    retry.lost().await?;
+                }
+                result => return result,
+            }
+        }
     }
 
+    /// Claims a block that does not exist; `None` if blocks of another size are in its way.
+    async fn claim_for(
+        &self,
+        owner: &Owner,
+        cidr: IpNet,
+        config: &Config,
+    ) -> Result<Option<Stored<Block>>, ClaimError> {
+        if self.in_other_blocks(Family::of_net(cidr), cidr.prefix_len()).await?.touches(cidr) {
+            return Ok(None);
+        }
+        let claim = self.begin_claim(owner, cidr).await?;
+        self.create_claimed(claim, None, config).await.map(Some)
+    }
+
+    /// Assigns the address from the block as it was read.
     async fn assign_chosen(
         &self,
         request: &AssignIp,
@@ -115,13 +145,14 @@ impl Ipam {
         }
         let ordinal = block.value.ordinal(address).expect("the block was computed from the address");
         let attribute = Attribute::new(handle, request.attrs.as_ref());
-        if let Err(holder) = block.value.take_one(ordinal, &attribute) {
+        if let Some(holder) = block.value.attribute(ordinal) {
             let pool = pool.cidr;
             return Err(match holder.released_at {
                 Some(released_at) => AssignError::Cooling { address, pool, released_at },
                 None => AssignError::Taken { address, pool, handle: holder.handle() },
             });
         }
+        block.value.take_one(ordinal, &attribute);
         Ok(self.write_assignment(block, handle, 1).await?)
     }
 }

@@ -347,18 +347,13 @@ impl Block {
         taken
     }
 
-    /// Takes one address.
-    ///
-    /// # Errors
-    /// The attribute of who has it.
-    pub(crate) fn take_one(&mut self, ordinal: Ordinal, attribute: &Attribute) -> Result<(), Attribute> {
-        match self.attribute(ordinal) {
-            Some(holder) => Err(holder.clone()),
-            None => {
-                self.allocate(&[ordinal], attribute);
-                Ok(())
-            }
+    /// Takes one address. Returns false if somebody has it.
+    pub(crate) fn take_one(&mut self, ordinal: Ordinal, attribute: &Attribute) -> bool {
+        let free = self.attribute(ordinal).is_none();
+        if free {
+            self.allocate(&[ordinal], attribute);
         }
+        free
     }
 
     fn allocate(&mut self, ordinals: &[Ordinal], attribute: &Attribute) {

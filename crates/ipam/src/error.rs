@@ -150,6 +150,16 @@ pub enum AssignError {
         /// Its block.
         block: IpNet,
     },
+    /// The pool's blocks had another size before, and those that are left have addresses of this block.
+    #[error(
+        "{address} would be in block {block}, but blocks of another size are in its place; release their addresses first"
+    )]
+    OtherBlockSize {
+        /// The address.
+        address: IpAddr,
+        /// The block that it would be in.
+        block: IpNet,
+    },
     /// Another host claimed the address's block at the same moment.
     #[error("block {block} was claimed by {} at the same moment; try again", owner.as_deref().unwrap_or("nobody"))]
     LostClaim {

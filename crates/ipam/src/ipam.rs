@@ -196,6 +196,13 @@ impl Ipam {
         Ok(listing.entries.into_iter().filter_map(|entry| Some((parse_block_key(&entry.key)?, entry))).collect())
     }
 
+    /// The addresses of blocks whose size is not that of a pool's blocks: they are from before the pool got the
+    /// block size it has now. No block may be made over them, or their addresses would be handed out twice.
+    pub(crate) async fn in_other_blocks(&self, family: Family, block_len: u8) -> Result<Reservations, Error> {
+        let blocks = self.block_entries(family).await?.into_keys();
+        Ok(Reservations::new(blocks.filter(|block| block.prefix_len() != block_len)))
+    }
+
     pub(crate) async fn create_block(&self, block: &Block) -> Result<Revision, Error> {
         self.kv().create(&block.key(), block.to_json()).await
     }

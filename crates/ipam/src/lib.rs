@@ -45,6 +45,7 @@ mod claim;
 mod config;
 mod ensure_block;
 mod error;
+mod forget;
 mod handle;
 mod handle_count;
 mod hunt;

@@ -216,7 +216,7 @@ impl Pools {
     pub(crate) fn select(&self, requester: &Requester<'_>, requested: &[IpNet]) -> Result<Selected, PoolError> {
         let Requester { family, usage, .. } = *requester;
         let large_enough = |pool: &&Pool| pool.block_len <= requester.max_block_len;
-        if self.enabled(family).filter(large_enough).next().is_none() {
+        if !self.enabled(family).any(|pool| large_enough(&pool)) {
             return Err(PoolError::NoneEnabled { family });
         }
         let selecting = if requested.is_empty() {

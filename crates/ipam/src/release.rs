@@ -74,7 +74,7 @@ pub(crate) enum FromBlock {
     /// Nothing was released: the caller's knowledge is outdated.
     Mismatch(Mismatch),
     /// Released, or free before. The handles have not been lowered.
-    Freed(Freed, Block),
+    Freed(Freed, Box<Block>),
 }
 
 /// The prefixes of all blocks, listed when first needed.
@@ -177,11 +177,11 @@ impl Ipam {
                 Err(mismatch) => return Ok(FromBlock::Mismatch(mismatch)),
             };
             if freed.ordinals.is_empty() {
-                return Ok(FromBlock::Freed(freed, block.value));
+                return Ok(FromBlock::Freed(freed, Box::new(block.value)));
             }
             block.value.collect(config.cooldown(), now);
             match self.write_released(block.clone()).await {
-                Ok(()) => return Ok(FromBlock::Freed(freed, block.value)),
+                Ok(()) => return Ok(FromBlock::Freed(freed, Box::new(block.value))),
                 Err(error) if is_race(&error) => retry.lost().await?,
                 Err(error) => return Err(error.into()),
             }
