@@ -240,14 +240,15 @@ fn an_address_leaves_a_set_with_its_last_holder() {
 #[test]
 fn own_labels_go_before_inherited_ones_and_first_profiles_before_later() {
     let labels = [("p", "1"), ("q", "")].map(|(name, value)| letting_in(name, "", &[("k", value)]));
-    let cases: [(&[&str], &[(&str, &str)], &str); 4] =
-        [(&["p", "q"], &[], "1"), (&["q", "p"], &[], ""), (&["p"], &[("k", "own")], "own"), (&["p"], &[("k", "")], "")];
+    let cases =
+        [(["p", "q"], None, "1"), (["q", "p"], None, ""), (["p", "q"], Some("own"), "own"), (["p", "q"], Some(""), "")];
     for (profiles, own, expected) in cases {
+        let own = own.map(|value| ("k", value));
         let mut host = Host::with(labels.clone().map(set));
         host.take([
             set(letting_in("user", &format!("k == '{expected}'"), &[])),
             set(endpoint("user", "10.0.0.9/32", &["user"])),
-            set(elsewhere(labelled(endpoint("a", "10.0.0.1/32", profiles), own))),
+            set(elsewhere(labelled(endpoint("a", "10.0.0.1/32", &profiles), own.as_slice()))),
         ]);
         assert_eq!(host.members(&format!("k == '{expected}'")), ["10.0.0.1/32"], "{profiles:?} {own:?}");
     }
