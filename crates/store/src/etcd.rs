@@ -3,43 +3,35 @@
 //! - **Bounded.** Every call ends within [`CALL_TIMEOUT`], also against a host that swallows packets; one that is
 //!   known to be dead is left at once. A watch that has gone quiet is checked by HTTP/2 pings.
 //! - **Several endpoints.** Calls go to the endpoint that worked last. Another one is tried if the connection
-//!   could not be made, or if the call only reads. A write whose answer got lost is *not* sent again: it may have
+//!   could not be made, or if the call only reads; the next call begins with that one. A write whose answer got lost is *not* sent again: it may have
 //!   been carried out, and a second one would report a lost race against ourselves. It is reported as
 //!   [`Error::Unreachable`], and the caller looks before it decides.
 //! - **Large listings** come in pages of one revision, so that no message and no server stall grows with the data.
 //! - Watches ask for a leader: a member cut off from its cluster ends them instead of going silent.
 
+mod failure;
+mod member;
+
 use std::{
-    error::Error as StdError,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use calico_model::Revision;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, EventType, GetOptions, GetResponse, Identity, KeyValue, TlsOptions, Txn,
-    TxnOp, TxnOpResponse, TxnResponse, WatchOptions, WatchStream,
+    Client, Compare, CompareOp, EventType, GetOptions, GetResponse, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    WatchOptions, WatchStream,
 };
 use futures::{FutureExt, future::BoxFuture};
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout_at},
-};
-use tonic::Code;
+use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    ConnectOptions, Entry, Error, Kv, KvEvent, KvWatch, Listing,
-    settings::{self, CA_FILE, CERT_FILE, Endpoint, KEY_FILE, TlsFiles, USERNAME},
-};
+use crate::{ConnectOptions, Entry, Error, Kv, KvEvent, KvWatch, Listing};
+use failure::{Failure, root_cause};
+use member::Member;
 
 /// The most that one call takes, all endpoints together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most that making one connection takes, so that there is time left for another endpoint.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pings on connections with a running watch. etcd tolerates one per 5 s, and none on idle connections.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Entries per page of a listing.
 const PAGE: i64 = 10_000;
 /// How often a listing starts over because its revision was compacted between two pages.
@@ -53,24 +45,8 @@ pub struct EtcdKv {
     preferred: AtomicUsize,
 }
 
-struct Member {
-    endpoint: Endpoint,
-    options: etcd_client::ConnectOptions,
-    /// Made at the first call; with credentials that asks the server for a token.
-    client: Mutex<Option<Client>>,
-    /// It has answered a call, so the settings are right for it.
-    answered: AtomicBool,
-}
-
 /// A request on its way.
 type Sent<T> = BoxFuture<'static, Result<T, etcd_client::Error>>;
-
-/// A call that failed at one member.
-struct Failure {
-    error: Error,
-    /// Certainly not carried out.
-    not_sent: bool,
-}
 
 impl EtcdKv {
     /// Prepares the connection; nothing is sent until the first call.
@@ -106,22 +82,28 @@ impl EtcdKv {
         reads_only: bool,
         call: impl Fn(Client) -> Sent<T> + Sync,
     ) -> Result<T, Error> {
+        let count = self.members.len();
         let deadline = Instant::now() + CALL_TIMEOUT;
         let first = self.preferred.load(Ordering::Relaxed);
         let mut last = None;
         // Once more at the first: its connection may have died unnoticed since the last call.
-        for index in (0..=self.members.len()).map(|offset| (first + offset) % self.members.len()) {
-            let member = &self.members[index];
-            match self.call_member(member, operation, deadline, &call).await {
+        for index in (0..=count).map(|offset| (first + offset) % count) {
+            // A member that says nothing must leave time for the others.
+            let patience = if count == 1 { CALL_TIMEOUT } else { CALL_TIMEOUT / 2 };
+            let until = deadline.min(Instant::now() + patience);
+            match self.call_member(&self.members[index], operation, until, &call).await {
                 Ok(answer) => {
-                    member.answered.store(true, Ordering::Relaxed);
+                    self.members[index].answered.store(true, Ordering::Relaxed);
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(Failure { error, not_sent }) => {
-                    let again = error.is_unreachable() && (not_sent || reads_only) && Instant::now() < deadline;
+                    if !error.is_unreachable() {
+                        return Err(error);
+                    }
+                    self.preferred.store((index + 1) % count, Ordering::Relaxed);
                     // A refused connection is refused again; do not ask the only member twice.
-                    let again = again && !(not_sent && self.members.len() == 1);
+                    let again = (not_sent || reads_only) && !(not_sent && count == 1) && Instant::now() < deadline;
                     if !again {
                         return Err(error);
                     }
@@ -136,22 +118,27 @@ impl EtcdKv {
         &self,
         member: &Member,
         operation: &str,
-        deadline: Instant,
+        until: Instant,
         call: &(impl Fn(Client) -> Sent<T> + Sync),
     ) -> Result<T, Failure> {
-        let late = |not_sent| Failure {
-            error: self.unreachable(format!("no answer within {} s, is etcd running?", CALL_TIMEOUT.as_secs())),
-            not_sent,
+        let started = Instant::now();
+        let late = |not_sent| {
+            let waited = started.elapsed().as_secs_f32();
+            let error = self.unreachable(format!("no answer from {member} within {waited:.1} s, is etcd running?"));
+            Failure { error, not_sent }
         };
-        let client = timeout_at(deadline, member.client()).await.map_err(|_| late(true))?;
+        let client = timeout_at(until, member.client()).await.map_err(|_| late(true))?;
         let client = client.map_err(|error| match error {
             // Before anything is sent the transport refuses only the TLS files.
             etcd_client::Error::TransportError(error) => Failure { error: self.bad_files(&error), not_sent: true },
             error => Failure { not_sent: true, ..self.failure(member, operation, error) },
         })?;
-        match timeout_at(deadline, call(client)).await {
+        match timeout_at(until, call(client)).await {
             Ok(answer) => answer.map_err(|error| self.failure(member, operation, error)),
-            Err(_) => Err(late(false)),
+            Err(_) => {
+                member.forget().await;
+                Err(late(false))
+            }
         }
     }
 
@@ -159,98 +146,9 @@ impl EtcdKv {
         Error::Unreachable { endpoints: self.location(), cause }
     }
 
-    /// What an error of the client means.
-    fn failure(&self, member: &Member, operation: &str, error: etcd_client::Error) -> Failure {
-        let status = match error {
-            etcd_client::Error::GRpcStatus(status) => status,
-            other => {
-                let error = self.unreachable(self.explain(member, &root_cause(&other)));
-                return Failure { error, not_sent: false };
-            }
-        };
-        let refused = |cause| Error::Refused { operation: operation.to_owned(), cause };
-        let error = match status.code() {
-            Code::OutOfRange if status.message().contains("compacted") => {
-                Error::Compacted { compacted: Revision::default() }
-            }
-            Code::InvalidArgument if status.message().contains("user name is empty") => {
-                refused(format!("{}; set {USERNAME} and its password", status.message()))
-            }
-            Code::InvalidArgument if status.message().contains("authentication failed") => {
-                refused(format!("{}; are {USERNAME} and its password right?", status.message()))
-            }
-            Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::InvalidArgument
-            | Code::FailedPrecondition
-            | Code::ResourceExhausted
-            | Code::Unimplemented
-            | Code::OutOfRange => refused(status.message().to_owned()),
-            _ if status.source().is_some() => self.unreachable(self.explain(member, &root_cause(&status))),
-            _ => self.unreachable(format!("{member}: {}", status.message())),
-        };
-        Failure { error, not_sent: is_connect_error(&status) }
-    }
-
-    fn bad_files(&self, error: &dyn StdError) -> Error {
-        match self.options.tls() {
-            Some(TlsFiles { identity: Some((cert, key)), .. }) => {
-                let cause = format!("{} does not fit the key {}: {}", cert.display(), key.display(), root_cause(error));
-                settings::settings(CERT_FILE, cause)
-            }
-            _ => settings::settings(CA_FILE, root_cause(error)),
-        }
-    }
-
-    /// The transport's words on `member`, and what a person should look at.
-    fn explain(&self, member: &Member, words: &str) -> String {
-        let has = |needle: &str| words.contains(needle);
-        let torn = [
-            "broken pipe",
-            "connection closed",
-            "reset by peer",
-            "handshake eof",
-            "canceled",
-            "frame with invalid size",
-        ];
-        let hint = if has("Connection refused") {
-            ", is etcd running?".to_owned()
-        } else if has("UnknownIssuer") || has("BadSignature") {
-            let ca = self.options.tls().map(|tls| tls.ca.display().to_string()).unwrap_or_default();
-            format!(": the server's certificate is not signed by the authority in {CA_FILE} ({ca})")
-        } else if has("not valid for name") || has("NotValidForName") {
-            ": the server's certificate is for another name".to_owned()
-        } else if has("InvalidContentType") {
-            ": the server does not speak TLS, should the endpoint be http://?".to_owned()
-        } else if has("received fatal alert") || torn.into_iter().any(has) {
-            self.explain_torn(member)
-        } else {
-            String::new()
-        };
-        format!("{member}: {words}{hint}")
-    }
-
-    /// A connection that the server made and then ended. The TLS alert that would say why often gets lost: with TLS
-    /// 1.3 a client certificate is refused only after the client has begun to send.
-    fn explain_torn(&self, member: &Member) -> String {
-        if member.answered.load(Ordering::Relaxed) {
-            return ", is etcd running?".to_owned();
-        }
-        match self.options.tls() {
-            None => ", is it etcd, and does it want https://?".to_owned(),
-            Some(TlsFiles { identity: None, .. }) => format!(
-                ": does the server want a client certificate ({CERT_FILE} and {KEY_FILE}), or does it not speak TLS?"
-            ),
-            Some(TlsFiles { identity: Some((cert, _)), .. }) => format!(
-                ": does the server accept the certificate in {CERT_FILE} ({}), or does it not speak TLS?",
-                cert.display()
-            ),
-        }
-    }
-
     /// A transaction: `compare` and then `write`, or else what stands at `key`.
-    async fn swap(&self, operation: &str, key: &str, compare: Compare, write: TxnOp) -> Result<Swapped, Error> {
-        let txn = Txn::new().when([compare]).and_then([write]).or_else([TxnOp::get(key, None)]);
+    async fn swap(&self, operation: &str, key: &str, compare: Vec<Compare>, write: TxnOp) -> Result<Swapped, Error> {
+        let txn = Txn::new().when(compare).and_then([write]).or_else([TxnOp::get(key, None)]);
         let send = |client: Client| -> Sent<TxnResponse> {
             let txn = txn.clone();
             async move { client.kv_client().txn(txn).await }.boxed()
@@ -307,75 +205,9 @@ enum Swapped {
     Lost(Option<Entry>),
 }
 
-impl std::fmt::Display for Member {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.endpoint.fmt(f)
-    }
-}
-
-impl Member {
-    fn new(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Self, Error> {
-        let mut client = etcd_client::ConnectOptions::new()
-            .with_connect_timeout(DIAL_TIMEOUT)
-            .with_keep_alive(PING_EVERY, PING_TIMEOUT)
-            .with_keep_alive_while_idle(false)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        if let Some(files) = options.tls() {
-            client = client.with_tls(tls_options(endpoint, files)?);
-        }
-        if let Some(credentials) = options.credentials() {
-            client = client.with_user(&credentials.user, &credentials.password);
-        }
-        Ok(Self {
-            endpoint: endpoint.clone(),
-            options: client,
-            client: Mutex::new(None),
-            answered: AtomicBool::new(false),
-        })
-    }
-
-    async fn client(&self) -> Result<Client, etcd_client::Error> {
-        let mut slot = self.client.lock().await;
-        if let Some(client) = &*slot {
-            return Ok(client.clone());
-        }
-        let client = Client::connect([self.endpoint.to_string()], Some(self.options.clone())).await?;
-        Ok(slot.insert(client).clone())
-    }
-}
-
-fn tls_options(endpoint: &Endpoint, files: &TlsFiles) -> Result<TlsOptions, Error> {
-    let ca = settings::read_pem(CA_FILE, &files.ca, "CERTIFICATE")?;
-    // The name is given explicitly, since that of a URI has brackets around an IPv6 address.
-    let mut options = TlsOptions::new().domain_name(&endpoint.host).ca_certificate(Certificate::from_pem(ca));
-    if let Some((cert, key)) = &files.identity {
-        let cert = settings::read_pem(CERT_FILE, cert, "CERTIFICATE")?;
-        let key = settings::read_pem(KEY_FILE, key, "PRIVATE KEY")?;
-        options = options.identity(Identity::from_pem(cert, key));
-    }
-    Ok(options)
-}
-
-/// The innermost error has the words that help: "Connection refused", not "transport error".
-fn root_cause(error: &dyn StdError) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
-}
-
-/// True if no connection was made, so that nothing can have been carried out.
-fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
-    let mut error = Some(error);
-    while let Some(this) = error {
-        if this.is::<tonic::ConnectError>() {
-            return true;
-        }
-        error = this.source();
-    }
-    false
+/// The key exists, and since `expected` nobody wrote it. (An absent key alone would equal revision 0.)
+fn unchanged(key: &str, expected: Revision) -> Vec<Compare> {
+    vec![Compare::version(key, CompareOp::Greater, 0), Compare::mod_revision(key, CompareOp::Equal, expected.0)]
 }
 
 /// The first key that starts with `prefix`; etcd has no empty key.
@@ -425,7 +257,7 @@ impl Kv for EtcdKv {
     }
 
     async fn create(&self, key: &str, value: Vec<u8>) -> Result<Revision, Error> {
-        let compare = Compare::version(key, CompareOp::Equal, 0);
+        let compare = vec![Compare::version(key, CompareOp::Equal, 0)];
         match self.swap("create", key, compare, TxnOp::put(key, value, None)).await? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Lost(Some(existing)) => {
@@ -438,7 +270,7 @@ impl Kv for EtcdKv {
     }
 
     async fn update(&self, key: &str, value: Vec<u8>, expected: Revision) -> Result<Revision, Error> {
-        let compare = Compare::mod_revision(key, CompareOp::Equal, expected.0);
+        let compare = unchanged(key, expected);
         match self.swap("update", key, compare, TxnOp::put(key, value, None)).await? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Lost(current) => Err(Error::lost_race(key, current)),
@@ -446,7 +278,7 @@ impl Kv for EtcdKv {
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<(), Error> {
-        let compare = Compare::mod_revision(key, CompareOp::Equal, expected.0);
+        let compare = unchanged(key, expected);
         match self.swap("delete", key, compare, TxnOp::delete(key, None)).await? {
             Swapped::Done(_) => Ok(()),
             Swapped::Lost(current) => Err(Error::lost_race(key, current)),

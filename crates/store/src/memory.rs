@@ -33,7 +33,9 @@ use tokio::sync::watch;
 
 use crate::{
     Entry, Error, Kv, KvEvent, KvWatch, Listing,
-    mvcc::{Compare, Core, KeyRange, KeyValue, Op, OpResult, Refusal, Txn, TxnResult, WatchEvent, Watcher},
+    mvcc::{
+        Compare, Core, KeyRange, KeyValue, Op, OpResult, Refusal, Relation, Target, Txn, TxnResult, WatchEvent, Watcher,
+    },
 };
 
 /// What kind of write a callback sees.
@@ -181,7 +183,7 @@ impl MemoryKv {
     }
 
     /// One compare-and-swap: `compare` holds and `then` is done, or what stands there is returned.
-    fn swap(&self, write: Write<'_>, compare: Compare, then: Op) -> Result<Swapped, Error> {
+    fn swap(&self, write: Write<'_>, compare: Vec<Compare>, then: Op) -> Result<Swapped, Error> {
         self.check_up()?;
         let injected = match &mut *lock(&self.faults.hook) {
             Some(hook) => hook(&self.behind(), write),
@@ -191,7 +193,7 @@ impl MemoryKv {
             return Err(self.unreachable("injected: the write did not happen"));
         }
         let otherwise = vec![Op::Get { range: KeyRange::one(write.key), revision: None }];
-        let txn = Txn { compare: vec![compare], then: vec![then], otherwise };
+        let txn = Txn { compare, then: vec![then], otherwise };
         let result = self.core().txn(&txn).expect("one write and one present read cannot be refused");
         self.shared.changed.send_replace(());
         if injected == Injected::FailAfter {
@@ -199,6 +201,12 @@ impl MemoryKv {
         }
         Ok(swapped(result))
     }
+}
+
+/// The key exists, and since `expected` nobody wrote it. (An absent key alone would equal revision 0.)
+fn unchanged(key: &str, expected: Revision) -> Vec<Compare> {
+    let exists = Compare { key: key.into(), target: Target::Version(0), relation: Relation::Greater };
+    vec![exists, Compare::unchanged(key, expected.0)]
 }
 
 /// The outcome of a compare-and-swap.
@@ -252,7 +260,7 @@ impl Kv for MemoryKv {
     async fn create(&self, key: &str, value: Vec<u8>) -> Result<Revision, Error> {
         let write = Write { kind: WriteKind::Create, key, value: Some(&value) };
         let then = Op::Put { key: key.into(), value: value.clone() };
-        match self.swap(write, Compare::absent(key), then)? {
+        match self.swap(write, vec![Compare::absent(key)], then)? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Lost(Some(existing)) => {
                 Err(Error::AlreadyExists { key: key.to_owned(), existing: Box::new(existing) })
@@ -264,7 +272,7 @@ impl Kv for MemoryKv {
     async fn update(&self, key: &str, value: Vec<u8>, expected: Revision) -> Result<Revision, Error> {
         let write = Write { kind: WriteKind::Update, key, value: Some(&value) };
         let then = Op::Put { key: key.into(), value: value.clone() };
-        match self.swap(write, Compare::unchanged(key, expected.0), then)? {
+        match self.swap(write, unchanged(key, expected), then)? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Lost(current) => Err(Error::lost_race(key, current)),
         }
@@ -273,7 +281,7 @@ impl Kv for MemoryKv {
     async fn delete(&self, key: &str, expected: Revision) -> Result<(), Error> {
         let write = Write { kind: WriteKind::Delete, key, value: None };
         let then = Op::Delete(KeyRange::one(key));
-        match self.swap(write, Compare::unchanged(key, expected.0), then)? {
+        match self.swap(write, unchanged(key, expected), then)? {
             Swapped::Done(_) => Ok(()),
             Swapped::Lost(current) => Err(Error::lost_race(key, current)),
         }

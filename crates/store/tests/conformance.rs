@@ -131,6 +131,8 @@ async fn writes_are_compare_and_swap(world: World) {
     assert_eq!(kv.get("/k").await.unwrap(), None);
     assert!(kv.update("/k", b"x".to_vec(), second).await.unwrap_err().is_not_found());
     assert!(kv.delete("/k", second).await.unwrap_err().is_not_found());
+    assert!(kv.update("/k", b"x".to_vec(), Revision(0)).await.unwrap_err().is_not_found(), "no create in disguise");
+    assert!(kv.delete("/k", Revision(0)).await.unwrap_err().is_not_found());
     assert!(kv.create("/k", b"3".to_vec()).await.unwrap() > second);
 }
 

@@ -172,6 +172,17 @@ async fn another_endpoint_takes_over() {
     assert_eq!(kv.get("/k").await.unwrap().unwrap().value, b"2");
 }
 
+#[tokio::test]
+async fn a_silent_endpoint_leaves_time_for_another() {
+    let etcd = PrivateEtcd::start().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoints = format!("http://{},http://127.0.0.1:{}", silent.local_addr().unwrap(), etcd.port());
+    let kv = connect(&[("ETCD_ENDPOINTS", &endpoints)]).await.unwrap();
+    let started = Instant::now();
+    kv.create("/k", b"v".to_vec()).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(2), "the one that answered is asked first now");
+}
+
 /// The error of a first call with these settings.
 async fn refusal(pairs: &[(&str, &str)]) -> String {
     let error = match options(pairs).and_then(EtcdKv::new) {

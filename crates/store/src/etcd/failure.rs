@@ -1,0 +1,136 @@
+//! What a failed call means, in words that help.
+
+use std::{error::Error as StdError, sync::atomic::Ordering};
+
+use calico_model::Revision;
+use tonic::Code;
+
+use super::{EtcdKv, member::Member};
+use crate::{
+    Error,
+    settings::{self, CA_FILE, CERT_FILE, KEY_FILE, TlsFiles, USERNAME},
+};
+
+/// A call that failed at one member.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// Certainly not carried out.
+    pub(super) not_sent: bool,
+}
+
+impl EtcdKv {
+    /// What an error of the client means.
+    pub(super) fn failure(&self, member: &Member, operation: &str, error: etcd_client::Error) -> Failure {
+        let status = match error {
+            etcd_client::Error::GRpcStatus(status) => status,
+            other => {
+                let error = self.unreachable(self.explain(member, &root_cause(&other)));
+                return Failure { error, not_sent: false };
+            }
+        };
+        let refused = |cause| Error::Refused { operation: operation.to_owned(), cause };
+        let error = match status.code() {
+            Code::OutOfRange if status.message().contains("compacted") => {
+                Error::Compacted { compacted: Revision::default() }
+            }
+            Code::InvalidArgument if status.message().contains("user name is empty") => {
+                refused(format!("{}; set {USERNAME} and its password", status.message()))
+            }
+            Code::InvalidArgument if status.message().contains("authentication failed") => {
+                refused(format!("{}; are {USERNAME} and its password right?", status.message()))
+            }
+            Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+            | Code::OutOfRange => refused(status.message().to_owned()),
+            _ if status.source().is_some() => self.unreachable(self.explain(member, &root_cause(&status))),
+            _ => self.unreachable(self.at(member, status.message())),
+        };
+        Failure { error, not_sent: is_connect_error(&status) }
+    }
+
+    pub(super) fn bad_files(&self, error: &dyn StdError) -> Error {
+        match self.options.tls() {
+            Some(TlsFiles { identity: Some((cert, key)), .. }) => {
+                let cause = format!("{} does not fit the key {}: {}", cert.display(), key.display(), root_cause(error));
+                settings::settings(CERT_FILE, cause)
+            }
+            _ => settings::settings(CA_FILE, root_cause(error)),
+        }
+    }
+
+    /// The transport's words on `member`, and what a person should look at.
+    fn explain(&self, member: &Member, words: &str) -> String {
+        let has = |needle: &str| words.contains(needle);
+        let torn = [
+            "broken pipe",
+            "connection closed",
+            "reset by peer",
+            "handshake eof",
+            "canceled",
+            "frame with invalid size",
+        ];
+        let hint = if has("Connection refused") {
+            ", is etcd running?".to_owned()
+        } else if has("UnknownIssuer") || has("BadSignature") {
+            let ca = self.options.tls().map(|tls| tls.ca.display().to_string()).unwrap_or_default();
+            format!(": the server's certificate is not signed by the authority in {CA_FILE} ({ca})")
+        } else if has("not valid for name") || has("NotValidForName") {
+            ": the server's certificate is for another name".to_owned()
+        } else if has("InvalidContentType") {
+            ": the server does not speak TLS, should the endpoint be http://?".to_owned()
+        } else if has("received fatal alert") || torn.into_iter().any(has) {
+            self.explain_torn(member)
+        } else {
+            String::new()
+        };
+        self.at(member, &format!("{words}{hint}"))
+    }
+
+    /// Says which of several members it was.
+    fn at(&self, member: &Member, words: &str) -> String {
+        if self.members.len() == 1 { words.to_owned() } else { format!("{member}: {words}") }
+    }
+
+    /// A connection that the server made and then ended. The TLS alert that would say why often gets lost: with TLS
+    /// 1.3 a client certificate is refused only after the client has begun to send.
+    fn explain_torn(&self, member: &Member) -> String {
+        if member.answered.load(Ordering::Relaxed) {
+            return ", is etcd running?".to_owned();
+        }
+        match self.options.tls() {
+            None => ", is it etcd, and does it want https://?".to_owned(),
+            Some(TlsFiles { identity: None, .. }) => format!(
+                ": does the server want a client certificate ({CERT_FILE} and {KEY_FILE}), or does it not speak TLS?"
+            ),
+            Some(TlsFiles { identity: Some((cert, _)), .. }) => format!(
+                ": does the server accept the certificate in {CERT_FILE} ({}), or does it not speak TLS?",
+                cert.display()
+            ),
+        }
+    }
+}
+
+/// The innermost error has the words that help: "Connection refused", not "transport error".
+pub(super) fn root_cause(error: &dyn StdError) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// True if no connection was made, so that nothing can have been carried out.
+fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if this.is::<tonic::ConnectError>() {
+            return true;
+        }
+        error = this.source();
+    }
+    false
+}
