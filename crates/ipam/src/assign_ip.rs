@@ -22,9 +22,9 @@ pub struct AssignIp {
     pub ip: IpAddr,
     /// The host on which it is used; for [`IntendedUse::LoadBalancer`] the load balancer.
     pub host: String,
-    /// Who will hold it; see [`AutoAssign::handle`].
+    /// Who will hold it; see [`AutoAssign::handle`](crate::AutoAssign::handle).
     pub handle: Option<HandleId>,
-    /// Notes to store with it; see [`AutoAssign::attrs`].
+    /// Notes to store with it; see [`AutoAssign::attrs`](crate::AutoAssign::attrs).
     pub attrs: Option<BTreeMap<String, String>>,
     /// What it is for; `None` to not check whether the pool allows it.
     pub intended_use: Option<IntendedUse>,

@@ -123,7 +123,10 @@ pub enum AssignError {
         handle: Option<HandleId>,
     },
     /// The address was released a short while ago and is not used again yet.
-    #[error("{address} (pool {pool}) was released at {} and cools down; try again later", calico_model::timestamp(released_at.0))]
+    #[error(
+        "{address} (pool {pool}) was released at {} and cools down; try again later",
+        calico_model::timestamp(released_at.0)
+    )]
     Cooling {
         /// The address.
         address: IpAddr,

@@ -183,7 +183,7 @@ impl Hunt<'_> {
                 continue;
             }
             if self.take_back(cidr, &block).await? {
-                tracing::info!(block = %cidr, from = ?block.value.affinity, to = %self.owner, "took back an empty block");
+                tracing::info!(block = %cidr, from = ?block.value.affinity, to = %self.owner, "took an empty block");
                 return Ok(Some(cidr));
             }
         }
