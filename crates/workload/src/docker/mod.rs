@@ -14,6 +14,7 @@ use bollard::{
 mod error;
 mod images;
 mod logs;
+mod replace;
 mod service;
 #[cfg(test)]
 mod tests;
