@@ -1,0 +1,147 @@
+//! What was typed. Nothing here says what it means: values stay the words that they were, so that every check of
+//! their meaning happens in one place (the command) and all faults of one call can be told at once.
+//!
+//! The classic grammar puts some names before the verbs (`container C profile set P`); [`order`] turns such words
+//! into the order of the parser's tree, in which the name comes last.
+
+mod container;
+mod endpoint;
+mod node;
+pub(crate) mod order;
+mod profile;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub(crate) use container::{ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand};
+pub(crate) use endpoint::{EndpointCommand, EndpointFilter, EndpointProfileCommand, EndpointShow, ProfileChange};
+pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeStart};
+pub(crate) use profile::ProfileCommand;
+
+use crate::output::Format;
+
+const ABOUT: &str = "Routed networking and label policy for containers";
+
+const MAIN_EXAMPLES: &str = "\
+Examples:
+  calicoctl node                                        start the service on this host
+  docker run --net=none --name=workload_A -tid ubuntu   a container without a network …
+  calicoctl container add workload_A                    … gets an address and a route
+  calicoctl profile add PROF_A_B                        a group whose members may talk
+  calicoctl container workload_A profile set PROF_A_B   … with this one in it
+  calicoctl status                                      is all well on this host?
+
+Environment:
+  ETCD_ENDPOINTS   the datastore, http[s]://HOST:PORT[,…]   (default http://127.0.0.1:2379)
+  ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE   files for https
+  HOSTNAME         this host's name in the datastore   (default: the service's, else the host's)
+  DOCKER_HOST      Docker's socket   (default unix:///var/run/docker.sock)
+
+Exit codes: 0 done, 1 failed or interrupted, 2 not understood or not root.";
+
+/// The whole command line.
+#[derive(Debug, PartialEq, Parser)]
+#[command(name = "calicoctl", about = ABOUT, after_help = MAIN_EXAMPLES, disable_version_flag = true)]
+#[command(infer_long_args = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The command; none asks for help.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// The commands, in help order.
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum Command {
+    /// Say whether the service on this host is up and whom it talks BGP with
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(OutputArgs),
+    /// Start, stop, remove or list hosts
+    Node(NodeArgs),
+    /// Give containers of this host addresses and profiles
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(override_usage = container::USAGE, after_help = container::EXAMPLES)]
+    Container {
+        /// What to do.
+        #[command(subcommand)]
+        command: ContainerCommand,
+    },
+    /// Show the endpoints of all hosts and set their profiles
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(override_usage = endpoint::USAGE, after_help = endpoint::EXAMPLES)]
+    Endpoint {
+        /// What to do.
+        #[command(subcommand)]
+        command: EndpointCommand,
+    },
+    /// Add, remove and show profiles
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = profile::EXAMPLES)]
+    Profile {
+        /// What to do.
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
+    /// Print the version of calicoctl
+    #[command(after_help = "Examples:\n  calicoctl version\n  calicoctl version -o json")]
+    Version(OutputArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion {
+        /// The shell: bash, zsh or fish
+        #[arg(value_name = "SHELL", hide_possible_values = true)]
+        shell: CompletionShell,
+    },
+}
+
+const STATUS_EXAMPLES: &str = "\
+Ends with code 1 if neither the container calico-node nor the service runs on this host.
+
+Examples:
+  calicoctl status
+  calicoctl status -o json";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  calicoctl completion bash > /etc/bash_completion.d/calicoctl
+  calicoctl completion zsh > \"${fpath[1]}/_calicoctl\"
+  calicoctl completion fish > ~/.config/fish/completions/calicoctl.fish";
+
+/// The shells with completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CompletionShell {
+    /// GNU bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+/// The option of everything that prints a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// Form of the result: table, json or yaml
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
+    pub(crate) format: Format,
+}
+
+/// Reads a command line, the program's name included.
+///
+/// # Errors
+/// The parser's error, which is also how it asks for a help page to be printed.
+pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let command = Cli::command();
+    let argv = order::reorder(&command, argv.into_iter().collect());
+    Cli::from_arg_matches(&command.try_get_matches_from(argv)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! `calicoctl node …`
+
+use clap::{Args, Subcommand};
+
+use super::OutputArgs;
+
+const EXAMPLES: &str = "\
+Without a word after it, `calicoctl node` starts the service: it checks this host, runs the
+container calico-node and waits until it has started. A second call replaces the container;
+endpoints keep working. What is left out is detected (--ip) or cleared (--ip6, --as).
+
+Examples:
+  calicoctl node
+  calicoctl node --ip=10.0.0.5 --ip6=fd00::5
+  calicoctl node --as=64555 --no-pull --node-image=calico/node:v0.1.0
+  calicoctl node --runtime=none                prepare the datastore, print what to run
+  calicoctl node show
+  calicoctl node stop
+  calicoctl node remove";
+
+/// `node`, alone or with a word behind.
+#[derive(Debug, PartialEq, Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+pub(crate) struct NodeArgs {
+    /// What to do; nothing starts the service.
+    #[command(subcommand)]
+    pub(crate) command: Option<NodeCommand>,
+    /// How to start.
+    #[command(flatten)]
+    pub(crate) start: NodeStart,
+}
+
+/// The options of starting.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub(crate) struct NodeStart {
+    /// This host's IPv4 address for BGP; detected if left out
+    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true)]
+    pub(crate) ip: String,
+    /// This host's IPv6 address for BGP; none if left out
+    #[arg(long, value_name = "IP6", default_value = "", hide_default_value = true)]
+    pub(crate) ip6: String,
+    /// This host's AS number; the cluster's if left out
+    #[arg(long = "as", value_name = "AS_NUM", default_value = "", hide_default_value = true)]
+    pub(crate) as_number: String,
+    /// This host's name in the datastore; HOSTNAME or the host's own if left out
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) name: String,
+    /// The image of the service
+    #[arg(long, value_name = "IMAGE", default_value = "calico/node")]
+    pub(crate) node_image: String,
+    /// What runs the service: `docker`, or `none` to prepare the datastore and be told what to run
+    #[arg(long, value_name = "RUNTIME", default_value = "docker")]
+    pub(crate) runtime: String,
+    /// Where the service writes its logs on this host
+    #[arg(long, value_name = "DIR", default_value = "/var/log/calico")]
+    pub(crate) log_dir: String,
+    /// `false`: stay, print the service's log, and stop the service at the end
+    #[arg(long, value_name = "true|false", default_value = "true")]
+    pub(crate) detach: String,
+    /// Use the image as it is on this host
+    #[arg(long)]
+    pub(crate) no_pull: bool,
+}
+
+/// What to do with nodes.
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Stop the service on this host; the datastore keeps everything
+    #[command(
+        after_help = "Examples:\n  calicoctl node stop\n  calicoctl node stop --force      although containers have endpoints here"
+    )]
+    Stop {
+        /// Stop although this host has endpoints
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take a host out of the datastore, with everything that belongs to it
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove(NodeRemove),
+    /// List the hosts and their BGP settings
+    #[command(after_help = "Examples:\n  calicoctl node show\n  calicoctl node show -o yaml")]
+    Show(OutputArgs),
+}
+
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  calicoctl node remove                                    this host
+  calicoctl node remove --hostname=host-2                  another, which is gone for good
+  calicoctl node remove --hostname=host-2 --remove-endpoints";
+
+/// `node remove`
+#[derive(Debug, Default, PartialEq, Args)]
+pub(crate) struct NodeRemove {
+    /// The host; this one if left out
+    #[arg(long, value_name = "HOSTNAME")]
+    pub(crate) hostname: Option<String>,
+    /// Remove its endpoints and free their addresses too
+    #[arg(long)]
+    pub(crate) remove_endpoints: bool,
+}

@@ -1,0 +1,136 @@
+//! What each command means: a function from a [`Context`](crate::context::Context) and what was typed to something
+//! to print.
+//!
+//! Every command first checks all that can be checked, then acts; what fails on the way is undone.
+
+pub(crate) mod container;
+pub(crate) mod endpoint;
+pub(crate) mod endpoint_profile;
+pub(crate) mod node_remove;
+pub(crate) mod node_show;
+pub(crate) mod node_start;
+pub(crate) mod node_stop;
+pub(crate) mod profile;
+pub(crate) mod status;
+
+use calico_workload::docker::DockerError;
+use clap::CommandFactory;
+
+use crate::{
+    args::{
+        Cli, Command, CompletionShell, EndpointCommand, EndpointProfileCommand, NodeCommand, ProfileChange,
+        ProfileCommand,
+    },
+    context::Context,
+    failure::{Failure, sentence},
+    output::{Format, Output},
+};
+pub(crate) use node_start::Caller;
+
+/// The form in which the command's result was asked for.
+pub(crate) fn format(command: &Command) -> Format {
+    use crate::args::{ContainerCommand, ContainerEndpointCommand};
+    match command {
+        Command::Status(output) | Command::Version(output) => output.format,
+        Command::Node(node) => match &node.command {
+            Some(NodeCommand::Show(output)) => output.format,
+            _ => Format::Table,
+        },
+        Command::Container {
+            command: ContainerCommand::Endpoint { command: ContainerEndpointCommand::Show { output, .. } },
+        } => output.format,
+        Command::Endpoint { command: EndpointCommand::Show(show) } => show.output.format,
+        Command::Endpoint {
+            command: EndpointCommand::Profile { command: EndpointProfileCommand::Show { output, .. } },
+        } => output.format,
+        Command::Profile { command: ProfileCommand::Show { output, .. } } => output.format,
+        _ => Format::Table,
+    }
+}
+
+/// The result of a command that needs neither a datastore nor anything else of this host, so that bad settings
+/// cannot break it.
+pub(crate) fn without_datastore(command: &Command) -> Option<Output> {
+    match command {
+        Command::Version(_) => {
+            let version = env!("CARGO_PKG_VERSION");
+            Some(Output::of(format!("{version}\n"), serde_json::json!({ "version": version })))
+        }
+        Command::Completion { shell } => Some(completion(*shell)),
+        _ => None,
+    }
+}
+
+fn completion(shell: CompletionShell) -> Output {
+    let shell = match shell {
+        CompletionShell::Bash => clap_complete::Shell::Bash,
+        CompletionShell::Zsh => clap_complete::Shell::Zsh,
+        CompletionShell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "calicoctl", &mut script);
+    let script = String::from_utf8(script).expect("the script is made of the names in the grammar");
+    Output { data: script.as_str().into(), text: script, exit: crate::failure::Exit::Done }
+}
+
+/// Does what was typed.
+pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Result<Output, Failure> {
+    match command {
+        Command::Version(_) | Command::Completion { .. } => {
+            Ok(without_datastore(command).expect("these two need no datastore"))
+        }
+        Command::Status(_) => status::status(ctx).await,
+        Command::Node(node) => match &node.command {
+            None => node_start::start(ctx, &node.start, caller).await,
+            Some(NodeCommand::Stop { force }) => node_stop::stop(ctx, *force).await,
+            Some(NodeCommand::Remove(remove)) => node_remove::remove(ctx, remove).await,
+            Some(NodeCommand::Show(_)) => node_show::show(ctx).await,
+        },
+        Command::Container { command } => container::run(ctx, command).await,
+        Command::Endpoint { command } => match command {
+            EndpointCommand::Show(show) => endpoint::show(ctx, show).await,
+            EndpointCommand::Profile { command } => endpoint_profiles(ctx, command).await,
+        },
+        Command::Profile { command } => match command {
+            ProfileCommand::Add { profile } => profile::add(ctx, profile).await,
+            ProfileCommand::Remove { profile, no_check } => profile::remove(ctx, profile, *no_check).await,
+            ProfileCommand::Show { detailed, .. } => profile::show(ctx, *detailed).await,
+        },
+    }
+}
+
+async fn endpoint_profiles(ctx: &Context, command: &EndpointProfileCommand) -> Result<Output, Failure> {
+    use EndpointProfileCommand::{Append, Remove, Set, Show};
+    let (change, words) = match command {
+        Append(words) => (ProfileChange::Append, words),
+        Remove(words) => (ProfileChange::Remove, words),
+        Set(words) => (ProfileChange::Set, words),
+        Show { endpoint, filter, .. } => {
+            let target = endpoint_profile::Target::Endpoint { id: endpoint.clone(), filter: filter.clone() };
+            return endpoint_profile::show(ctx, &target).await;
+        }
+    };
+    let target = endpoint_profile::Target::Endpoint { id: words.endpoint.clone(), filter: words.filter.clone() };
+    endpoint_profile::change(ctx, &target, change, &words.profiles).await
+}
+
+/// A failed call to Docker in the words that users of the classic tool know.
+pub(crate) fn docker_failure(error: DockerError) -> Failure {
+    match &error {
+        DockerError::NotRunning { .. } | DockerError::Timeout { .. } => {
+            Failure::new("Unable to run docker commands. Is the docker daemon running?")
+                .cause(&error)
+                .hint("start it: systemctl start docker; DOCKER_HOST says where calicoctl looks for it")
+        }
+        DockerError::Permission { .. } => Failure::new("Unable to run docker commands: permission denied.")
+            .cause(&error)
+            .hint("re-run the command as root, or let your user use Docker: usermod -aG docker USER"),
+        DockerError::NoSuchContainer { name } => {
+            Failure::new(format!("Container {name} was not found.")).hint("see: docker ps -a")
+        }
+        _ => Failure::new(sentence(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

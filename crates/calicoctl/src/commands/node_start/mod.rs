@@ -1,0 +1,159 @@
+//! `calicoctl node`: starts the service on this host.
+//!
+//! Everything that can be checked is checked before anything changes: the arguments, root, Docker, the datastore,
+//! the image, and that no service runs on this host already in another way. A running container is replaced: it is
+//! stopped and kept aside until the new one has started, and comes back if the new one does not. Two never run.
+
+mod launch;
+mod settings;
+
+use std::path::Path;
+
+use calico_startup::{Progress, Request};
+use calico_store::ConnectOptions;
+
+pub(crate) use settings::{Runtime, Settings};
+
+use crate::{args::NodeStart, context::Context, failure::Failure, output::Output};
+
+/// The container of the service.
+pub(crate) const CONTAINER: &str = "calico-node";
+/// The container that is being replaced, while it is.
+pub(crate) const PREVIOUS: &str = "calico-node-previous";
+
+/// What the environment of calicoctl says about starting.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The datastore, to hand on.
+    pub(crate) etcd: ConnectOptions,
+    /// `NO_DEFAULT_POOLS`
+    pub(crate) no_default_pools: String,
+    /// `CALICO_CTL_CONTAINER`: calicoctl itself runs in a container and leaves the host's kernel alone.
+    pub(crate) in_container: bool,
+}
+
+/// `node`
+pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> Result<Output, Failure> {
+    let settings = Settings::parse(args)?;
+    ctx.require_root()?;
+    if settings.runtime == Runtime::Docker {
+        check_container(ctx).await?;
+    }
+    check_datastore(ctx).await?;
+    if !caller.in_container {
+        for warning in ctx.runtime.prepare_kernel().await? {
+            ctx.console.note(&format!("warning: {warning}"));
+        }
+    }
+    let output = match settings.runtime {
+        Runtime::Docker => launch::launch(ctx, &settings, caller).await?,
+        Runtime::None => prepare_only(ctx, &settings, caller).await?,
+    };
+    Ok(output)
+}
+
+/// Refuses if Docker cannot be used, or if a service runs on this host that is not our container.
+async fn check_container(ctx: &Context) -> Result<(), Failure> {
+    let container = ctx.runtime.container(CONTAINER).await.map_err(super::docker_failure)?;
+    let previous = ctx.runtime.container(PREVIOUS).await.map_err(super::docker_failure)?;
+    let runs_in_ours = [&container, &previous].into_iter().flatten().any(|container| container.running);
+    if !runs_in_ours && let Some(health) = ctx.runtime.health().await? {
+        return Err(Failure::new(format!(
+            "calico-node already runs on this host, outside Docker, as node {}.",
+            health.node
+        ))
+        .hint("one is enough; to use the container instead, stop it first: systemctl disable --now calico-node"));
+    }
+    Ok(())
+}
+
+/// Refuses if the datastore does not answer. What it holds is the service's business.
+async fn check_datastore(ctx: &Context) -> Result<(), Failure> {
+    ctx.store.kv().get("/calico/resources/v3/projectcalico.org/clusterinformations/default").await?;
+    Ok(())
+}
+
+/// `--runtime=none`: does what the service does first, and says how to run the rest.
+async fn prepare_only(ctx: &Context, settings: &Settings, caller: &Caller) -> Result<Output, Failure> {
+    let name = settings.name.clone().unwrap_or_else(|| ctx.node.clone());
+    let request = Request {
+        name: Some(name),
+        ip: settings.ip,
+        ip6: settings.ip6,
+        as_number: settings.as_number,
+        no_default_pools: caller.no_default_pools.eq_ignore_ascii_case("true"),
+    };
+    let _acting = ctx.interrupt.acting();
+    let console = &ctx.console;
+    let mut report = |progress: Progress| match progress {
+        // Told with its cause at the end.
+        Progress::Failed { .. } | Progress::Started { .. } => {}
+        progress => console.note(&progress.to_string()),
+    };
+    let prepared = match ctx.runtime.prepare(&ctx.store, &request, &mut report).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let failure = Failure::new("Calico node could not be prepared.").cause(&error);
+            return Err(match error.way_out() {
+                Some(way_out) => failure.hint(way_out),
+                None => failure,
+            });
+        }
+    };
+    remember_name(ctx, &prepared.node);
+    let addresses = match prepared.ipv6 {
+        Some(ipv6) => format!("{} and {ipv6}", prepared.ipv4),
+        None => prepared.ipv4.to_string(),
+    };
+    let mut words = vec![format!("HOSTNAME={}", prepared.node), format!("IP={}", prepared.ipv4.addr())];
+    words.extend(prepared.ipv6.map(|ipv6| format!("IP6={}", ipv6.addr())));
+    words.extend(prepared.as_number.map(|number| format!("AS={number}")));
+    words
+        .extend((!caller.no_default_pools.is_empty()).then(|| format!("NO_DEFAULT_POOLS={}", caller.no_default_pools)));
+    words.extend(public_pairs(&caller.etcd).map(|(name, value)| format!("{name}={}", quoted(&value))));
+    let command = format!("env {} calico-node run", words.join(" "));
+    let text = format!(
+        "The datastore is prepared for node {} ({addresses}). Nothing runs yet; run, as root:\n\n    {command}\n\n",
+        prepared.node
+    );
+    let data = serde_json::json!({
+        "node": prepared.node,
+        "ipv4": prepared.ipv4,
+        "ipv6": prepared.ipv6,
+        "command": command,
+    });
+    Ok(Output::of(text, data))
+}
+
+/// The datastore's settings that may be shown.
+fn public_pairs(etcd: &ConnectOptions) -> impl Iterator<Item = (&'static str, String)> {
+    etcd.env_pairs().into_iter().filter(|(name, _)| *name != SECRET)
+}
+
+/// The one variable that is never shown.
+const SECRET: &str = "ETCD_PASSWORD";
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:,=@%+".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// Keeps the name for later commands. Without the file they ask the service itself, so a failure is only told.
+fn remember_name(ctx: &Context, name: &str) {
+    if let Err(error) = ctx.runtime.remember_name(Some(name)) {
+        ctx.console.note(&format!("warning: {} cannot be written: {error}", crate::context::NAME_FILE));
+    }
+}
+
+/// True if the folder or file exists on this machine.
+fn exists(ctx: &Context, path: &str) -> bool {
+    ctx.runtime.exists(Path::new(path))
+}
+
+#[cfg(test)]
+mod tests;

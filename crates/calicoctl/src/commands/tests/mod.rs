@@ -1,0 +1,6 @@
+//! Commands against an in-memory datastore and a recording machine.
+
+mod container;
+mod endpoint;
+mod node_show;
+mod profile;

@@ -1,0 +1,64 @@
+//! From the environment to a [`Context`]: the datastore's settings, this host's name, the service's port.
+
+use std::sync::Arc;
+
+use calico_store::{ConnectOptions, EtcdKv, Store};
+
+use crate::{
+    commands::Caller,
+    context::{Context, NAME_FILE, Terminal},
+    failure::Failure,
+    health,
+    host::Machine,
+    interrupt::Interrupt,
+};
+
+/// The context of a command, and what the environment says about starting the service. The datastore is connected
+/// to when it is first asked.
+///
+/// # Errors
+/// Variables that make no sense.
+pub(crate) async fn context(interrupt: Interrupt) -> Result<(Context, Caller), Failure> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let etcd = ConnectOptions::from_env()?;
+    let kv = EtcdKv::new(etcd.clone())?;
+    let health_port = match variable("CALICO_HEALTH_PORT") {
+        None => health::DEFAULT_PORT,
+        Some(value) => value.trim().parse().map_err(|_| {
+            Failure::new(format!("CALICO_HEALTH_PORT={value:?} is not a port."))
+                .hint(format!("it is the port of the service's health, {} if unset", health::DEFAULT_PORT))
+        })?,
+    };
+    let node = match variable("HOSTNAME") {
+        Some(name) => name,
+        None => name_of_this_host(health_port).await,
+    };
+    let machine = Arc::new(Machine::new(health_port));
+    let context = Context {
+        store: Store::new(Arc::new(kv)),
+        node: node.trim().to_lowercase(),
+        host: machine.clone(),
+        runtime: machine,
+        console: Arc::new(Terminal),
+        interrupt,
+    };
+    let caller = Caller {
+        etcd,
+        no_default_pools: variable("NO_DEFAULT_POOLS").unwrap_or_default(),
+        in_container: variable("CALICO_CTL_CONTAINER").is_some(),
+    };
+    Ok((context, caller))
+}
+
+/// What the service calls this host; without a service, what it called it last; without that, the host's own name.
+async fn name_of_this_host(health_port: u16) -> String {
+    if let Ok(Some(health)) = health::ask(health_port).await
+        && !health.node.is_empty()
+    {
+        return health.node;
+    }
+    match std::fs::read_to_string(NAME_FILE) {
+        Ok(name) if !name.trim().is_empty() => name,
+        _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    }
+}

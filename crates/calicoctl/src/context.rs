@@ -1,0 +1,68 @@
+//! What a command may use: the datastore, this machine, the user's terminal.
+//!
+//! Everything that leaves the process goes through one of these, so that every command runs in a test against an
+//! in-memory datastore and a recording machine.
+
+use std::sync::Arc;
+
+use calico_store::{Error, Store};
+
+use crate::{failure::Failure, host::Host, interrupt::Interrupt, runtime::Runtime};
+
+/// Where the name that the service gave this host is kept.
+pub(crate) const NAME_FILE: &str = "/var/lib/calico/nodename";
+
+/// What a command may use.
+pub(crate) struct Context {
+    /// The datastore.
+    pub(crate) store: Store,
+    /// This host's name in the datastore.
+    pub(crate) node: String,
+    /// This machine's workloads.
+    pub(crate) host: Arc<dyn Host>,
+    /// This machine's service.
+    pub(crate) runtime: Arc<dyn Runtime>,
+    /// The user.
+    pub(crate) console: Arc<dyn Console>,
+    /// The user's wish to stop.
+    pub(crate) interrupt: Interrupt,
+}
+
+/// Words while a command works. The result itself is returned, not said here.
+pub(crate) trait Console: Send + Sync {
+    /// A line of the result that cannot wait for the end: stdout.
+    fn say(&self, line: &str);
+    /// Progress and warnings: stderr.
+    fn note(&self, line: &str);
+}
+
+impl Context {
+    /// Tells of records that were skipped because they cannot be read.
+    pub(crate) fn note_unreadable(&self, unreadable: &[Error]) {
+        for error in unreadable {
+            self.console.note(&format!("warning: skipped: {error}"));
+        }
+    }
+
+    /// Refuses anybody but root.
+    pub(crate) fn require_root(&self) -> Result<(), Failure> {
+        if self.host.is_root() { Ok(()) } else { Err(Failure::not_root()) }
+    }
+}
+
+/// A terminal.
+#[derive(Debug)]
+pub(crate) struct Terminal;
+
+impl Console for Terminal {
+    fn say(&self, line: &str) {
+        use std::io::Write;
+        // A closed pipe is the reader's choice, not a failure of the command.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+
+    fn note(&self, line: &str) {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
