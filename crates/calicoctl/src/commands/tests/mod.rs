@@ -2,5 +2,6 @@
 
 mod container;
 mod endpoint;
+mod node_remove;
 mod node_show;
 mod profile;

@@ -1,0 +1,125 @@
+//! The program itself: streams and exit codes, as a shell sees them.
+
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Command, Output};
+
+/// Runs calicoctl without the caller's environment, against a datastore that is not there.
+fn calicoctl(words: &str, variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calicoctl"));
+    command.env_clear().args(words.split_whitespace());
+    // Nothing listens on port 1 (tcpmux), neither a datastore nor a service's health.
+    command.envs([("ETCD_ENDPOINTS", "http://127.0.0.1:1"), ("CALICO_HEALTH_PORT", "1"), ("HOSTNAME", "host-1")]);
+    command.envs([("DOCKER_HOST", "unix:///nonexistent/docker.sock")]);
+    command.envs(variables.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Exit code, stdout, stderr.
+fn parts(output: &Output) -> (i32, String, String) {
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn help_goes_to_stdout_with_0_and_usage_errors_to_stderr_with_2() {
+    for words in ["", "--help", "help", "container --help", "container C ip add --help", "node --help"] {
+        let (code, stdout, stderr) = parts(&calicoctl(words, &[]));
+        assert!(code == 0 && stdout.contains("Usage:") && stderr.is_empty(), "{words:?}: {code} {stderr}");
+    }
+    for words in ["frob", "container", "container C", "profile add", "node --no-such-option", "endpoint show x"] {
+        let (code, stdout, stderr) = parts(&calicoctl(words, &[]));
+        assert!(code == 2 && stdout.is_empty() && stderr.contains("Usage:"), "{words:?}: {code} {stdout} {stderr}");
+    }
+}
+
+#[test]
+fn bad_settings_break_neither_version_nor_help_nor_completion() {
+    let bad = [("ETCD_ENDPOINTS", "ftp://nowhere"), ("CALICO_HEALTH_PORT", "x")];
+    for (words, expected) in [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("version -o json", "\"version\""),
+        ("profile --help", "Usage:"),
+        ("completion bash", "complete -F"),
+        ("completion zsh", "#compdef calicoctl"),
+        ("completion fish", "complete -c calicoctl"),
+    ] {
+        let (code, stdout, stderr) = parts(&calicoctl(words, &bad));
+        assert!(code == 0 && stdout.contains(expected) && stderr.is_empty(), "{words}: {code} {stderr}");
+    }
+    let (code, stdout, stderr) = parts(&calicoctl("profile show", &bad));
+    assert!(code == 1 && stdout.is_empty() && stderr.starts_with("error: ETCD_ENDPOINTS"), "{stderr}");
+    let (code, _, stderr) = parts(&calicoctl("profile show", &[("CALICO_HEALTH_PORT", "x")]));
+    assert!(code == 1 && stderr.contains("CALICO_HEALTH_PORT"), "{stderr}");
+}
+
+#[test]
+fn a_dead_datastore_is_said_clearly_and_soon() {
+    let begin = std::time::Instant::now();
+    let (code, stdout, stderr) = parts(&calicoctl("profile show", &[]));
+    assert!(begin.elapsed() < std::time::Duration::from_secs(15), "took {:?}", begin.elapsed());
+    assert!(code == 1 && stdout.is_empty(), "{code} {stdout}");
+    assert!(stderr.contains("127.0.0.1:1") && stderr.contains("unreachable"), "{stderr}");
+    assert!(stderr.contains("hint: is etcd running"), "{stderr}");
+}
+
+#[test]
+fn a_missing_certificate_is_named() {
+    let variables = [("ETCD_ENDPOINTS", "https://127.0.0.1:1"), ("ETCD_CA_CERT_FILE", "/nonexistent/ca.pem")];
+    let (code, _, stderr) = parts(&calicoctl("node show", &variables));
+    assert!(code == 1 && stderr.contains("ETCD_CA_CERT_FILE") && stderr.contains("/nonexistent/ca.pem"), "{stderr}");
+}
+
+#[test]
+fn arguments_are_checked_before_anything_else() {
+    let (code, _, stderr) = parts(&calicoctl("container add C 300.1.1.1", &[]));
+    assert!(code == 1 && stderr.contains("Invalid IP address specified."), "{stderr}");
+    let (code, _, stderr) = parts(&calicoctl("node --ip=x --as=y", &[]));
+    assert!(code == 1 && stderr.contains("Invalid IPv4") && stderr.contains("Invalid AS Number"), "{stderr}");
+    let (code, _, stderr) = parts(&calicoctl("container C profile set b@d", &[]));
+    assert!(code == 1 && stderr.contains("is not valid"), "{stderr}");
+}
+
+#[test]
+fn without_docker_nothing_runs_and_status_ends_with_1() {
+    let (code, stdout, stderr) = parts(&calicoctl("status", &[]));
+    assert!(code == 1 && stdout.starts_with("calico-node container not running\n"), "{stdout} {stderr}");
+    let (code, stdout, _) = parts(&calicoctl("status -o json", &[]));
+    let data: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert!(code == 1 && data["runs"].is_null(), "{stdout}");
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+        .args(["completion", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn ctrl_c_ends_a_waiting_command_with_a_word() {
+    // A datastore that accepts and never answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+        .args(["profile", "show"])
+        .envs([("ETCD_ENDPOINTS", endpoint.as_str()), ("HOSTNAME", "host-1")])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The connection is made after the signal's handler.
+    let _connection = listener.accept().unwrap();
+    let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let (code, stdout, stderr) = parts(&child.wait_with_output().unwrap());
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (1, "", "error: Aborted command.\n"));
+}
