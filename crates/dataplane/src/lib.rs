@@ -1,1 +1,59 @@
-//! To be written.
+//! The kernel side: rules, routes, interfaces.
+//!
+//! The policy engine says what this host must hold, in [`calico_policy::instruction::Instruction`]s; this crate makes
+//! the kernel hold exactly that, by netlink only, and keeps it so when somebody else interferes.
+//!
+//! It decides how instructions become nftables rules (`render`), in which transactions they are written (`table`),
+//! which routes lead to workloads (`routing`), and what is ours: the nftables tables `ip calico` and `ip6 calico`,
+//! routes with our protocol number, settings of interfaces with our prefix, and single rules with our comment in
+//! other programs' chains. It never touches anything else, never removes what it cannot recognise as its own, and
+//! never asks the datastore.
+//!
+//! ```no_run
+//! # async fn example(instructions: Vec<calico_policy::instruction::Instruction>) -> Result<(), calico_dataplane::Error> {
+//! use calico_dataplane::{Dataplane, Options};
+//!
+//! let mut dataplane = Dataplane::new(Options::default())?;
+//! dataplane.install_base().await?;            // unknown workload interfaces are closed from here on
+//! for instruction in instructions {
+//!     dataplane.absorb(instruction);          // wanted, not yet done
+//! }
+//! for problem in dataplane.apply().await?.problems {
+//!     tracing::warn!("{problem}");
+//! }
+//! loop {
+//!     dataplane.next_event().await;           // somebody else changed something
+//!     dataplane.apply().await?;               // mended
+//! }
+//! # }
+//! ```
+//!
+//! Names to know: [`Dataplane`] is the driver; [`Report`] what an apply did and could not do; [`Event`] a foreign
+//! change that the next apply mends.
+
+mod dataplane;
+mod error;
+mod family;
+mod foreign;
+#[cfg(test)]
+mod golden_tests;
+mod ifname;
+mod members;
+mod name;
+mod netlink;
+mod op;
+mod options;
+mod program;
+mod render;
+mod report;
+mod routing;
+mod ruleset;
+mod state;
+mod sysctl;
+mod table;
+mod tracker;
+
+pub use dataplane::Dataplane;
+pub use error::{Error, KernelError};
+pub use options::Options;
+pub use report::{EndpointState, Event, Problem, Report};

@@ -1,0 +1,462 @@
+//! The driver: wanted against present, step by step, in the order that keeps packets safe.
+//!
+//! One apply: what others changed is read again; rules first, in up to three transactions; then settings of
+//! interfaces; then routes, of which none is written before the rules of its interface are in force; last our single
+//! rules in other programs' chains. A failure of one object is reported and does not hold up the others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use calico_policy::instruction::{EndpointId, HostAction, Instruction};
+use rustix::io::Errno;
+
+use crate::{
+    EndpointState, Error, Event, Options, Problem, Report,
+    family::Family,
+    foreign,
+    ifname::IfName,
+    netlink::{Conntrack, Events, Nft, Notice, Rtnl, legacy_forward_policy_is_drop},
+    routing::{Route, Routing},
+    state::State,
+    sysctl,
+    tracker::Step,
+};
+
+/// After so many failures the tables are made anew.
+const ATTEMPTS: u32 = 5;
+/// The first pause before a repetition; doubled each time.
+const BACK_OFF: Duration = Duration::from_millis(1);
+
+/// The kernel side of one host, or of one network namespace.
+pub struct Dataplane {
+    options: Arc<Options>,
+    nft: Nft,
+    rtnl: Rtnl,
+    events: Events,
+    conntrack: Conntrack,
+    state: State,
+    routing: Routing,
+    refused: BTreeMap<Arc<EndpointId>, String>,
+    rp_filter: String,
+    /// Interfaces whose settings are to be looked at.
+    unconfigured: BTreeSet<IfName>,
+    links_stale: bool,
+    filter_stale: [bool; 2],
+    legacy_drops: [bool; 2],
+}
+
+impl std::fmt::Debug for Dataplane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dataplane").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Dataplane {
+    /// Opens the conversation with the kernel, in the network namespace of the calling thread. All methods must be
+    /// called on a thread in the same namespace, inside a tokio runtime with time and I/O.
+    ///
+    /// # Errors
+    /// [`Error::Options`] if the options make no sense, [`Error::Socket`] without the right to netlink.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        options.validate()?;
+        let options = Arc::new(options);
+        let nft = Nft::open()?;
+        let rtnl = Rtnl::open(options.route_protocol)?;
+        let events = Events::open(nft.port(), rtnl.port(), options.route_protocol)?;
+        Ok(Self {
+            events,
+            nft,
+            rtnl,
+            conntrack: Conntrack::open()?,
+            state: State::new(options.clone()),
+            routing: Routing::new(&options),
+            refused: BTreeMap::new(),
+            rp_filter: sysctl::default_rp_filter(),
+            unconfigured: BTreeSet::new(),
+            links_stale: true,
+            filter_stale: [true; 2],
+            legacy_drops: [false; 2],
+            options,
+        })
+    }
+
+    /// Closes unknown workload interfaces and makes the host a router. A table of ours that is there already, from an
+    /// earlier run, is left as it is: its rules go on until the first [`apply`](Self::apply) has compared them.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the kernel refuses, [`Error::Sysctl`] if forwarding cannot be switched on.
+    pub async fn install_base(&mut self) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        for family in Family::ALL {
+            if !self.nft.has_table(family).await? {
+                missing.push(family);
+            }
+        }
+        let mut base = State::new(self.options.clone());
+        base.flush();
+        let plan = base.plan();
+        for transaction in plan.transactions() {
+            let ops: Vec<_> = transaction.iter().filter(|op| missing.contains(&op.family)).cloned().collect();
+            self.nft.commit(&ops).await?;
+        }
+        if !missing.is_empty() {
+            tracing::info!(families = ?missing, "workload interfaces are closed until their endpoints are known");
+        }
+        sysctl::enable_forwarding()?;
+        Ok(())
+    }
+
+    /// Takes an instruction into account. No kernel access: nothing happens before [`apply`](Self::apply).
+    pub fn absorb(&mut self, instruction: Instruction) {
+        if let Instruction::EndpointUpdate { id, .. } | Instruction::EndpointRemove { id } = &instruction {
+            self.refused.remove(id);
+        }
+        if matches!(instruction, Instruction::Settings(_)) {
+            self.filter_stale = [true; 2];
+        }
+        if let Err(refused) = self.state.absorb(instruction) {
+            self.refused.insert(refused.id, refused.reason);
+        }
+    }
+
+    /// Makes the kernel hold what is wanted, and nothing else of ours.
+    ///
+    /// # Errors
+    /// Only if the rules could not be written; the kernel then holds what it held, and the next apply starts from
+    /// there. What failed for single objects is in the report.
+    pub async fn apply(&mut self) -> Result<Report, Error> {
+        let mut report = Report::default();
+        let notices = self.events.drain();
+        self.hear(notices);
+        for (interface, endpoint) in self.state.flush() {
+            self.routing.attach(interface, endpoint.as_ref().map(|(_, endpoint)| endpoint.as_ref()));
+            self.unconfigured.insert(interface);
+        }
+        if self.links_stale {
+            let links = self.rtnl.links().await?;
+            self.routing.read_links(&links);
+            self.unconfigured.extend(self.routing.interfaces().map(|(link, _)| link.name));
+            self.links_stale = false;
+        }
+        self.apply_rules(&mut report).await?;
+        self.apply_settings(&mut report);
+        self.apply_routes(&mut report).await?;
+        self.apply_foreign_rules(&mut report).await;
+        self.collect_problems(&mut report);
+        Ok(report)
+    }
+
+    /// Waits until somebody else changed something that concerns us; the next [`apply`](Self::apply) mends it.
+    /// Cancel-safe: nothing is lost if the future is dropped.
+    pub async fn next_event(&mut self) -> Event {
+        loop {
+            let notices = self.events.next().await;
+            if let Some(event) = self.hear(notices) {
+                return event;
+            }
+        }
+    }
+
+    /// Believes nothing of the kernel any more: the next [`apply`](Self::apply) reads everything back. The slow net
+    /// under the notifications.
+    pub fn distrust(&mut self) {
+        for family in Family::ALL {
+            self.state.table(family).stale = true;
+        }
+        self.routing.stale = true;
+        self.links_stale = true;
+        self.filter_stale = [true; 2];
+    }
+
+    /// How far an endpoint is.
+    #[must_use]
+    pub fn endpoint_state(&self, id: &EndpointId) -> EndpointState {
+        match self.state.has_interface(id) {
+            None => EndpointState::Unknown,
+            Some((_, false)) => EndpointState::Shadowed,
+            Some((interface, true)) if self.routing.is_routed(&interface) => EndpointState::Up,
+            Some(_) => EndpointState::WaitingForInterface,
+        }
+    }
+
+    /// Takes note of notifications. The first that matters is returned.
+    fn hear(&mut self, notices: Vec<Notice>) -> Option<Event> {
+        let mut first = None;
+        for notice in notices {
+            let event = match notice {
+                Notice::Table(family) => {
+                    self.state.table(family).stale = true;
+                    Some(Event::ForeignTableChange)
+                }
+                Notice::Filter(family) => {
+                    self.filter_stale[family.index()] = true;
+                    Some(Event::ForeignFilterChange)
+                }
+                Notice::Link(link) => {
+                    let matters = self.routing.link_event(&link);
+                    if matters {
+                        self.unconfigured.extend(link.name);
+                    }
+                    matters.then_some(Event::LinksChanged)
+                }
+                Notice::OurRoute => {
+                    self.routing.stale = true;
+                    Some(Event::RoutesChanged)
+                }
+                Notice::Replaced(route) if self.routing.concerns(&route) => {
+                    self.routing.stale = true;
+                    Some(Event::RoutesChanged)
+                }
+                Notice::Replaced(_) => None,
+                Notice::Overrun => {
+                    self.distrust();
+                    Some(Event::Overrun)
+                }
+            };
+            first = first.or(event);
+        }
+        first
+    }
+
+    /// Rules. A refusal means that the kernel is not as believed: read back, and again.
+    async fn apply_rules(&mut self, report: &mut Report) -> Result<(), Error> {
+        for attempt in 0.. {
+            let Err(error) = self.try_rules(report, attempt >= ATTEMPTS).await else { break };
+            for family in Family::ALL {
+                self.state.table(family).stale = true;
+            }
+            if attempt >= ATTEMPTS || !error.is_stale() {
+                return Err(error);
+            }
+            tracing::warn!(attempt, %error, "rules could not be written, reading them back");
+            tokio::time::sleep(BACK_OFF * 2u32.pow(attempt)).await;
+        }
+        Ok(())
+    }
+
+    async fn try_rules(&mut self, report: &mut Report, rebuild: bool) -> Result<(), Error> {
+        for family in Family::ALL {
+            if self.state.table(family).stale {
+                let read = self.nft.read_table(family).await?;
+                self.state.read_back(family, read);
+            }
+        }
+        let plan = if rebuild { self.state.rebuild() } else { self.state.plan() };
+        for transaction in plan.transactions() {
+            self.nft.commit(transaction).await?;
+            report.transactions += 1;
+            report.operations += transaction.len();
+        }
+        self.state.settle();
+        Ok(())
+    }
+
+    /// Settings of interfaces that came or changed.
+    fn apply_settings(&mut self, report: &mut Report) {
+        for interface in std::mem::take(&mut self.unconfigured) {
+            let result = match self.routing.interface(&interface) {
+                Some((_, true)) => sysctl::configure_endpoint(&interface, &self.rp_filter),
+                Some((_, false)) => sysctl::configure_unknown(&interface),
+                None => continue,
+            };
+            match result {
+                Ok(written) => report.sysctls_written += written,
+                Err(_) if !sysctl::exists(&interface) => tracing::debug!(%interface, "went away while it was set up"),
+                Err(error) => {
+                    report.problems.push(Problem::new(interface, error));
+                    report.retry = true;
+                    self.unconfigured.insert(interface);
+                }
+            }
+        }
+    }
+
+    /// Routes and neighbours. A route that is there against expectation makes us read back, once.
+    async fn apply_routes(&mut self, report: &mut Report) -> Result<(), Error> {
+        for round in 0..2 {
+            if self.routing.stale {
+                let (mut routes, mut neighbours) = (Vec::new(), std::collections::HashMap::new());
+                for family in Family::ALL {
+                    routes.extend(self.rtnl.routes(family).await?);
+                    neighbours.extend(self.rtnl.neighbours(family).await?);
+                }
+                self.routing.read_back(routes, neighbours);
+            }
+            self.remove_routes(report).await;
+            let clean = self.forget_moved(report).await;
+            self.set_neighbours(report).await;
+            let taken = if clean { self.add_routes(report).await } else { Vec::new() };
+            if taken.is_empty() {
+                return Ok(());
+            }
+            self.routing.stale = true;
+            if round == 1 {
+                report.problems.extend(taken.iter().map(|route| {
+                    let reason = "another program has a route there with the same metric; remove it";
+                    Problem::new(route.destination, reason)
+                }));
+                report.retry = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_routes(&mut self, report: &mut Report) {
+        for (route, _) in self.routing.route_steps().into_iter().filter(|(_, step)| *step == Step::Delete) {
+            match self.rtnl.delete_route(&route).await {
+                Ok(()) => report.routes_removed += 1,
+                Err(Error::Kernel(error)) if error.is(Errno::SRCH) || error.is(Errno::NODEV) => {}
+                Err(error) => {
+                    report.problems.push(Problem::new(route.destination, error));
+                    report.retry = true;
+                    continue;
+                }
+            }
+            self.routing.route_done(&route);
+        }
+        let unwanted = self.routing.neighbour_steps().into_iter().filter(|(_, mac)| mac.is_none());
+        for (neighbour, _) in unwanted.collect::<Vec<_>>() {
+            // It goes with its interface, so it may be gone; what is left of it is harmless without a route.
+            match self.rtnl.delete_neighbour(&neighbour).await {
+                Ok(()) => report.routes_removed += 1,
+                Err(error) => tracing::debug!(%neighbour, %error, "neighbour entry not deleted"),
+            }
+            self.routing.neighbour_done(&neighbour);
+        }
+    }
+
+    /// Deletes connection tracking entries of addresses that moved. Returns whether routes may be added now.
+    async fn forget_moved(&mut self, report: &mut Report) -> bool {
+        const TRIES: u32 = 3;
+        let moved = self.routing.moved();
+        if moved.is_empty() {
+            return true;
+        }
+        for attempt in 1..=TRIES {
+            match self.conntrack.forget(&moved).await {
+                Ok(()) => {
+                    report.conntrack_cleaned += moved.len();
+                    self.routing.cleaned();
+                    return true;
+                }
+                Err(error) if attempt == TRIES => {
+                    let reason = format!("{error}; routes wait until former owners' connections are forgotten");
+                    report.problems.push(Problem::new("conntrack", reason));
+                    report.retry = true;
+                }
+                Err(error) => {
+                    tracing::warn!(attempt, %error, "connection tracking entries could not be deleted");
+                    tokio::time::sleep(BACK_OFF * attempt).await;
+                }
+            }
+        }
+        false
+    }
+
+    async fn set_neighbours(&mut self, report: &mut Report) {
+        for (neighbour, mac) in self.routing.neighbour_steps() {
+            let Some(mac) = mac else { continue };
+            match self.rtnl.set_neighbour(&neighbour, mac).await {
+                Ok(()) => {
+                    report.routes_added += 1;
+                    self.routing.neighbour_done(&neighbour);
+                }
+                Err(error) if is_interface_gone(&error) => {}
+                Err(error) => {
+                    report.problems.push(Problem::new(neighbour.address, error));
+                    report.retry = true;
+                }
+            }
+        }
+    }
+
+    /// Adds routes; returns those whose place is taken.
+    async fn add_routes(&mut self, report: &mut Report) -> Vec<Route> {
+        let mut taken = Vec::new();
+        for (route, _) in self.routing.route_steps().into_iter().filter(|(_, step)| *step != Step::Delete) {
+            match self.rtnl.add_route(&route).await {
+                Ok(()) => {
+                    report.routes_added += 1;
+                    self.routing.route_done(&route);
+                }
+                Err(Error::Kernel(error)) if error.is(Errno::EXIST) => taken.push(route),
+                // The link event that says so is on its way.
+                Err(error) if is_interface_gone(&error) => tracing::debug!(%route, %error, "interface went away"),
+                Err(error) => {
+                    report.problems.push(Problem::new(route.destination, error));
+                    report.retry = true;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Our rules in other programs' chains. Those programs change their chains at any time, so a refusal is normal.
+    async fn apply_foreign_rules(&mut self, report: &mut Report) {
+        for family in Family::ALL {
+            if !self.filter_stale[family.index()] {
+                continue;
+            }
+            self.legacy_drops[family.index()] = legacy_forward_policy_is_drop(family);
+            for attempt in 0..=ATTEMPTS {
+                match self.try_foreign_rules(family).await {
+                    Ok(written) => {
+                        report.foreign_rules_written += written;
+                        self.filter_stale[family.index()] = false;
+                        break;
+                    }
+                    Err(error) if attempt == ATTEMPTS || !error.is_stale() => {
+                        report.problems.push(Problem::new(format!("table {family} {}", foreign::TABLE), error));
+                        report.retry = true;
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(attempt, %family, %error, "another program's chains changed, reading them again");
+                        tokio::time::sleep(BACK_OFF * 2u32.pow(attempt)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_foreign_rules(&mut self, family: Family) -> Result<usize, Error> {
+        let there = self.nft.read_filter(family, foreign::TABLE, &foreign::CHAINS).await?;
+        let host_action: HostAction = self.state.settings().endpoint_to_host;
+        let steps = foreign::steps(family, &there, host_action, &self.options);
+        if !steps.is_empty() {
+            tracing::info!(%family, rules = steps.len(), "mending our rules in the chains of other programs");
+            self.nft.commit_foreign(&steps).await?;
+        }
+        Ok(steps.len())
+    }
+
+    fn collect_problems(&self, report: &mut Report) {
+        for (id, reason) in &self.refused {
+            report.problems.push(Problem::new(id, reason));
+        }
+        for (id, interface, winner) in self.state.shadowed() {
+            let reason = format!("interface {interface} belongs to endpoint {winner}; this one is not programmed");
+            report.problems.push(Problem::new(id, reason));
+        }
+        report.problems.extend(self.routing.problems());
+        for family in Family::ALL {
+            if self.legacy_drops[family.index()] {
+                let iptables = if family == Family::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+                let reason = format!(
+                    "its FORWARD policy is DROP, which loses workloads' packets and cannot be mended by netlink; \
+                     run `{iptables} -P FORWARD ACCEPT`, or accept packets with mark {mark:#x}/{mark:#x} there",
+                    mark = self.options.mark_accept
+                );
+                report.problems.push(Problem::new(iptables, reason));
+            }
+        }
+    }
+}
+
+fn is_interface_gone(error: &Error) -> bool {
+    let gone = [Errno::NODEV, Errno::NETDOWN, Errno::NXIO, Errno::NETUNREACH];
+    matches!(error, Error::Kernel(error) if gone.iter().any(|errno| error.is(*errno)))
+}

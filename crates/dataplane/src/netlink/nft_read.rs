@@ -1,0 +1,417 @@
+//! nftables objects read back.
+
+use std::{collections::HashMap, time::Duration};
+
+use nlink::netlink::{AttrIter, MessageBuilder};
+
+use super::{
+    Nft,
+    nft_write::{DATA_VERDICT, ELEMENT_END, LOOKUP_INVERTED, SET_INTERVAL, SET_MAP, key_type, message, msg},
+    socket::{number, text},
+};
+use crate::{
+    error::Error,
+    family::{Family, Range},
+    ifname::IfName,
+    op::Target,
+    program::{self, Expr, Program, REGISTER, VERDICT_REGISTER, content_fingerprint},
+    ruleset::{Base, Hook, Key, SetSpec, TABLE},
+    table::{ReadBase, ReadChain, ReadElements, ReadSet, ReadTable},
+    tracker::{Fingerprint, fingerprint},
+};
+
+/// How often a reading is repeated while others change the rules.
+const ATTEMPTS: u32 = 8;
+/// `NFT_TABLE_F_DORMANT`.
+const TABLE_DORMANT: u32 = 1;
+/// `NFT_SET_ANONYMOUS`.
+const SET_ANONYMOUS: u32 = 1;
+
+/// The chains of another program that may carry a rule of ours.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FilterTable {
+    /// Chain name → policy is drop; regular chains have none.
+    pub chains: HashMap<String, bool>,
+    /// The rules of the chains that were asked for, in order.
+    pub rules: Vec<FilterRule>,
+}
+
+/// A rule in another program's chain.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FilterRule {
+    /// Its chain.
+    pub chain: String,
+    /// Its handle.
+    pub handle: u64,
+    /// What it does.
+    pub program: Program,
+}
+
+impl Nft {
+    /// Whether our table exists, without reading it.
+    pub(crate) async fn has_table(&self, family: Family) -> Result<bool, Error> {
+        Ok(self.table_flags(family, TABLE).await?.is_some())
+    }
+
+    /// Reads our table, whole and consistent; `None` if there is none.
+    pub(crate) async fn read_table(&self, family: Family) -> Result<Option<ReadTable>, Error> {
+        for attempt in 0..ATTEMPTS {
+            let generation = self.generation().await?;
+            match self.read_table_once(family).await {
+                Ok(Some(table)) if self.generation().await? == generation => return Ok(table),
+                Err(error) if !error.is_stale() => return Err(error),
+                _ => tracing::debug!(%family, attempt, "the rules changed while they were read"),
+            }
+            tokio::time::sleep(Duration::from_millis(1 << attempt)).await;
+        }
+        Err(Error::Unsettled { what: format!("table {family} {TABLE}"), attempts: ATTEMPTS })
+    }
+
+    /// The chains of a foreign table and the rules of some of them.
+    pub(crate) async fn read_filter(&self, family: Family, table: &str, chains: &[&str]) -> Result<FilterTable, Error> {
+        let mut read = FilterTable::default();
+        if self.table_flags(family, table).await?.is_none() {
+            return Ok(read);
+        }
+        let what = format!("list chains of {family} {table}");
+        self.socket
+            .dump(&what, message(msg::GETCHAIN, family.number(), 0), |_, payload| {
+                let attributes = attributes(payload);
+                if attributes.text(1) == table {
+                    read.chains.insert(attributes.text(3), attributes.has(4) && attributes.number(5) == 0);
+                }
+            })
+            .await?;
+        for chain in chains.iter().filter(|chain| read.chains.contains_key(**chain)) {
+            let mut request = message(msg::GETRULE, family.number(), 0);
+            request.append_attr_str(1, table);
+            request.append_attr_str(2, chain);
+            let mut rules = Vec::new();
+            self.socket
+                .dump(&format!("list chain {family} {table} {chain}"), request, |_, payload| {
+                    let attributes = attributes(payload);
+                    let (chain, program) = read_rule(&attributes);
+                    rules.push(FilterRule { chain, handle: attributes.long(3), program });
+                })
+                .await?;
+            read.rules.append(&mut rules);
+        }
+        Ok(read)
+    }
+
+    async fn generation(&self) -> Result<u32, Error> {
+        let mut generation = 0;
+        self.socket
+            .get("read the nftables generation", message(msg::GETGEN, 0, 0), |_, payload| {
+                generation = attributes(payload).number(1);
+            })
+            .await?;
+        Ok(generation)
+    }
+
+    async fn table_flags(&self, family: Family, table: &str) -> Result<Option<u32>, Error> {
+        let mut flags = None;
+        let what = format!("list tables of family {family}");
+        self.socket
+            .dump(&what, message(msg::GETTABLE, family.number(), 0), |_, payload| {
+                let attributes = attributes(payload);
+                if attributes.text(1) == table {
+                    flags = Some(attributes.number(2));
+                }
+            })
+            .await?;
+        Ok(flags)
+    }
+
+    /// `Ok(None)`: it changed meanwhile. `Ok(Some(None))`: no such table.
+    async fn read_table_once(&self, family: Family) -> Result<Option<Option<ReadTable>>, Error> {
+        let Some(flags) = self.table_flags(family, TABLE).await? else { return Ok(Some(None)) };
+        let mut table = ReadTable { dormant: flags & TABLE_DORMANT != 0, ..ReadTable::default() };
+        let mut interrupted = self.read_chains(family, &mut table).await?;
+        let mut request = message(msg::GETSET, family.number(), 0);
+        request.append_attr_str(1, TABLE);
+        let mut sets = Vec::new();
+        interrupted |= self
+            .socket
+            .dump(&format!("list sets of {family} {TABLE}"), request, |_, payload| {
+                let attributes = attributes(payload);
+                if attributes.number(3) & SET_ANONYMOUS == 0 {
+                    sets.push((attributes.text(2), read_spec(&attributes)));
+                }
+            })
+            .await?;
+        for (name, spec) in sets {
+            let (elements, changed) = self.read_elements(family, &name, spec).await?;
+            interrupted |= changed;
+            table.sets.insert(name, ReadSet { spec, elements });
+        }
+        Ok((!interrupted).then_some(Some(table)))
+    }
+
+    async fn read_chains(&self, family: Family, table: &mut ReadTable) -> Result<bool, Error> {
+        let mut bases = HashMap::new();
+        let what = format!("list chains of {family} {TABLE}");
+        let mut interrupted = self
+            .socket
+            .dump(&what, message(msg::GETCHAIN, family.number(), 0), |_, payload| {
+                let attributes = attributes(payload);
+                if attributes.text(1) == TABLE {
+                    bases.insert(attributes.text(3), read_base(&attributes));
+                }
+            })
+            .await?;
+        let mut request = message(msg::GETRULE, family.number(), 0);
+        request.append_attr_str(1, TABLE);
+        let mut rules: HashMap<String, Vec<Fingerprint>> = HashMap::new();
+        interrupted |= self
+            .socket
+            .dump(&format!("list rules of {family} {TABLE}"), request, |_, payload| {
+                let (chain, program) = read_rule(&attributes(payload));
+                rules.entry(chain).or_default().push(fingerprint(&program));
+            })
+            .await?;
+        for (name, base) in bases {
+            let content = content_fingerprint(rules.remove(&name).unwrap_or_default());
+            table.chains.insert(name, ReadChain { content, base });
+        }
+        Ok(interrupted)
+    }
+
+    async fn read_elements(
+        &self,
+        family: Family,
+        set: &str,
+        spec: Option<SetSpec>,
+    ) -> Result<(ReadElements, bool), Error> {
+        let Some(spec) = spec else { return Ok((ReadElements::Broken, false)) };
+        let mut request: MessageBuilder = message(msg::GETSETELEM, family.number(), 0);
+        request.append_attr_str(1, TABLE);
+        request.append_attr_str(2, set);
+        let mut keys: Vec<(u128, bool)> = Vec::new();
+        let mut targets = HashMap::new();
+        let mut broken = false;
+        let interrupted = self
+            .socket
+            .dump(&format!("list set {family} {TABLE} {set}"), request, |_, payload| {
+                for (_, element) in attributes(payload).list(3) {
+                    let element = Attributes(element);
+                    let key = element.nested(1).find(1).unwrap_or_default();
+                    match (spec.verdicts, key.len() == spec.key.len()) {
+                        (false, true) => {
+                            let value = key.iter().fold(0, |value, byte| value << 8 | u128::from(*byte));
+                            keys.push((value, element.number(3) & ELEMENT_END != 0));
+                        }
+                        (true, true) => match (IfName::from_key(key), read_target(&element)) {
+                            (Some(interface), Some(target)) => {
+                                targets.insert(interface, fingerprint(&target));
+                            }
+                            _ => broken = true,
+                        },
+                        _ => broken = true,
+                    }
+                }
+            })
+            .await?;
+        let elements = match (broken, spec.verdicts) {
+            (true, _) => ReadElements::Broken,
+            (false, true) => ReadElements::Targets(targets),
+            (false, false) => ranges(spec, keys).map_or(ReadElements::Broken, ReadElements::Ranges),
+        };
+        Ok((elements, interrupted))
+    }
+}
+
+/// Pairs starts with ends. `None` if they do not pair, which nobody but a stranger can bring about.
+fn ranges(spec: SetSpec, mut keys: Vec<(u128, bool)>) -> Option<Vec<Range>> {
+    if !spec.interval {
+        return Some(keys.into_iter().map(|(key, _)| (key, key)).collect());
+    }
+    // At the same key the end of one range comes before the start of the next.
+    keys.sort_unstable_by_key(|(key, end)| (*key, !end));
+    let mut ranges = Vec::with_capacity(keys.len() / 2 + 1);
+    let mut start = None;
+    for (key, end) in keys {
+        match (start, end) {
+            (None, false) => start = Some(key),
+            (Some(first), true) if key > first => {
+                ranges.push((first, key - 1));
+                start = None;
+            }
+            // The kernel keeps an end at the very first key of some sets, which says: not open from below.
+            (None, true) if key == 0 && ranges.is_empty() => {}
+            _ => return None,
+        }
+    }
+    ranges.extend(start.map(|first| (first, spec.key.greatest())));
+    Some(ranges)
+}
+
+/// The attributes after a netfilter header, or of a nest.
+#[derive(Clone, Copy)]
+struct Attributes<'a>(&'a [u8]);
+
+fn attributes(payload: &[u8]) -> Attributes<'_> {
+    Attributes(payload.get(4..).unwrap_or_default())
+}
+
+impl<'a> Attributes<'a> {
+    fn find(self, wanted: u16) -> Option<&'a [u8]> {
+        AttrIter::new(self.0).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload)
+    }
+
+    fn has(self, wanted: u16) -> bool {
+        self.find(wanted).is_some()
+    }
+
+    fn nested(self, wanted: u16) -> Attributes<'a> {
+        Attributes(self.find(wanted).unwrap_or_default())
+    }
+
+    fn list(self, wanted: u16) -> AttrIter<'a> {
+        AttrIter::new(self.find(wanted).unwrap_or_default())
+    }
+
+    fn text(self, wanted: u16) -> String {
+        self.find(wanted).map(text).unwrap_or_default()
+    }
+
+    fn number(self, wanted: u16) -> u32 {
+        self.find(wanted).map(number).unwrap_or_default()
+    }
+
+    fn long(self, wanted: u16) -> u64 {
+        self.find(wanted).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b))
+    }
+
+    fn data(self, wanted: u16) -> Vec<u8> {
+        self.nested(wanted).find(1).unwrap_or_default().to_vec()
+    }
+}
+
+fn read_base(chain: &Attributes<'_>) -> ReadBase {
+    if !chain.has(4) {
+        return ReadBase::Regular;
+    }
+    let nat = match chain.text(7).as_str() {
+        "nat" => true,
+        "filter" => false,
+        _ => return ReadBase::Foreign,
+    };
+    let hook = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Postrouting];
+    let hook = hook.into_iter().find(|hook| *hook as u32 == chain.nested(4).number(1));
+    match hook {
+        Some(hook) if chain.number(5) == program::verdict::ACCEPT as u32 => {
+            ReadBase::Ours(Base { nat, hook, priority: chain.nested(4).number(2) as i32 })
+        }
+        _ => ReadBase::Foreign,
+    }
+}
+
+/// `None` for a kind that we never make.
+fn read_spec(set: &Attributes<'_>) -> Option<SetSpec> {
+    let flags = set.number(3);
+    let keys = [Key::Address(Family::V4), Key::Address(Family::V6), Key::Port, Key::Protocol, Key::InterfaceName];
+    let key = keys.into_iter().find(|key| key_type(*key) == set.number(4))?;
+    let verdicts = flags & SET_MAP != 0;
+    let known = flags & !(SET_INTERVAL | SET_MAP) == 0 && (!verdicts || set.number(6) == DATA_VERDICT);
+    let right_length = set.number(5) as usize == key.len();
+    (known && right_length).then_some(SetSpec { key, interval: flags & SET_INTERVAL != 0, verdicts })
+}
+
+/// An element that jumps to a chain.
+fn read_target(element: &Attributes<'_>) -> Option<Target> {
+    let verdict = element.nested(2).nested(2);
+    (verdict.number(1) as i32 == program::verdict::JUMP)
+        .then(|| Target { chain: verdict.text(2), comment: read_comment(element.find(6)).unwrap_or_default() })
+}
+
+/// The comment among user data: type, length, text.
+fn read_comment(user_data: Option<&[u8]>) -> Option<String> {
+    let mut rest = user_data?;
+    while let [kind, length, tail @ ..] = rest {
+        let (value, next) = tail.split_at_checked(usize::from(*length))?;
+        if *kind == 0 {
+            return Some(text(value));
+        }
+        rest = next;
+    }
+    None
+}
+
+/// A rule's chain and program.
+fn read_rule(rule: &Attributes<'_>) -> (String, Program) {
+    let exprs = rule.list(4).map(|(_, expr)| {
+        let expr = Attributes(expr);
+        read_expr(&expr.text(1), expr.nested(2))
+    });
+    (rule.text(2), Program { exprs: exprs.collect(), comment: read_comment(rule.find(7)) })
+}
+
+/// One expression; whatever differs from what we write becomes [`Expr::Foreign`].
+fn read_expr(name: &str, data: Attributes<'_>) -> Expr {
+    let register = |attribute| data.number(attribute) == REGISTER;
+    let expr = match name {
+        "meta" if data.has(1) => register(1).then(|| Expr::Meta { key: data.number(2) }),
+        "meta" => register(3).then(|| Expr::MetaSet { key: data.number(2) }),
+        "payload" if data.has(1) => {
+            register(1).then(|| Expr::Payload { base: data.number(2), offset: data.number(3), length: data.number(4) })
+        }
+        "ct" => (register(1) && data.number(2) == 0 && !data.has(3)).then_some(Expr::CtState),
+        "fib" => register(1).then(|| Expr::Fib { result: data.number(2), flags: data.number(3) }),
+        // Operation 0 is mask and xor; shifts have other numbers.
+        "bitwise" => (register(1) && register(2) && data.number(6) == 0)
+            .then(|| Expr::Bitwise { mask: data.data(4), xor: data.data(5) }),
+        "cmp" => register(1).then(|| Expr::Compare { op: data.number(2), data: data.data(3) }),
+        "range" => register(1).then(|| Expr::Range { op: data.number(2), from: data.data(3), to: data.data(4) }),
+        "lookup" => {
+            let verdict = data.has(3) && data.number(3) == VERDICT_REGISTER;
+            (register(2) && (verdict || !data.has(3))).then(|| Expr::Lookup {
+                set: data.text(1),
+                negated: data.number(5) & LOOKUP_INVERTED != 0,
+                verdict,
+            })
+        }
+        "counter" => Some(Expr::Counter),
+        "immediate" if data.number(1) == VERDICT_REGISTER => {
+            let verdict = data.nested(2).nested(2);
+            let chain = verdict.has(2).then(|| verdict.text(2));
+            Some(Expr::Verdict { code: verdict.number(1) as i32, chain })
+        }
+        "log" if !data.has(1) => Some(Expr::Log { prefix: data.text(2), level: data.number(5) }),
+        "masq" if !data.has(2) => Some(Expr::Masquerade { flags: data.number(1) }),
+        "match" if data.text(1) == "comment" => {
+            let info = data.find(3).unwrap_or_default();
+            let end = info.iter().position(|byte| *byte == 0).unwrap_or(info.len());
+            Some(Expr::XtComment(String::from_utf8_lossy(&info[..end]).into_owned()))
+        }
+        _ => None,
+    };
+    expr.unwrap_or_else(|| Expr::Foreign(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_and_ends_are_paired() {
+        let spec = SetSpec::set(Key::Address(Family::V4), true);
+        let all = u128::from(u32::MAX);
+        assert_eq!(
+            ranges(spec, vec![(20, true), (10, false), (20, false), (30, true)]),
+            Some(vec![(10, 19), (20, 29)])
+        );
+        assert_eq!(ranges(spec, vec![(5, false)]), Some(vec![(5, all)]), "up to the greatest key");
+        assert_eq!(ranges(spec, vec![(0, true), (5, false), (6, true)]), Some(vec![(5, 5)]));
+        assert_eq!(ranges(spec, vec![(5, false), (7, false), (9, true)]), None);
+        assert_eq!(ranges(spec, vec![(5, true)]), None);
+        assert_eq!(ranges(SetSpec::set(Key::Port, false), vec![(80, false)]), Some(vec![(80, 80)]));
+    }
+
+    #[test]
+    fn a_comment_is_found_among_other_user_data() {
+        assert_eq!(read_comment(Some(&[7, 1, 9, 0, 3, b'h', b'i', 0])), Some("hi".to_owned()));
+        assert_eq!(read_comment(Some(&[0, 9, b'h'])), None, "cut off");
+        assert_eq!(read_comment(None), None);
+    }
+}

@@ -1,0 +1,534 @@
+//! What the instructions so far add up to, and the tables that follow from it.
+//!
+//! Instructions only change the state and mark what they touch; [`State::flush`] then renders what was touched and
+//! tells the tables what they are to hold. No kernel access, no clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use calico_policy::instruction::{
+    Endpoint, EndpointId, Instruction, Pool, ProfileId, Rule as PolicyRule, RuleSet, SetId, Settings,
+};
+use ipnet::IpNet;
+
+use crate::{
+    Options,
+    family::{Family, Range},
+    ifname::IfName,
+    members::Members,
+    name::{self, Direction},
+    op::{Plan, Target},
+    render::{self, BaseChain, Literals, MASQUERADE_SET, POOLS_SET, SetNames},
+    ruleset::{Chain, Key, SetSpec},
+    table::{ChainSource, ChainWant, Content, SetSource, SetWant, Table, TargetWant},
+};
+
+#[derive(Debug, Default)]
+struct Profile {
+    /// `None`: named by endpoints, but does not exist.
+    rules: Option<RuleSet>,
+    /// How many lists of profiles in use name it.
+    uses: usize,
+    /// Sets named by content that its rules use.
+    literals: BTreeSet<(Family, String)>,
+}
+
+/// Endpoints that claim one interface. The lowest identifier has it.
+type Claims = BTreeMap<Arc<EndpointId>, Arc<Endpoint>>;
+
+/// All that is wanted.
+#[derive(Debug)]
+pub(crate) struct State {
+    options: Arc<Options>,
+    sets: HashMap<SetId, Members>,
+    profiles: HashMap<ProfileId, Profile>,
+    pools: Members,
+    masquerade: Members,
+    settings: Settings,
+    endpoints: HashMap<Arc<EndpointId>, IfName>,
+    claims: HashMap<IfName, Claims>,
+    /// Lists of profiles, and by how many interfaces each is used.
+    lists: HashMap<Arc<[ProfileId]>, usize>,
+    /// The list that an interface's elements lead to.
+    attached: HashMap<IfName, Arc<[ProfileId]>>,
+    literals: HashMap<(Family, String), usize>,
+    tables: [Table; 2],
+    dirty: Dirty,
+}
+
+#[derive(Debug, Default)]
+struct Dirty {
+    base: bool,
+    profiles: HashSet<ProfileId>,
+    interfaces: HashSet<IfName>,
+}
+
+/// What endpoints have an interface now, for those who keep routes: `None` if no endpoint does.
+pub(crate) type Attachment = (IfName, Option<(Arc<EndpointId>, Arc<Endpoint>)>);
+
+impl State {
+    /// Nothing wanted but the base.
+    pub(crate) fn new(options: Arc<Options>) -> Self {
+        let mut state = Self {
+            options,
+            sets: HashMap::new(),
+            profiles: HashMap::new(),
+            pools: Members::default(),
+            masquerade: Members::default(),
+            settings: Settings::default(),
+            endpoints: HashMap::new(),
+            claims: HashMap::new(),
+            lists: HashMap::new(),
+            attached: HashMap::new(),
+            literals: HashMap::new(),
+            tables: Family::ALL.map(Table::new),
+            dirty: Dirty { base: true, ..Dirty::default() },
+        };
+        for family in Family::ALL {
+            let spec = SetSpec::set(Key::Address(family), true);
+            for (name, source) in [(POOLS_SET, SetSource::Pools), (MASQUERADE_SET, SetSource::Masquerade)] {
+                state.tables[family.index()].sets.want(name.to_owned(), SetWant { spec, source });
+            }
+        }
+        state
+    }
+
+    /// Takes an instruction into account. An endpoint that cannot be programmed at all is refused with the reason;
+    /// it stays, or becomes, closed.
+    pub(crate) fn absorb(&mut self, instruction: Instruction) -> Result<(), Refused> {
+        match instruction {
+            Instruction::SetReplace { id, members } => self.replace_set(id, &members),
+            Instruction::SetDelta { id, added, removed } => self.change_set(&id, &added, &removed),
+            Instruction::SetRemove { id } => self.remove_set(&id),
+            Instruction::ProfileUpdate { id, rules } => {
+                self.profiles.entry(id.clone()).or_default().rules = Some(rules);
+                self.dirty.profiles.insert(id);
+            }
+            Instruction::ProfileRemove { id } => {
+                if let Some(profile) = self.profiles.get_mut(&id) {
+                    profile.rules = None;
+                    self.dirty.profiles.insert(id);
+                }
+            }
+            Instruction::EndpointUpdate { id, endpoint } => return self.update_endpoint(id, endpoint),
+            Instruction::EndpointRemove { id } => self.remove_endpoint(&id),
+            Instruction::Pools { pools } => self.replace_pools(&pools),
+            Instruction::Settings(settings) => {
+                self.dirty.base |= settings != self.settings;
+                self.settings = settings;
+            }
+        }
+        Ok(())
+    }
+
+    /// Renders what was touched and tells the tables. Returns the interfaces whose endpoint may have changed.
+    pub(crate) fn flush(&mut self) -> Vec<Attachment> {
+        let Dirty { base, profiles, interfaces } = std::mem::take(&mut self.dirty);
+        let mut profiles = profiles;
+        let mut attachments = Vec::with_capacity(interfaces.len());
+        for interface in interfaces {
+            let winner = self.claims.get(&interface).and_then(|claims| claims.first_key_value());
+            let winner = winner.map(|(id, endpoint)| (id.clone(), endpoint.clone()));
+            self.attach(interface, winner.as_ref(), &mut profiles);
+            attachments.push((interface, winner));
+        }
+        for profile in profiles {
+            self.render_profile(&profile);
+        }
+        if base {
+            self.render_base();
+        }
+        attachments
+    }
+
+    /// The steps from what the tables hold to what they are to hold.
+    pub(crate) fn plan(&self) -> Plan {
+        let mut plan = Plan::default();
+        for table in &self.tables {
+            table.plan(self, &mut plan);
+        }
+        plan
+    }
+
+    /// The steps that make both tables anew.
+    pub(crate) fn rebuild(&self) -> Plan {
+        let mut plan = Plan::default();
+        for table in &self.tables {
+            table.rebuild(self, &mut plan);
+        }
+        plan
+    }
+
+    /// The plan was carried out.
+    pub(crate) fn settle(&mut self) {
+        for table in &mut self.tables {
+            table.settle();
+        }
+    }
+
+    /// One family's table.
+    pub(crate) fn table(&mut self, family: Family) -> &mut Table {
+        &mut self.tables[family.index()]
+    }
+
+    /// Takes what was read for what is there.
+    pub(crate) fn read_back(&mut self, family: Family, read: Option<crate::table::ReadTable>) {
+        // The table asks for content while it is being changed: lend it out.
+        let mut table = std::mem::replace(&mut self.tables[family.index()], Table::new(family));
+        table.read_back(read, self);
+        self.tables[family.index()] = table;
+    }
+
+    /// The host-wide settings.
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Whether an endpoint has its interface, or another one has it.
+    pub(crate) fn has_interface(&self, id: &EndpointId) -> Option<(IfName, bool)> {
+        let interface = self.endpoints.get(id)?;
+        let winner = self.claims.get(interface)?.first_key_value()?.0;
+        Some((*interface, winner.as_ref() == id))
+    }
+
+    /// Endpoints whose interface another one has: identifier, interface, who has it.
+    pub(crate) fn shadowed(&self) -> impl Iterator<Item = (&EndpointId, IfName, &EndpointId)> {
+        let contested = self.claims.iter().filter(|(_, claims)| claims.len() > 1);
+        contested.flat_map(|(interface, claims)| {
+            let winner = claims.keys().next().expect("more than one");
+            claims.keys().skip(1).map(move |id| (id.as_ref(), *interface, winner.as_ref()))
+        })
+    }
+
+    fn update_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Refused> {
+        let options = self.options.clone();
+        let prefix = &options.interface_prefix;
+        let interface = IfName::new(&endpoint.interface).filter(|name| name.as_str().starts_with(prefix.as_str()));
+        let id = Arc::new(id);
+        if self.endpoints.get(&id).copied() != interface {
+            self.remove_endpoint(&id);
+        }
+        let Some(interface) = interface else {
+            let name = endpoint.interface;
+            return Err(Refused {
+                id,
+                reason: format!("interface {name:?} is no interface name that starts with {prefix:?}"),
+            });
+        };
+        self.endpoints.insert(id.clone(), interface);
+        self.claims.entry(interface).or_default().insert(id, Arc::new(endpoint));
+        self.dirty.interfaces.insert(interface);
+        Ok(())
+    }
+
+    fn remove_endpoint(&mut self, id: &EndpointId) {
+        let Some(interface) = self.endpoints.remove(id) else { return };
+        if let Some(claims) = self.claims.get_mut(&interface) {
+            claims.remove(id);
+            if claims.is_empty() {
+                self.claims.remove(&interface);
+            }
+        }
+        self.dirty.interfaces.insert(interface);
+    }
+
+    /// Leads an interface's traffic to the chains of its endpoint's list of profiles, or nowhere.
+    fn attach(
+        &mut self,
+        interface: IfName,
+        winner: Option<&(Arc<EndpointId>, Arc<Endpoint>)>,
+        profiles: &mut HashSet<ProfileId>,
+    ) {
+        let list: Option<Arc<[ProfileId]>> = winner.map(|(_, endpoint)| {
+            let known = self.lists.get_key_value(endpoint.profiles.as_slice());
+            known.map_or_else(|| endpoint.profiles.clone().into(), |(list, _)| list.clone())
+        });
+        // The new use first: a list that only moves keeps its chains.
+        if let Some(list) = &list {
+            self.use_list(list, profiles);
+        }
+        let before = match &list {
+            Some(list) => self.attached.insert(interface, list.clone()),
+            None => self.attached.remove(&interface),
+        };
+        if let Some(before) = before {
+            self.release_list(&before, profiles);
+        }
+        for table in &mut self.tables {
+            for direction in Direction::ALL {
+                let targets = table.targets(direction);
+                match (&list, winner) {
+                    (Some(list), Some((id, _))) => {
+                        let chain = name::endpoint_chain(list, direction);
+                        let target = Target { chain, comment: name::comment(&id.to_string()) };
+                        targets.want(interface, TargetWant::new(target));
+                    }
+                    _ => targets.unwant(&interface),
+                }
+            }
+        }
+    }
+
+    fn use_list(&mut self, list: &Arc<[ProfileId]>, profiles: &mut HashSet<ProfileId>) {
+        let uses = self.lists.entry(list.clone()).or_default();
+        *uses += 1;
+        if *uses > 1 {
+            return;
+        }
+        for profile in list.iter() {
+            let entry = self.profiles.entry(profile.clone()).or_default();
+            entry.uses += 1;
+            if entry.uses == 1 {
+                profiles.insert(profile.clone());
+            }
+        }
+        for family in Family::ALL {
+            for direction in Direction::ALL {
+                let chain = render::endpoint_chain(list, direction, &self.options);
+                let want = ChainWant::new(&chain, family, ChainSource::Endpoints(list.clone(), direction));
+                self.tables[family.index()].chains.want(chain.name, want);
+            }
+        }
+    }
+
+    fn release_list(&mut self, list: &Arc<[ProfileId]>, profiles: &mut HashSet<ProfileId>) {
+        let Some(uses) = self.lists.get_mut(list) else { return };
+        *uses -= 1;
+        if *uses > 0 {
+            return;
+        }
+        self.lists.remove(list);
+        for profile in list.iter() {
+            if let Some(entry) = self.profiles.get_mut(profile) {
+                entry.uses -= 1;
+                if entry.uses == 0 {
+                    profiles.insert(profile.clone());
+                }
+            }
+        }
+        for table in &mut self.tables {
+            for direction in Direction::ALL {
+                table.chains.unwant(&name::endpoint_chain(list, direction));
+            }
+        }
+    }
+
+    /// Chains of a profile are there while it exists or is named, so that endpoint chains can always name them.
+    fn render_profile(&mut self, id: &ProfileId) {
+        let Some(profile) = self.profiles.get(id) else { return };
+        let wanted = profile.rules.is_some() || profile.uses > 0;
+        let mut literals = BTreeSet::new();
+        for family in Family::ALL {
+            let mut found = Literals::new();
+            for direction in Direction::ALL {
+                if wanted {
+                    let chain = self.profile_chain(id, direction, family, &mut found);
+                    let want = ChainWant::new(&chain, family, ChainSource::Profile(id.clone(), direction));
+                    self.tables[family.index()].chains.want(chain.name, want);
+                } else {
+                    self.tables[family.index()].chains.unwant(&name::profile_chain(id, direction));
+                }
+            }
+            for (name, (spec, ranges)) in found {
+                self.use_literal(family, &name, spec, ranges);
+                literals.insert((family, name));
+            }
+        }
+        let before = match self.profiles.get_mut(id) {
+            Some(profile) => std::mem::replace(&mut profile.literals, literals),
+            None => return,
+        };
+        for literal in before {
+            self.release_literal(literal);
+        }
+        if !wanted {
+            self.profiles.remove(id);
+        }
+    }
+
+    fn use_literal(&mut self, family: Family, name: &str, spec: SetSpec, ranges: Vec<Range>) {
+        let uses = self.literals.entry((family, name.to_owned())).or_default();
+        *uses += 1;
+        if *uses == 1 {
+            let want = SetWant { spec, source: SetSource::Literal(ranges.into()) };
+            self.tables[family.index()].sets.want(name.to_owned(), want);
+        }
+    }
+
+    fn release_literal(&mut self, literal: (Family, String)) {
+        if let Some(uses) = self.literals.get_mut(&literal) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.tables[literal.0.index()].sets.unwant(&literal.1);
+                self.literals.remove(&literal);
+            }
+        }
+    }
+
+    fn render_base(&mut self) {
+        for family in Family::ALL {
+            let masquerade = !self.masquerade.elements(family).is_empty();
+            let wanted = BaseChain::wanted(self.settings.endpoint_to_host, masquerade);
+            let table = &mut self.tables[family.index()];
+            let unwanted = table
+                .chains
+                .all_wanted()
+                .filter(|(_, want)| matches!(want.source(), ChainSource::Base(chain) if !wanted.contains(chain)));
+            let unwanted: Vec<String> = unwanted.map(|(name, _)| name.clone()).collect();
+            for name in unwanted {
+                table.chains.unwant(&name);
+            }
+            for base in wanted {
+                let chain = base.render(family, self.settings.endpoint_to_host, &self.options);
+                let want = ChainWant::new(&chain, family, ChainSource::Base(base));
+                table.chains.want(chain.name, want);
+            }
+        }
+    }
+
+    fn profile_chain(&self, id: &ProfileId, direction: Direction, family: Family, literals: &mut Literals) -> Chain {
+        let rules = self.profiles.get(id).and_then(|profile| profile.rules.as_ref()).map(|rules| match direction {
+            Direction::Ingress => rules.ingress.as_slice(),
+            Direction::Egress => rules.egress.as_slice(),
+        });
+        render::profile_chain(id, rules, direction, family, &self.options, self, literals)
+    }
+}
+
+/// Sets and pools.
+impl State {
+    fn replace_set(&mut self, id: SetId, members: &BTreeSet<IpNet>) {
+        let before = self.sets.insert(id.clone(), Members::collect(members));
+        let existed = before.is_some();
+        let (before, after) = (before.unwrap_or_default(), &self.sets[&id]);
+        let mut renamed = false;
+        let mut changes = Vec::new();
+        for family in Family::ALL {
+            renamed |= !existed || before.has_networks(family) != after.has_networks(family);
+            let old: HashSet<Range> = before.elements(family).into_iter().collect();
+            let new: HashSet<Range> = after.elements(family).into_iter().collect();
+            let added: Vec<Range> = new.difference(&old).copied().collect();
+            let removed: Vec<Range> = old.difference(&new).copied().collect();
+            changes.push((family, added, removed));
+        }
+        if renamed {
+            self.name_set(&id);
+        }
+        for (family, added, removed) in changes {
+            self.set_changed(&id, family, &added, &removed);
+        }
+    }
+
+    fn change_set(&mut self, id: &SetId, added: &[IpNet], removed: &[IpNet]) {
+        let Some(members) = self.sets.get_mut(id) else { return };
+        let kind = |members: &Members| Family::ALL.map(|family| members.has_networks(family));
+        let before = kind(members);
+        let mut deltas = Vec::new();
+        // Removals first, so that a member that only changes its form is never both there and not.
+        deltas.extend(removed.iter().filter_map(|net| Some((Family::of(net), members.remove(net)?))));
+        deltas.extend(added.iter().filter_map(|net| Some((Family::of(net), members.insert(net)?))));
+        if kind(members) != before {
+            self.name_set(id);
+        }
+        for (family, delta) in deltas {
+            self.set_changed(id, family, &delta.added, &delta.removed);
+        }
+    }
+
+    fn remove_set(&mut self, id: &SetId) {
+        if self.sets.remove(id).is_none() {
+            return;
+        }
+        for table in &mut self.tables {
+            for interval in [false, true] {
+                table.sets.unwant(&name::selector_set(id, interval));
+            }
+        }
+        self.touch_users(id);
+    }
+
+    /// The set has another kind, and so another name, or is new: whoever names it must be rendered again.
+    fn name_set(&mut self, id: &SetId) {
+        for family in Family::ALL {
+            let interval = self.sets.get(id).is_some_and(|members| members.has_networks(family));
+            let table = &mut self.tables[family.index()];
+            table.sets.unwant(&name::selector_set(id, !interval));
+            let spec = SetSpec::set(Key::Address(family), interval);
+            let want = SetWant { spec, source: SetSource::Selector(id.clone()) };
+            table.want_changing_set(name::selector_set(id, interval), want);
+        }
+        self.touch_users(id);
+    }
+
+    fn touch_users(&mut self, id: &SetId) {
+        let names_it = |rule: &PolicyRule| {
+            [&rule.source, &rule.destination].iter().any(|end| end.sets.contains(id) || end.not_sets.contains(id))
+        };
+        for (profile, state) in &self.profiles {
+            let Some(rules) = &state.rules else { continue };
+            if rules.ingress.iter().chain(&rules.egress).any(names_it) {
+                self.dirty.profiles.insert(profile.clone());
+            }
+        }
+    }
+
+    fn set_changed(&mut self, id: &SetId, family: Family, added: &[Range], removed: &[Range]) {
+        if let Some(name) = self.set_name(id, family) {
+            self.tables[family.index()].set_changed(&name, added, removed);
+        }
+    }
+
+    fn replace_pools(&mut self, pools: &[Pool]) {
+        let all = Members::collect(pools.iter().map(|pool| &pool.cidr));
+        let masquerade = Members::collect(pools.iter().filter(|pool| pool.masquerade).map(|pool| &pool.cidr));
+        for family in Family::ALL {
+            let table = &mut self.tables[family.index()];
+            for (name, old, new) in [(POOLS_SET, &self.pools, &all), (MASQUERADE_SET, &self.masquerade, &masquerade)] {
+                let old: HashSet<Range> = old.elements(family).into_iter().collect();
+                let new: HashSet<Range> = new.elements(family).into_iter().collect();
+                let added: Vec<Range> = new.difference(&old).copied().collect();
+                let removed: Vec<Range> = old.difference(&new).copied().collect();
+                table.set_changed(name, &added, &removed);
+            }
+        }
+        (self.pools, self.masquerade) = (all, masquerade);
+        self.dirty.base = true;
+    }
+}
+
+impl SetNames for State {
+    fn set_name(&self, id: &SetId, family: Family) -> Option<String> {
+        self.sets.get(id).map(|members| name::selector_set(id, members.has_networks(family)))
+    }
+}
+
+impl Content for State {
+    fn elements(&self, family: Family, source: &SetSource) -> Vec<Range> {
+        match source {
+            SetSource::Selector(id) => self.sets.get(id).map(|set| set.elements(family)).unwrap_or_default(),
+            SetSource::Literal(ranges) => ranges.to_vec(),
+            SetSource::Pools => self.pools.elements(family),
+            SetSource::Masquerade => self.masquerade.elements(family),
+            SetSource::Dispatch => Vec::new(),
+        }
+    }
+
+    fn chain(&self, family: Family, source: &ChainSource) -> Chain {
+        match source {
+            ChainSource::Base(base) => base.render(family, self.settings.endpoint_to_host, &self.options),
+            ChainSource::Profile(id, direction) => self.profile_chain(id, *direction, family, &mut Literals::new()),
+            ChainSource::Endpoints(list, direction) => render::endpoint_chain(list, *direction, &self.options),
+        }
+    }
+}
+
+/// An endpoint that cannot be programmed.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Which.
+    pub id: Arc<EndpointId>,
+    /// Why.
+    pub reason: String,
+}
