@@ -27,7 +27,7 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{ConnectOptions, Entry, Error, Kv, KvEvent, KvWatch, Listing};
-use failure::{Failure, root_cause};
+use failure::{Failure, words};
 use member::Member;
 
 /// The most that one call takes, all endpoints together.
@@ -320,7 +320,7 @@ impl KvWatch for EtcdWatch {
             let response = match message {
                 Ok(Some(response)) => response,
                 Ok(None) => return Err(self.over("the server ended the watch".to_owned())),
-                Err(error) => return Err(self.over(format!("the watch broke: {}", root_cause(&error)))),
+                Err(error) => return Err(self.over(format!("the watch broke: {}", words(&error)))),
             };
             if response.compact_revision() > 0 {
                 return Err(Error::Compacted { compacted: Revision(response.compact_revision()) });

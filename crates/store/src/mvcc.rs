@@ -363,8 +363,8 @@ impl Core {
             // The last version at or before the revision is what a reader at the revision sees.
             let seen = versions.partition_point(|version| version.revision <= revision).saturating_sub(1);
             versions.drain(..seen);
-            // A deletion is needed only by watches that start exactly at its revision.
-            if versions.first().is_some_and(|first| first.live.is_none() && first.revision < revision) {
+            // A deletion hides nothing any more; that it happened is in the log.
+            if versions.first().is_some_and(|first| first.live.is_none()) {
                 versions.remove(0);
             }
             !versions.is_empty()
@@ -450,7 +450,7 @@ impl Core {
     }
 
     fn event(&self, key: &Key, revision: i64) -> WatchEvent {
-        // Compaction keeps, for every logged write, the version it made; see `compact`.
+        // Compaction keeps, for every logged put, the version it made, but not for a deletion; see `compact`.
         let version = self.keys.get(key).and_then(|versions| {
             versions.binary_search_by_key(&revision, |version| version.revision).ok().map(|at| &versions[at])
         });

@@ -183,6 +183,15 @@ async fn a_silent_endpoint_leaves_time_for_another() {
     assert!(started.elapsed() < Duration::from_secs(2), "the one that answered is asked first now");
 }
 
+#[tokio::test]
+async fn a_write_goes_on_from_an_endpoint_that_refuses_connections() {
+    let etcd = PrivateEtcd::start().await;
+    etcd.kv().await;
+    let endpoints = format!("http://127.0.0.1:{},http://127.0.0.1:{}", free_port(), etcd.port());
+    let kv = EtcdKv::new(options(&[("ETCD_ENDPOINTS", &endpoints)]).unwrap()).unwrap();
+    kv.create("/k", b"v".to_vec()).await.unwrap();
+}
+
 /// The error of a first call with these settings.
 async fn refusal(pairs: &[(&str, &str)]) -> String {
     let error = match options(pairs).and_then(EtcdKv::new) {

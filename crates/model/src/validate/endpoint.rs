@@ -54,7 +54,6 @@ fn workload_identity(faults: &mut Faults, resource: &WorkloadEndpoint) {
         _ => Some("workload"),
     };
     let name = WorkloadName::of(spec);
-    let mut complete = true;
     let parts = [
         (Some("node"), name.node),
         (Some("orchestrator"), name.orchestrator),
@@ -63,12 +62,9 @@ fn workload_identity(faults: &mut Faults, resource: &WorkloadEndpoint) {
     ];
     for (field, part) in parts {
         let Some(field) = field.filter(|_| part.is_empty()) else { continue };
-        complete = false;
         faults.add(format!("spec.{field}"), "", "it is missing, and the endpoint's name is made of it");
     }
-    if let Ok(expected) = name.build().as_ref()
-        && complete
-    {
+    if let Ok(expected) = &name.build() {
         let reason = format!("the name made of node, orchestrator, workload and endpoint is {expected}");
         faults.check(resource.name() == expected, "metadata.name", resource.name(), &reason);
     }

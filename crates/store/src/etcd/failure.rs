@@ -24,7 +24,7 @@ impl EtcdKv {
         let status = match error {
             etcd_client::Error::GRpcStatus(status) => status,
             other => {
-                let error = self.unreachable(self.explain(member, &root_cause(&other)));
+                let error = self.unreachable(self.explain(member, &words(&other)));
                 return Failure { error, not_sent: false };
             }
         };
@@ -114,8 +114,18 @@ impl EtcdKv {
     }
 }
 
+/// What happened, in the transport's words.
+pub(super) fn words(error: &etcd_client::Error) -> String {
+    match error {
+        // The client's own error type does not say what is inside.
+        etcd_client::Error::GRpcStatus(status) if status.source().is_some() => root_cause(status),
+        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
+        other => root_cause(other),
+    }
+}
+
 /// The innermost error has the words that help: "Connection refused", not "transport error".
-pub(super) fn root_cause(error: &dyn StdError) -> String {
+fn root_cause(error: &dyn StdError) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
