@@ -176,8 +176,8 @@ impl Compiler {
             not_ports: self.ports(&format!("{path}.notPorts"), &entity.not_ports, protocol),
             ..EntityMatch::default()
         };
-        if let Some(at) = compiled.not_nets.iter().position(|net| net.prefix_len() == 0) {
-            self.fault(format!("{path}.notNets[{at}]"), &entity.not_nets[at], "it excludes every address");
+        if let Some(net) = compiled.not_nets.iter().find(|net| net.prefix_len() == 0) {
+            self.fault(format!("{path}.notNets"), net, "it excludes every address");
         }
         self.selectors(path, entity, &mut compiled);
         compiled

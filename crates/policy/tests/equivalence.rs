@@ -94,6 +94,11 @@ proptest! {
         prop_assert_eq!(run.engine.problems(), fresh.engine.problems());
     }
 
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
     /// Instructions are a function of the changes: nothing random (hash order) reaches them.
     #[test]
     fn equal_changes_give_equal_instructions(steps in steps()) {

@@ -138,7 +138,7 @@ fn what_is_unclear_is_a_fault_with_its_place() {
         ),
         (json!({"action": "Allow", "source": {"nets": ["10.0.0.1/8"]}}), "source.nets[0]: it has bits set"),
         (json!({"action": "Allow", "source": {"nets": ["10.0.0.0/8", "x"]}}), "source.nets[1]: not an address"),
-        (json!({"action": "Allow", "destination": {"notNets": ["::/0"]}}), "destination.notNets[0]: it excludes every"),
+        (json!({"action": "Allow", "destination": {"notNets": ["::/0"]}}), "destination.notNets: it excludes every"),
         (json!({"action": "Allow", "source": {"ports": [80]}}), "source.ports: ports need the protocol"),
         (
             json!({"action": "Allow", "protocol": "UDPLite", "source": {"notPorts": [80]}}),
