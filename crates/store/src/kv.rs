@@ -51,7 +51,10 @@ pub trait KvWatch: Send {
     async fn next(&mut self) -> Result<Vec<KvEvent>, Error>;
 }
 
-/// Keys and values with compare-and-swap, list and watch.
+/// Keys and values with compare-and-swap, list and watch. Every call ends within seconds.
+///
+/// A write that fails with [`Error::Unreachable`] may have been carried out all the same; who must know looks at the
+/// key. It is never repeated here.
 #[async_trait]
 pub trait Kv: Send + Sync {
     /// The value of a key, `None` if there is none.

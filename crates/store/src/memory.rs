@@ -86,7 +86,8 @@ struct Faults {
     hook: Mutex<Option<Hook>>,
 }
 
-/// An in-memory datastore. See the [module](self).
+/// An in-memory datastore. A clone is another client of the same data. For faults on demand see
+/// [`set_down`](Self::set_down), [`inject`](Self::inject) and [`behind`](Self::behind).
 #[derive(Clone)]
 pub struct MemoryKv {
     shared: Arc<Shared>,
