@@ -80,6 +80,32 @@ pub enum StartupError {
 impl StartupError {
     /// What helps, if one thing usually does.
     pub fn way_out(&self) -> Option<String> {
-        None
+        let text = match self {
+            Self::Setting { .. } | Self::Host { .. } => return None,
+            Self::Name { .. } => "give the node another name with --name".to_owned(),
+            Self::NoAddress { .. } => "give the address by which other hosts reach this one with --ip".to_owned(),
+            Self::AddressInUse { holder, .. } => format!(
+                "give this host's own address with --ip; if {holder} is this same host under an older name, remove \
+                 that first: calicoctl node remove --hostname={holder}"
+            ),
+            Self::Forwarding { path, .. } => format!("run this as root, or once by hand: echo 1 > {path}"),
+            Self::NoBird { .. } => "install BIRD 2: apt install bird2".to_owned(),
+            Self::PortTaken { .. } => {
+                "stop that program; if it is a BIRD of the system: systemctl disable --now bird".to_owned()
+            }
+            Self::Store(error) if error.is_unreachable() => {
+                "check that etcd runs and that ETCD_ENDPOINTS and the certificates are right".to_owned()
+            }
+            Self::Store(calico_store::Error::Corrupt { key, .. }) => {
+                format!("repair that record, or delete it to have it made anew: etcdctl del {key}")
+            }
+            Self::Store(_) => return None,
+        };
+        Some(text)
+    }
+
+    /// The datastore did not answer; the same call may succeed later.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_unreachable())
     }
 }

@@ -12,6 +12,7 @@
 //! - defaults are created only where nothing is, never overwritten; two hosts that start at the same moment both
 //!   succeed;
 //! - of a Node only the fields that start-up decides are written, by compare-and-swap; all others are kept;
+//! - of two hosts that claim one address at the same moment, exactly one gets it;
 //! - an IPv6 address is never guessed.
 //!
 //! ```no_run
@@ -27,32 +28,35 @@
 //!
 //! Names to know: [`Request`] is what was asked for, [`Prepared`] what came of it, [`Step`] the steps in order.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use calico_model::AsNumber;
 use calico_store::Store;
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod address;
+mod bgp;
+mod defaults;
 mod error;
+mod forwarding;
+mod host;
+mod name;
+mod node;
 mod progress;
+mod request;
+#[cfg(test)]
+mod tests;
 
+pub use bgp::{check_bgp_port, find_bird};
 pub use error::StartupError;
-pub use progress::{Progress, Step};
+pub use forwarding::enable_forwarding;
+pub use name::node_name;
+pub use progress::{Progress, Step, Warning};
+pub use request::Request;
 
-/// What was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
-    /// The node's name; `None` is the name of the operating system's host.
-    pub name: Option<String>,
-    /// The host's IPv4 address; `None` is detected.
-    pub ip: Option<Ipv4Addr>,
-    /// The host's IPv6 address; `None` is no IPv6 between hosts.
-    pub ip6: Option<Ipv6Addr>,
-    /// The node's AS number; `None` is the cluster's.
-    pub as_number: Option<AsNumber>,
-    /// Creates no pools where there are none.
-    pub no_default_pools: bool,
-}
+use crate::{
+    address::Addresses,
+    host::{Host, ThisHost},
+    progress::Reporter,
+};
 
 /// A host that is a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,18 +71,9 @@ pub struct Prepared {
     pub as_number: Option<AsNumber>,
 }
 
-impl Request {
-    /// Reads `HOSTNAME`, `IP`, `IP6`, `AS` and `NO_DEFAULT_POOLS` by `variable`. Empty is absent.
-    ///
-    /// # Errors
-    /// [`StartupError::Setting`] names the first variable that makes no sense.
-    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, StartupError> {
-        let _ = variable;
-        unimplemented!()
-    }
-}
-
 /// Makes this host a node. Needs root.
+///
+/// May be repeated: a second call finds everything in place, or brings the node up to date with a changed request.
 ///
 /// # Errors
 /// The failure of the first step that failed; it was reported as [`Progress::Failed`] too.
@@ -87,6 +82,44 @@ pub async fn prepare(
     request: &Request,
     report: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Prepared, StartupError> {
-    let _ = (store, request, report);
-    unimplemented!()
+    prepare_on(&ThisHost, store, request, report).await
+}
+
+async fn prepare_on(
+    host: &dyn Host,
+    store: &Store,
+    request: &Request,
+    report: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Prepared, StartupError> {
+    let mut reporter = Reporter::new(report);
+
+    let mut step = reporter.start(Step::Name);
+    let named = name::settle(request.name.as_deref());
+    let node = step.done(named, |(name, warning)| (name.clone(), warning.clone()))?.0;
+
+    let mut step = reporter.start(Step::Address);
+    let settled = host.interfaces().await.and_then(|interfaces| address::settle(request, &interfaces));
+    let Addresses { ipv4, ipv6, .. } = step.done(settled, |found| (found.to_string(), found.warnings.clone()))?;
+    let prepared = Prepared { node, ipv4, ipv6, as_number: request.as_number };
+
+    let mut step = reporter.start(Step::OtherNodes);
+    let compared = node::compare(store, &prepared).await;
+    step.done(compared, |others| (others.to_string(), others.warnings.clone()))?;
+
+    let mut step = reporter.start(Step::Forwarding);
+    step.done(host.enable_forwarding().await, |warnings| ("on".into(), warnings.clone()))?;
+
+    let mut step = reporter.start(Step::Cluster);
+    step.done(defaults::cluster(store).await, |warnings| ("in place".into(), warnings.clone()))?;
+
+    let mut step = reporter.start(Step::Settings);
+    step.done(defaults::settings(store, &prepared.node).await, |()| ("in place".into(), Vec::new()))?;
+
+    let mut step = reporter.start(Step::Pools);
+    let pools = defaults::pools(store, request.no_default_pools, host.has_ipv6(), ipv4).await;
+    step.done(pools, |pools| (pools.to_string(), pools.warnings.clone()))?;
+
+    let mut step = reporter.start(Step::Node);
+    step.done(node::announce(store, &prepared).await, |announced| (announced.to_string(), Vec::new()))?;
+    Ok(prepared)
 }

@@ -68,14 +68,15 @@ impl Docker {
         let ServiceContainer { name, image, .. } = service;
         container_name(name)?;
         let options = CreateContainerOptionsBuilder::new().name(name).build();
-        let create = self.api.create_container(Some(options), body(service));
+        let api = self.api.clone().with_timeout(HEAVY_LIMIT);
+        let create = api.create_container(Some(options), body(service));
         let created = self.call(&format!("creating container {name}"), HEAVY_LIMIT, create).await;
         let id = created.map_err(|error| match error {
             DockerError::Api { status: 404, .. } => DockerError::NoSuchImage { image: image.clone() },
             DockerError::Api { status: 409, .. } => DockerError::NameTaken { name: name.clone() },
             error => error,
         })?;
-        let start = self.api.start_container(&id.id, None);
+        let start = api.start_container(&id.id, None);
         if let Err(error) = self.call(&format!("starting container {name}"), HEAVY_LIMIT, start).await {
             if let Err(left) = self.remove(&id.id, true).await {
                 tracing::warn!(container = name, error = %left, "a container that did not start could not be removed");

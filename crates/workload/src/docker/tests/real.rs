@@ -69,7 +69,18 @@ async fn a_service_from_its_start_to_its_removal() {
     // The output of an ended container ends.
     assert_eq!(docker.follow_logs("svc", None).count().await, lines.len());
 
-    assert!(docker.remove("svc", false).await.unwrap());
+    daemon.docker("docker create --name other busybox");
+    let taken = docker.rename("svc", "other").await.expect_err("the name is taken");
+    assert!(matches!(&taken, DockerError::NameTaken { name } if name == "other"), "{taken}");
+    docker.rename("svc", "old").await.unwrap();
+    assert!(matches!(docker.start("svc").await, Err(DockerError::NoSuchContainer { .. })));
+    assert!(matches!(docker.rename("svc", "x").await, Err(DockerError::NoSuchContainer { .. })));
+    docker.start("old").await.unwrap();
+    docker.start("old").await.expect("it runs already");
+    assert!(docker.inspect("old").await.unwrap().running);
+    assert!(docker.remove("old", true).await.unwrap());
+
+    assert!(docker.remove("other", false).await.unwrap());
     assert!(!docker.remove("svc", true).await.unwrap());
     assert_eq!(docker.container_status("svc").await.unwrap(), None);
 }
