@@ -1,1 +1,22 @@
-//! To be written.
+//! Felix: datastore → policy engine → kernel, for the workloads of one host.
+//!
+//! One loop over three sources of events: the syncer (what is wanted changed), the dataplane (somebody else
+//! changed the kernel) and timers (retry, slow resync). Invariants, each with a test beside the loop:
+//!
+//! - Base rules are in place before the datastore is asked for anything: an unknown workload interface passes
+//!   nothing.
+//! - Nothing else is written before the first snapshot is complete and the cluster says that it is ready, so a
+//!   restart deletes nothing that is still wanted.
+//! - A datastore that is lost changes nothing on the host.
+//! - A failed write is tried again with back-off, and the kernel is read back first.
+//!
+//! The crate does no kernel access of its own: [`Driver`] is the seam, [`calico_dataplane::Dataplane`] the real one.
+//! Names to know: [`run`] is the agent, [`Health`] what it says of itself.
+
+mod driver;
+mod health;
+mod run;
+
+pub use driver::{Applied, Driver};
+pub use health::Health;
+pub use run::{Options, run};

@@ -1,2 +1,169 @@
-//! To be written.
-fn main() {}
+//! `calico-node`: the service of one host. Start-up, then felix, confd and BIRD under supervision.
+//!
+//! `run` is the service, the same in the container and on the host; `felix` and `confd` are the processes that it
+//! supervises, and can be run by hand to look at one of them; `health` asks a running service.
+
+mod agents;
+mod backoff;
+mod board;
+mod child;
+mod health;
+mod lock;
+mod logs;
+mod run;
+mod supervisor;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use miette::{IntoDiagnostic, Result};
+
+/// Where the service keeps its sockets, lock and BIRD's configuration; shared between container and host.
+const RUN_DIR: &str = "/var/run/calico";
+
+/// The Calico service of one host: felix, confd and BIRD under supervision.
+#[derive(Parser)]
+#[command(name = "calico-node", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  ETCD_ENDPOINTS=http://10.0.0.1:2379 calico-node run      the service, in the foreground
+  calico-node run --ip 10.0.0.2 --as 64513                 with a chosen address and AS number
+  calico-node health                                       is it live and ready, and if not, why
+  calico-node health -o json
+
+The datastore is found by ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME and
+ETCD_PASSWORD. CALICO_LOG sets the verbosity: error, warn, info, debug, trace.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prepare the host and the datastore, then run felix, confd and BIRD until stopped.
+    Run(RunArgs),
+    /// Only the agent that programs rules and routes. Its health goes to standard output as JSON lines.
+    Felix(NodeArgs),
+    /// Only the agent that configures BIRD. Its health goes to standard output as JSON lines.
+    Confd(NodeArgs),
+    /// Ask the running service for its health. Exit code 0: ready; 1: not ready, or not running.
+    Health(HealthArgs),
+    /// Become another program whose life is tied to the supervisor's.
+    #[command(hide = true)]
+    Child {
+        /// Process id of the supervisor.
+        #[arg(long)]
+        parent: u32,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Name of this node; the host name if absent.
+    #[arg(long, env = "HOSTNAME")]
+    name: Option<String>,
+    /// IPv4 address for BGP; found by itself if absent.
+    #[arg(long, env = "IP")]
+    ip: Option<String>,
+    /// IPv6 address for BGP; without it this host speaks no IPv6 to the others.
+    #[arg(long, env = "IP6")]
+    ip6: Option<String>,
+    /// AS number of this node; the cluster's if absent.
+    #[arg(long = "as", env = "AS", value_name = "AS_NUMBER")]
+    as_number: Option<String>,
+    /// Do not create the default pools (`true` or `false`).
+    #[arg(long, env = "NO_DEFAULT_POOLS", num_args = 0..=1, default_missing_value = "true")]
+    no_default_pools: Option<String>,
+    /// Folder of the log files; `none` for standard error only.
+    #[arg(long, env = "CALICO_LOG_DIR", default_value = "/var/log/calico")]
+    log_dir: String,
+    /// Port of the health answer on localhost.
+    #[arg(long, env = "CALICO_HEALTH_PORT", default_value_t = health::DEFAULT_PORT)]
+    health_port: u16,
+    /// Template of BIRD's configuration that replaces the one built in, if the file exists.
+    #[arg(long, env = "CALICO_BIRD_TEMPLATE", default_value = "/etc/calico/confd/templates/bird.cfg.j2")]
+    bird_template: PathBuf,
+}
+
+#[derive(Args)]
+struct NodeArgs {
+    /// Name of this node; the host name if absent.
+    #[arg(long, env = "HOSTNAME")]
+    name: Option<String>,
+    /// Template of BIRD's configuration (confd only).
+    #[arg(long, env = "CALICO_BIRD_TEMPLATE", default_value = "/etc/calico/confd/templates/bird.cfg.j2")]
+    bird_template: PathBuf,
+}
+
+#[derive(Args)]
+struct HealthArgs {
+    /// Port of the health answer on localhost.
+    #[arg(long, env = "CALICO_HEALTH_PORT", default_value_t = health::DEFAULT_PORT)]
+    health_port: u16,
+    /// `table` or `json`.
+    #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
+    output: String,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    if let Command::Child { parent, command } = command {
+        return Err(child::become_child(parent, &command));
+    }
+    // One thread: each agent is one loop, and the service mostly waits. Threads would only cost memory.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().into_diagnostic()?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(args) => run::run(args).await,
+            Command::Felix(args) => agents::felix(&args).await,
+            Command::Confd(args) => agents::confd(&args).await,
+            Command::Health(args) => print_health(&args).await,
+            Command::Child { .. } => unreachable!("handled above"),
+        }
+    })
+}
+
+fn init_log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("CALICO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+}
+
+async fn print_health(args: &HealthArgs) -> Result<ExitCode> {
+    let health = health::ask(args.health_port).await?;
+    if args.output == "json" {
+        println!("{}", serde_json::to_string_pretty(&health).into_diagnostic()?);
+    } else {
+        for component in &health.components {
+            let state = match (component.live, component.ready) {
+                (true, true) => "ready",
+                (true, false) => "not ready",
+                (false, _) => "not live",
+            };
+            println!("{:<6} {:<9} {}", component.name, state, component.reason);
+            for problem in &component.problems {
+                println!("       problem: {problem}");
+            }
+        }
+    }
+    Ok(if health.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,287 @@
+//! The loop.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    time::Duration,
+};
+
+use calico_model::{AnyResource, Change, KindName, RESOURCE_ROOT, ResourceKey};
+use calico_policy::{
+    Engine,
+    instruction::{EndpointId, Instruction},
+};
+use calico_store::{Event, Store, Syncer, SyncerHandle};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::{Driver, Health};
+
+/// Settings of the agent.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This host's node name.
+    pub node: String,
+    /// How often everything is read back from the kernel, as the net below notifications.
+    pub resync: Duration,
+    /// How often health is reported when nothing happens; its absence means that the loop hangs.
+    pub heartbeat: Duration,
+}
+
+impl Options {
+    /// Defaults for a node.
+    pub fn new(node: impl Into<String>) -> Self {
+        Self { node: node.into(), resync: Duration::from_secs(90), heartbeat: Duration::from_secs(5) }
+    }
+}
+
+/// First wait after a failed write; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest wait between two tries of a write.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Runs felix until `shutdown` completes. The kernel keeps its state then: stopping felix stops no traffic.
+///
+/// # Errors
+/// Only if the base rules cannot be installed: without them a host would start open.
+pub async fn run<D: Driver>(
+    store: &Store,
+    mut driver: D,
+    options: Options,
+    mut report: impl FnMut(&Health),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), D::Error> {
+    driver.install_base().await?;
+    let mut felix = Felix::new(driver, &options);
+    let mut syncer = Syncer::spawn(store.kv().clone(), vec![RESOURCE_ROOT.to_owned()]);
+    tokio::pin!(shutdown);
+    let mut last_report: Option<(Instant, Health)> = None;
+    loop {
+        let now = Instant::now();
+        let health = felix.health();
+        let beat_due = last_report.as_ref().is_none_or(|(at, last)| *last != health || now - *at >= options.heartbeat);
+        if beat_due {
+            report(&health);
+            last_report = Some((now, health));
+        }
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            wake = felix.next_wake(&mut syncer) => felix.handle(wake),
+            () = sleep_until(now + options.heartbeat) => {}
+        }
+        felix.apply_if_due().await;
+    }
+}
+
+/// Why the loop woke up.
+enum Wake {
+    Datastore(Vec<Event>),
+    Disturbed,
+    Resync,
+    Retry,
+}
+
+struct Felix<D> {
+    engine: Engine,
+    driver: D,
+    resync_every: Duration,
+    /// The first snapshot is complete.
+    in_sync: bool,
+    /// ClusterInformation says so; upstream's operators clear it during migrations.
+    datastore_ready: bool,
+    /// Why the datastore is away, while it is.
+    lost: Option<String>,
+    /// Values that cannot be read, by key.
+    unreadable: BTreeMap<ResourceKey, String>,
+    /// The kernel may differ from what is wanted.
+    dirty: bool,
+    /// Why the last write failed, if it did.
+    failed: Option<String>,
+    /// When to try again what failed, as a whole or for single objects.
+    retry: Option<Retry>,
+    /// Complaints of the dataplane about single objects.
+    complaints: Vec<String>,
+    next_resync: Instant,
+    /// Endpoints of this host that are in force or about to be.
+    endpoints: BTreeSet<EndpointId>,
+    applied_once: bool,
+}
+
+struct Retry {
+    at: Instant,
+    wait: Duration,
+}
+
+impl<D: Driver> Felix<D> {
+    fn new(driver: D, options: &Options) -> Self {
+        Self {
+            engine: Engine::new(&options.node),
+            driver,
+            resync_every: options.resync,
+            in_sync: false,
+            datastore_ready: false,
+            lost: None,
+            unreadable: BTreeMap::new(),
+            dirty: false,
+            failed: None,
+            retry: None,
+            complaints: Vec::new(),
+            next_resync: Instant::now() + options.resync,
+            endpoints: BTreeSet::new(),
+            applied_once: false,
+        }
+    }
+
+    /// Waits for whatever comes first. Cancel-safe, as all of its branches are.
+    async fn next_wake(&mut self, syncer: &mut SyncerHandle) -> Wake {
+        let retry_at = self.retry.as_ref().map(|retry| retry.at);
+        tokio::select! {
+            biased;
+            events = syncer.next() => match events {
+                Some(events) => Wake::Datastore(events),
+                // The syncer lives as long as its handle; pending keeps a bug there from becoming a busy loop.
+                None => std::future::pending().await,
+            },
+            () = self.driver.disturbed() => Wake::Disturbed,
+            () = sleep_until(retry_at.unwrap_or(self.next_resync)), if retry_at.is_some() => Wake::Retry,
+            () = sleep_until(self.next_resync) => Wake::Resync,
+        }
+    }
+
+    fn handle(&mut self, wake: Wake) {
+        match wake {
+            Wake::Datastore(events) => self.absorb(events),
+            Wake::Disturbed => self.dirty = true,
+            // A write that failed left the kernel in a state that nobody knows.
+            Wake::Retry | Wake::Resync => {
+                self.driver.distrust();
+                self.dirty = true;
+            }
+        }
+        if self.next_resync <= Instant::now() {
+            self.next_resync = Instant::now() + self.resync_every;
+        }
+    }
+
+    fn absorb(&mut self, events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Change(change) => self.absorb_change(change),
+                Event::Raw(_) => {}
+                Event::Unreadable(error) => {
+                    warn!(%error, "record skipped; what it governs stays closed");
+                    self.unreadable.insert(error.key().clone(), error.to_string());
+                }
+                Event::InSync => {
+                    info!("datastore snapshot complete");
+                    self.in_sync = true;
+                }
+                Event::Lost { cause } => {
+                    warn!(%cause, "datastore lost; rules and routes stay as they are");
+                    self.lost = Some(cause);
+                }
+                Event::Back => {
+                    info!("datastore is back");
+                    self.lost = None;
+                }
+            }
+        }
+        self.flush_engine();
+    }
+
+    fn absorb_change(&mut self, change: Change) {
+        let key = match &change {
+            Change::Set { key, resource } => {
+                if let AnyResource::ClusterInformation(cluster) = &**resource {
+                    self.datastore_ready = cluster.spec.datastore_ready == Some(true);
+                }
+                key
+            }
+            Change::Remove { key } => {
+                if key.kind == KindName::ClusterInformation {
+                    self.datastore_ready = false;
+                }
+                key
+            }
+        };
+        debug!(%key, "changed");
+        self.unreadable.remove(key);
+        self.engine.absorb(change);
+    }
+
+    /// Moves what the engine computed to the dataplane, but never before the first complete snapshot: half a
+    /// snapshot would look like deletions.
+    fn flush_engine(&mut self) {
+        if !self.in_sync || !self.datastore_ready {
+            return;
+        }
+        for instruction in self.engine.flush() {
+            self.dirty = true;
+            match &instruction {
+                Instruction::EndpointUpdate { id, .. } => drop(self.endpoints.insert(id.clone())),
+                Instruction::EndpointRemove { id } => drop(self.endpoints.remove(id)),
+                _ => {}
+            }
+            self.driver.absorb(instruction);
+        }
+        self.dirty |= !self.applied_once;
+    }
+
+    async fn apply_if_due(&mut self) {
+        let waiting = self.failed.is_some() && self.retry.as_ref().is_some_and(|retry| retry.at > Instant::now());
+        if !self.dirty || waiting || !self.in_sync || !self.datastore_ready {
+            return;
+        }
+        match self.driver.apply().await {
+            Ok(applied) => {
+                for complaint in applied.complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
+                    warn!(%complaint, "not everything could be programmed");
+                }
+                self.complaints = applied.complaints;
+                self.dirty = false;
+                self.failed = None;
+                self.retry = applied.retry.then(|| self.next_retry());
+                if !std::mem::replace(&mut self.applied_once, true) {
+                    info!(endpoints = self.endpoints.len(), "kernel in sync with the datastore");
+                }
+            }
+            Err(error) => {
+                let retry = self.next_retry();
+                warn!(%error, wait = ?retry.wait, "kernel not updated; trying again");
+                self.failed = Some(error.to_string());
+                self.retry = Some(retry);
+            }
+        }
+    }
+
+    /// The next try of what failed: each twice as far away as the one before.
+    fn next_retry(&self) -> Retry {
+        let wait = self.retry.as_ref().map_or(RETRY_MIN, |retry| (retry.wait * 2).min(RETRY_MAX));
+        Retry { at: Instant::now() + wait, wait }
+    }
+
+    fn health(&self) -> Health {
+        let reason = if let Some(cause) = &self.failed {
+            format!("the kernel could not be updated: {cause}")
+        } else if !self.in_sync {
+            match &self.lost {
+                Some(cause) => format!("waiting for the datastore: {cause}"),
+                None => "reading the datastore".to_owned(),
+            }
+        } else if !self.datastore_ready {
+            "the datastore is not initialised or not ready (ClusterInformation)".to_owned()
+        } else if let Some(cause) = &self.lost {
+            format!("the datastore is unreachable, the last known state is in force: {cause}")
+        } else {
+            format!("{} local endpoints in force", self.endpoints.len())
+        };
+        let mut problems: Vec<String> = self.unreadable.values().cloned().collect();
+        problems.extend(self.engine.problems().iter().map(ToString::to_string));
+        problems.extend(self.complaints.iter().cloned());
+        Health { ready: self.applied_once && self.failed.is_none(), reason, problems }
+    }
+}
+
+#[cfg(test)]
+mod tests;

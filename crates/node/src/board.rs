@@ -1,0 +1,179 @@
+//! The board on which the supervised processes' states stand: what `/healthz`, `calico-node health` and
+//! `calicoctl status` show.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, futures::Notified};
+
+/// A process that said nothing for this long hangs.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+
+/// What a process says of itself, one JSON object a line on its standard output.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) ready: bool,
+    pub(crate) reason: String,
+    #[serde(default)]
+    pub(crate) problems: Vec<String>,
+}
+
+/// The whole service's health.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Health {
+    pub(crate) node: String,
+    pub(crate) live: bool,
+    pub(crate) ready: bool,
+    pub(crate) components: Vec<Component>,
+}
+
+/// One process's health.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Component {
+    pub(crate) name: String,
+    /// Runs, and answered lately.
+    pub(crate) live: bool,
+    /// Does its work.
+    pub(crate) ready: bool,
+    /// Process id, while it runs.
+    pub(crate) pid: Option<u32>,
+    /// Start of the process, seconds since 1970.
+    pub(crate) since: Option<u64>,
+    /// How often it was started again.
+    pub(crate) restarts: u32,
+    /// One line: why not ready, or what it does.
+    pub(crate) reason: String,
+    /// Objects that it leaves out, each with the reason.
+    pub(crate) problems: Vec<String>,
+}
+
+#[derive(Default)]
+struct State {
+    pid: Option<u32>,
+    since: Option<u64>,
+    starts: u32,
+    heard: Option<Instant>,
+    report: Report,
+}
+
+/// Shared by the supervisor's tasks and the health server.
+pub(crate) struct Board {
+    node: String,
+    states: Mutex<BTreeMap<&'static str, State>>,
+    changed: Notify,
+}
+
+impl Board {
+    pub(crate) fn new(node: &str, names: &[&'static str]) -> Self {
+        let waiting =
+            || State { report: Report { reason: "not started yet".into(), ..Report::default() }, ..State::default() };
+        Self {
+            node: node.to_owned(),
+            states: Mutex::new(names.iter().map(|name| (*name, waiting())).collect()),
+            changed: Notify::new(),
+        }
+    }
+
+    /// The states are plain values, whole after every statement: a panic elsewhere cannot leave them half written.
+    fn states(&self) -> MutexGuard<'_, BTreeMap<&'static str, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn started(&self, name: &'static str, pid: Option<u32>) {
+        if let Some(state) = self.states().get_mut(name) {
+            state.pid = pid;
+            state.since = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+            state.starts += 1;
+            state.heard = Some(Instant::now());
+            state.report = Report { reason: "starting".into(), ..Report::default() };
+        }
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn ended(&self, name: &'static str, why: &str) {
+        if let Some(state) = self.states().get_mut(name) {
+            state.pid = None;
+            state.since = None;
+            state.heard = None;
+            state.report = Report { reason: why.to_owned(), ..Report::default() };
+        }
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn reported(&self, name: &'static str, report: Report) {
+        if let Some(state) = self.states().get_mut(name) {
+            state.heard = Some(Instant::now());
+            state.report = report;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Process id of a component, while it runs.
+    pub(crate) fn pid(&self, name: &str) -> Option<u32> {
+        self.states().get(name).and_then(|state| state.pid)
+    }
+
+    /// Completes at the first change after this call, even if it is awaited later.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    pub(crate) fn health(&self, now: Instant) -> Health {
+        let components: Vec<Component> =
+            self.states().iter().map(|(name, state)| component(name, state, now)).collect();
+        Health {
+            node: self.node.clone(),
+            live: components.iter().all(|component| component.live),
+            ready: components.iter().all(|component| component.ready),
+            components,
+        }
+    }
+}
+
+fn component(name: &str, state: &State, now: Instant) -> Component {
+    let heard = state.heard.is_some_and(|heard| now.saturating_duration_since(heard) < SILENCE);
+    let live = state.pid.is_some() && heard;
+    let reason = if state.pid.is_some() && !heard {
+        format!("runs, but has not answered for {} s", SILENCE.as_secs())
+    } else {
+        state.report.reason.clone()
+    };
+    Component {
+        name: name.to_owned(),
+        live,
+        ready: live && state.report.ready,
+        pid: state.pid,
+        since: state.since,
+        restarts: state.starts.saturating_sub(1),
+        reason,
+        problems: state.report.problems.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ready_only_while_it_runs_and_answers() {
+        let board = Board::new("h1", &["felix"]);
+        let at = |now| board.health(now).components.remove(0);
+        let now = Instant::now();
+        assert!(!at(now).live && at(now).reason == "not started yet");
+        board.started("felix", Some(7));
+        assert!(at(Instant::now()).live && !board.health(Instant::now()).ready);
+        board.reported("felix", Report { ready: true, reason: "in force".into(), problems: vec![] });
+        assert!(board.health(Instant::now()).ready);
+        let silent = at(Instant::now() + SILENCE);
+        assert!(!silent.live && !silent.ready && silent.reason.contains("not answered"));
+        board.ended("felix", "killed by signal 9");
+        assert!(!at(Instant::now()).live && at(Instant::now()).reason.contains("signal 9"));
+        board.started("felix", Some(8));
+        assert_eq!(at(Instant::now()).restarts, 1);
+    }
+}

@@ -1,0 +1,258 @@
+//! Keeps the processes of the service running: start, restart with back-off, logs, ordered stop.
+//!
+//! Each process is watched by a task of its own:
+//!
+//! ```text
+//!            gate open            exit: note why, wait (back-off)
+//!  waiting ────────────► running ────────────────────────────────► waiting
+//!     │                     │
+//!     └──── stop asked ─────┴──► stopped
+//! ```
+//!
+//! Agents (felix, confd) report their health as JSON lines on standard output; what they write to standard error is
+//! their log. BIRD is asked over its control socket. A supervised process asks the kernel to be killed when the
+//! supervisor dies (`calico-node child` does it before it becomes the process), so that a `kill -9` of the
+//! supervisor never leaves a second set behind.
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinHandle,
+};
+use tracing::{info, warn};
+
+use crate::{
+    backoff::Backoff,
+    board::{Board, Report},
+    logs::LogFile,
+};
+
+/// How long a process may take to end after it was asked to.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// How often a gate is looked at; it opens once in a service's life.
+const GATE_POLL: Duration = Duration::from_millis(50);
+
+/// How a process is asked to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopWith {
+    /// SIGTERM.
+    Terminate,
+    /// BIRD's `graceful restart` command: SIGTERM would tell the peers to drop our routes.
+    GracefulRestart,
+}
+
+/// Builds the command line of a start; asked anew each time, as BIRD's arguments depend on the kernel's state.
+pub(crate) type CommandLine = Box<dyn Fn() -> BoxFuture<'static, Vec<OsString>> + Send + Sync>;
+
+/// A process to keep running.
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    pub(crate) command: CommandLine,
+    /// A file that must exist before the process is started.
+    pub(crate) gate: Option<PathBuf>,
+    /// Standard output carries reports, not log lines.
+    pub(crate) reports: bool,
+    pub(crate) stop_with: StopWith,
+}
+
+/// What all services share.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) board: Arc<Board>,
+    pub(crate) log_dir: Option<PathBuf>,
+    pub(crate) bird_socket: PathBuf,
+}
+
+/// A supervised service; [`stop`](Self::stop) it, or it is stopped when the supervisor ends.
+pub(crate) struct Supervised {
+    name: &'static str,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Supervised {
+    pub(crate) fn start(service: Service, surroundings: Surroundings) -> Self {
+        let (stop, asked) = watch::channel(false);
+        Self { name: service.name, stop, task: tokio::spawn(keep_running(service, surroundings, asked)) }
+    }
+
+    /// Asks the process to end and waits for it, at most twice [`STOP_PATIENCE`].
+    pub(crate) async fn stop(self) {
+        let _ = self.stop.send(true);
+        if let Err(error) = self.task.await {
+            warn!(process = self.name, %error, "its watcher ended abnormally");
+        }
+    }
+}
+
+async fn asked_to_stop(asked: &mut watch::Receiver<bool>) {
+    // An error means that the handle is gone, which asks to stop as well.
+    let _ = asked.wait_for(|stop| *stop).await;
+}
+
+async fn keep_running(service: Service, surroundings: Surroundings, mut asked: watch::Receiver<bool>) {
+    let mut backoff = Backoff::new();
+    let log = Arc::new(tokio::sync::Mutex::new(
+        surroundings.log_dir.as_ref().map(|dir| LogFile::new(dir.join(service.name))),
+    ));
+    loop {
+        tokio::select! {
+            () = gate_open(service.gate.as_ref()) => {}
+            () = asked_to_stop(&mut asked) => return,
+        }
+        let started = Instant::now();
+        let why = match spawn(&(service.command)().await) {
+            Ok(mut child) => {
+                surroundings.board.started(service.name, child.id());
+                info!(process = service.name, pid = child.id(), "started");
+                let readers = read_output(&service, &mut child, &surroundings.board, &log);
+                let ended = tokio::select! {
+                    status = child.wait() => Some(status),
+                    () = asked_to_stop(&mut asked) => None,
+                };
+                let Some(status) = ended else {
+                    end(&service, &mut child, &surroundings).await;
+                    readers.join().await;
+                    return;
+                };
+                readers.join().await;
+                status.map_or_else(|error| format!("cannot be waited for: {error}"), describe)
+            }
+            Err(error) => format!("cannot be started: {error}"),
+        };
+        surroundings.board.ended(service.name, &why);
+        let wait = backoff.after_exit(started, Instant::now());
+        warn!(process = service.name, %why, ?wait, "ended; starting it again");
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = asked_to_stop(&mut asked) => return,
+        }
+    }
+}
+
+async fn gate_open(gate: Option<&PathBuf>) {
+    while gate.is_some_and(|gate| !gate.exists()) {
+        tokio::time::sleep(GATE_POLL).await;
+    }
+}
+
+/// Runs `command` through `calico-node child`, which ties its life to ours.
+fn spawn(command: &[OsString]) -> std::io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .arg("child")
+        .arg("--parent")
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .args(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+struct Readers(Vec<JoinHandle<()>>);
+
+impl Readers {
+    async fn join(self) {
+        for reader in self.0 {
+            let _ = reader.await;
+        }
+    }
+}
+
+type SharedLog = Arc<tokio::sync::Mutex<Option<LogFile>>>;
+
+fn read_output(service: &Service, child: &mut Child, board: &Arc<Board>, log: &SharedLog) -> Readers {
+    let mut readers = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        readers.push(tokio::spawn(copy_lines(service.name, stderr, log.clone())));
+    }
+    if let Some(stdout) = child.stdout.take() {
+        let reader = if service.reports {
+            tokio::spawn(take_reports(service.name, stdout, board.clone()))
+        } else {
+            tokio::spawn(copy_lines(service.name, stdout, log.clone()))
+        };
+        readers.push(reader);
+    }
+    Readers(readers)
+}
+
+async fn copy_lines(name: &'static str, stream: impl AsyncRead + Unpin, log: SharedLog) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("{name}: {line}");
+        if let Some(log) = &mut *log.lock().await {
+            log.write_line(&line);
+        }
+    }
+}
+
+async fn take_reports(name: &'static str, stream: impl AsyncRead + Unpin, board: Arc<Board>) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str::<Report>(&line) {
+            Ok(report) => board.reported(name, report),
+            Err(error) => warn!(process = name, %error, "wrote something else than a report to its standard output"),
+        }
+    }
+}
+
+/// Ends a running process: asks, waits, kills.
+async fn end(service: &Service, child: &mut Child, surroundings: &Surroundings) {
+    let asked = match service.stop_with {
+        StopWith::Terminate => signal(child, Signal::TERM),
+        StopWith::GracefulRestart => graceful_restart(surroundings).await,
+    };
+    let patience = if asked { STOP_PATIENCE } else { Duration::ZERO };
+    if tokio::time::timeout(patience, child.wait()).await.is_err() {
+        warn!(process = service.name, "did not end when asked; killing it");
+        signal(child, Signal::KILL);
+        let _ = child.wait().await;
+    }
+    surroundings.board.ended(service.name, "stopped");
+    info!(process = service.name, "stopped");
+}
+
+fn signal(child: &Child, signal: Signal) -> bool {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
+async fn graceful_restart(surroundings: &Surroundings) -> bool {
+    let ask = async {
+        let mut client = calico_confd::bird::Client::connect(&surroundings.bird_socket).await?;
+        client.graceful_restart().await
+    };
+    match tokio::time::timeout(STOP_PATIENCE, ask).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            warn!(%error, "bird does not take the graceful restart command");
+            false
+        }
+        Err(_) => {
+            warn!("bird does not answer on its control socket");
+            false
+        }
+    }
+}
