@@ -14,9 +14,9 @@ fn undisturbed(cluster: &Cluster, what: &str, disturb: impl FnOnce()) {
         let shown = host.ok(&format!("docker exec {name} ip -4 -o addr show eth1"));
         shown.split_whitespace().find_map(|word| word.strip_suffix("/32")).unwrap().parse().unwrap()
     };
-    let (a, b) = (address(host1, "a"), address(host2, "b"));
-    let there = Pinger::start(host1, "a", b).unwrap();
-    let back = Pinger::start(host2, "b", a).unwrap();
+    let (a, b) = (address(host1, "wa"), address(host2, "wb"));
+    let there = Pinger::start(host1, "wa", b).unwrap();
+    let back = Pinger::start(host2, "wb", a).unwrap();
     let denied = Pinger::start(host2, "denied", a).unwrap();
     disturb();
     // The effect of a disturbance may come late: a second of pings follows it.
@@ -32,13 +32,13 @@ fn undisturbed(cluster: &Cluster, what: &str, disturb: impl FnOnce()) {
 fn two_allowed_one_denied() -> Cluster {
     let cluster = Cluster::up(2, "");
     {
-        let (a, b, denied) = (cluster.add(1, "a"), cluster.add(2, "b"), cluster.add(2, "denied"));
+        let (a, b, denied) = (cluster.add(1, "wa"), cluster.add(2, "wb"), cluster.add(2, "denied"));
         cluster.lab.host(1).ok("calicoctl profile add P");
         cluster.lab.host(1).ok("calicoctl profile add Q");
         a.calicoctl("profile set P");
         b.calicoctl("profile set P");
         denied.calicoctl("profile set Q");
-        assert_matrix(&[&a, &b, &denied], &[("a", "b"), ("b", "a")]);
+        assert_matrix(&[&a, &b, &denied], &[("wa", "wb"), ("wb", "wa")]);
     }
     cluster.wait_for_mesh();
     cluster
@@ -108,9 +108,9 @@ fn flushes_by_strangers_are_repaired() {
 
     host.ok("iptables -P FORWARD DROP");
     eventually("traffic under FORWARD DROP", || {
-        let a = host.ok("docker exec a ip -4 -o addr show eth1");
+        let a = host.ok("docker exec wa ip -4 -o addr show eth1");
         let a = a.split_whitespace().find_map(|word| word.strip_suffix("/32")).unwrap().to_owned();
-        cluster.lab.host(2).run(&format!("docker exec b ping -c 1 -W 1 {a}")).success()
+        cluster.lab.host(2).run(&format!("docker exec wb ping -c 1 -W 1 {a}")).success()
     });
     host.ok("iptables -F FORWARD");
     undisturbed(&cluster, "after a flush of FORWARD", || {});
@@ -129,7 +129,7 @@ fn a_dead_datastore_stops_nothing() {
         let asked = host.fails("calicoctl profile show");
         assert!(asked.elapsed < Duration::from_secs(10), "it took {:?}", asked.elapsed);
         assert!(asked.text().contains("unreachable"), "{}", asked.text());
-        let add = host.fails("calicoctl container add a");
+        let add = host.fails("calicoctl container add wa");
         assert!(add.text().contains("unreachable"), "{}", add.text());
         eventually("the health to name it", || {
             host.run("docker exec calico-node calico-node health").text().contains("unreachable")
@@ -144,7 +144,7 @@ fn a_dead_datastore_stops_nothing() {
     let late = cluster.add(1, "late");
     late.calicoctl("profile set P");
     let b: std::net::IpAddr = {
-        let shown = cluster.lab.host(2).ok("docker exec b ip -4 -o addr show eth1");
+        let shown = cluster.lab.host(2).ok("docker exec wb ip -4 -o addr show eth1");
         shown.split_whitespace().find_map(|word| word.strip_suffix("/32")).unwrap().parse().unwrap()
     };
     assert!(late.reaches(b, SOON), "all heals by itself");

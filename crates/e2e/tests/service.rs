@@ -27,26 +27,26 @@ fn a_third_host_joins_and_leaves_without_a_flap() {
     start_node(lab.host(2), "");
     let cluster = Cluster { lab };
     eventually("the session of two", || cluster.lab.host(1).ok("calicoctl status").contains("Established"));
-    let (a, b) = (cluster.add(1, "a"), cluster.add(2, "b"));
+    let (a, b) = (cluster.add(1, "wa"), cluster.add(2, "wb"));
     cluster.lab.host(1).ok("calicoctl profile add P");
     a.calicoctl("profile set P");
     b.calicoctl("profile set P");
-    assert_matrix(&[&a, &b], &[("a", "b"), ("b", "a")]);
+    assert_matrix(&[&a, &b], &[("wa", "wb"), ("wb", "wa")]);
     let before = sessions(cluster.lab.host(1));
-    let pings = Pinger::start(cluster.lab.host(1), "a", b.ip()).unwrap();
+    let pings = Pinger::start(cluster.lab.host(1), "wa", b.ip()).unwrap();
 
     start_node(cluster.lab.host(3), "");
     cluster.wait_for_mesh();
-    let c = cluster.add(3, "c");
+    let c = cluster.add(3, "wc");
     c.calicoctl("profile set P");
-    let all = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")];
+    let all = [("wa", "wb"), ("wb", "wa"), ("wa", "wc"), ("wc", "wa"), ("wb", "wc"), ("wc", "wb")];
     assert_matrix(&[&a, &b, &c], &all);
 
     let host3 = cluster.lab.host(3);
     host3.fails("calicoctl node remove");
     let refused = host3.fails("calicoctl node stop");
     assert!(refused.text().contains("active endpoints"), "{}", refused.text());
-    host3.ok("calicoctl container remove c");
+    host3.ok("calicoctl container remove wc");
     host3.ok("calicoctl node stop");
     host3.ok("calicoctl node remove");
     eventually("host3 to leave the mesh", || sessions(cluster.lab.host(1)).len() == before.len());
@@ -85,16 +85,16 @@ fn straight_on_the_host() {
         assert!(host1.path(format!("/var/log/calico/{name}/current")).exists(), "log of {name}");
     }
 
-    let (mut a, mut b) = (run(host1, "a"), run(host2, "b"));
+    let (mut a, mut b) = (run(host1, "wa"), run(host2, "wb"));
     a.add("");
     b.add("");
     host1.ok("calicoctl profile add P");
     a.calicoctl("profile set P");
     b.calicoctl("profile set P");
-    assert_matrix(&[&a, &b], &[("a", "b"), ("b", "a")]);
+    assert_matrix(&[&a, &b], &[("wa", "wb"), ("wb", "wa")]);
 
     // An ordered stop and a new start disturb nothing.
-    let (there, back) = (Pinger::start(host1, "a", b.ip()).unwrap(), Pinger::start(host2, "b", a.ip()).unwrap());
+    let (there, back) = (Pinger::start(host1, "wa", b.ip()).unwrap(), Pinger::start(host2, "wb", a.ip()).unwrap());
     service.signal(rustix::process::Signal::TERM);
     let ended = service.wait(Duration::from_secs(15)).unwrap();
     assert!(ended.success(), "{}", ended.text());
@@ -119,11 +119,11 @@ fn etcd_with_tls_and_client_certificates() {
     for host in cluster.lab.hosts() {
         start_node(host, "");
     }
-    let (a, b) = (cluster.add(1, "a"), cluster.add(2, "b"));
+    let (a, b) = (cluster.add(1, "wa"), cluster.add(2, "wb"));
     cluster.lab.host(1).ok("calicoctl profile add P");
     a.calicoctl("profile set P");
     b.calicoctl("profile set P");
-    assert_matrix(&[&a, &b], &[("a", "b"), ("b", "a")]);
+    assert_matrix(&[&a, &b], &[("wa", "wb"), ("wb", "wa")]);
     let plain = cluster.lab.host(1).ok("echo $ETCD_ENDPOINTS").replace("https", "http");
     let said = cluster.lab.host(1).fails(&format!("ETCD_ENDPOINTS={} calicoctl profile show", plain.trim()));
     assert!(said.text().contains("unreachable"), "{}", said.text());
@@ -136,7 +136,7 @@ fn etcd_with_tls_and_client_certificates() {
 #[test]
 fn status_and_shows_in_every_form() {
     let cluster = Cluster::up(2, "--as=64999");
-    let a = cluster.add(1, "a");
+    let a = cluster.add(1, "wa");
     let host = cluster.lab.host(1);
     host.ok("calicoctl profile add P");
     a.calicoctl("profile set P");
@@ -144,7 +144,7 @@ fn status_and_shows_in_every_form() {
     for command in [
         "calicoctl endpoint show",
         "calicoctl endpoint show --detailed",
-        "calicoctl container a endpoint show",
+        "calicoctl container wa endpoint show",
         "calicoctl profile show",
         "calicoctl profile show --detailed",
         "calicoctl node show",
@@ -163,7 +163,7 @@ fn status_and_shows_in_every_form() {
         if shown.matches("64999").count() >= 2 { Ok(()) } else { Err(shown) }
     })
     .unwrap_or_else(|error| panic!("{error}"));
-    host.ok("calicoctl container remove a");
+    host.ok("calicoctl container remove wa");
     host.ok("calicoctl node stop");
     let stopped = host.fails("calicoctl status");
     assert_eq!(stopped.code(), Some(1));
