@@ -180,3 +180,20 @@ fn the_operations_may_run_on_any_thread_of_a_runtime() {
     is_send(crate::add_address(&at, "eth1", address, None));
     is_send(crate::remove_address(&at, "eth1", address));
 }
+
+#[test]
+fn a_host_that_keeps_new_interfaces_off_ipv6_still_serves_those_that_ask_for_it() {
+    let host = Host::new();
+    // And one that makes link-local addresses in another way than from the MAC address.
+    host.namespace.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1 net.ipv6.conf.default.addr_gen_mode=3");
+    let workload = docker_container(&host, 1);
+    let wanted = attachment("cali1", "eth1", &["fd80::7"]);
+    block_on(attach(&workload.at(), &wanted)).unwrap();
+    host.route(&wanted);
+    assert!(workload.pings("fd05::1"), "{}", host.namespace.state());
+    assert!(workload.pings(&format!("{DEFAULT_GATEWAY6}%eth1")), "{}", host.namespace.state());
+
+    // Without an IPv6 address the interface is left as the host wants it.
+    block_on(attach(&docker_container(&host, 2).at(), &attachment("cali2", "eth1", &["192.168.1.7"]))).unwrap();
+    assert_eq!(host.namespace.run("sysctl -n net.ipv6.conf.cali2.disable_ipv6").trim_end(), "1");
+}
