@@ -33,6 +33,8 @@
 
 mod dataplane;
 mod error;
+#[cfg(test)]
+mod fake_kernel;
 mod family;
 mod foreign;
 #[cfg(test)]
@@ -43,6 +45,8 @@ mod name;
 mod netlink;
 mod op;
 mod options;
+#[cfg(test)]
+mod plan_tests;
 mod program;
 mod render;
 mod report;

@@ -1,0 +1,427 @@
+//! Plans against a small kernel: any sequence of instructions, applied in any portions.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use calico_policy::{
+    instruction::{
+        Endpoint, EndpointId, EntityMatch, HostAction, IcmpMatch, Instruction, Pool, ProfileId, Rule, RuleAction,
+        RuleSet, SetId, Settings,
+    },
+    interpret::Programmed,
+    packet::{Hop, Packet, Transport, Verdict},
+};
+use ipnet::IpNet;
+use proptest::{prelude::*, sample::select};
+
+use crate::{
+    Options,
+    fake_kernel::{FakeKernel, summary},
+    family::Family,
+    op::Plan,
+    state::State,
+};
+
+const ADDRESSES: [&str; 6] = ["10.65.0.1", "10.65.0.2", "10.66.0.1", "fd65::1", "fd65::2", "fd66::1"];
+const NETS: [&str; 12] = [
+    "10.65.0.1/32",
+    "10.65.0.2/32",
+    "10.66.0.1/32",
+    "10.65.0.0/16",
+    "10.64.0.0/10",
+    "0.0.0.0/0",
+    "fd65::1/128",
+    "fd65::2/128",
+    "fd66::1/128",
+    "fd65::/64",
+    "fd00::/8",
+    "::/0",
+];
+const SETS: [&str; 3] = ["s:a", "s:b", "s:c"];
+const PROFILES: [&str; 4] = ["one", "two", "Three", "four"];
+const INTERFACES: [&str; 3] = ["cali1", "cali2", "cali3"];
+const PORTS: [u16; 5] = [53, 80, 443, 4789, 8080];
+
+fn net() -> impl Strategy<Value = IpNet> {
+    select(&NETS).prop_map(|net| net.parse().expect("a network"))
+}
+
+fn set_id() -> impl Strategy<Value = SetId> {
+    select(&SETS).prop_map(|id| SetId(id.to_owned()))
+}
+
+fn profile_id() -> impl Strategy<Value = ProfileId> {
+    select(&PROFILES).prop_map(|id| ProfileId(id.to_owned()))
+}
+
+fn few<S: Strategy + 'static>(strategy: S) -> impl Strategy<Value = Vec<S::Value>>
+where
+    S::Value: Clone + std::fmt::Debug + 'static,
+{
+    // Mostly nothing: a rule with many conditions never matches, and then it tests nothing.
+    prop_oneof![7 => Just(Vec::new()), 1 => prop::collection::vec(strategy, 1..3)]
+}
+
+fn port_range() -> impl Strategy<Value = (u16, u16)> {
+    (select(&PORTS), select(&PORTS)).prop_map(|(a, b)| (a.min(b), a.max(b)))
+}
+
+fn entity() -> impl Strategy<Value = EntityMatch> {
+    (few(net()), few(net()), few(set_id()), few(set_id()), few(port_range()), few(port_range())).prop_map(
+        |(nets, not_nets, sets, not_sets, ports, not_ports)| EntityMatch {
+            nets,
+            not_nets,
+            sets,
+            not_sets,
+            ports,
+            not_ports,
+        },
+    )
+}
+
+fn icmp() -> impl Strategy<Value = Option<IcmpMatch>> {
+    let one = (select(&[3u8, 8, 128, 135][..]), prop::option::of(0u8..2));
+    prop_oneof![
+        8 => Just(None),
+        1 => one.prop_map(|(icmp_type, code)| Some(IcmpMatch { icmp_type, code })),
+    ]
+}
+
+fn protocol() -> impl Strategy<Value = Option<u8>> {
+    prop_oneof![3 => Just(None), 1 => select(&[1u8, 4, 6, 17, 58, 132, 200][..]).prop_map(Some)]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let action =
+        select(&[RuleAction::Allow, RuleAction::Allow, RuleAction::Deny, RuleAction::Pass, RuleAction::Log][..]);
+    let version = prop_oneof![9 => Just(None), 1 => select(&[4u8, 6][..]).prop_map(Some)];
+    (action, version, protocol(), protocol(), icmp(), icmp(), entity(), entity()).prop_map(
+        |(action, ip_version, protocol, not_protocol, icmp, not_icmp, source, destination)| Rule {
+            action,
+            ip_version,
+            protocol,
+            not_protocol,
+            icmp,
+            not_icmp,
+            source,
+            destination,
+        },
+    )
+}
+
+fn rules() -> impl Strategy<Value = RuleSet> {
+    (prop::collection::vec(rule(), 0..4), prop::collection::vec(rule(), 0..4))
+        .prop_map(|(ingress, egress)| RuleSet { ingress, egress })
+}
+
+fn endpoint() -> impl Strategy<Value = Instruction> {
+    let index = 0..INTERFACES.len();
+    (index, prop::collection::vec(profile_id(), 0..3)).prop_map(|(index, profiles)| {
+        let addresses = [ADDRESSES[index], ADDRESSES[index + 3]].map(|address| address.parse().expect("an address"));
+        Instruction::EndpointUpdate {
+            id: EndpointId { namespace: "ns".to_owned(), name: format!("e{index}") },
+            endpoint: Endpoint {
+                interface: INTERFACES[index].to_owned(),
+                mac: None,
+                addresses: addresses.to_vec(),
+                profiles,
+            },
+        }
+    })
+}
+
+fn instruction() -> impl Strategy<Value = Instruction> {
+    let members = || prop::collection::btree_set(net(), 0..5);
+    let host_action = select(&[HostAction::Drop, HostAction::Accept, HostAction::Return][..]);
+    prop_oneof![
+        3 => (set_id(), members()).prop_map(|(id, members)| Instruction::SetReplace { id, members }),
+        4 => (set_id(), members(), members()).prop_map(|(id, added, removed)| Instruction::SetDelta {
+            id,
+            added: added.difference(&removed).copied().collect(),
+            removed: removed.into_iter().collect(),
+        }),
+        1 => set_id().prop_map(|id| Instruction::SetRemove { id }),
+        5 => (profile_id(), rules()).prop_map(|(id, rules)| Instruction::ProfileUpdate { id, rules }),
+        1 => profile_id().prop_map(|id| Instruction::ProfileRemove { id }),
+        6 => endpoint(),
+        1 => (0..INTERFACES.len()).prop_map(|index| Instruction::EndpointRemove {
+            id: EndpointId { namespace: "ns".to_owned(), name: format!("e{index}") },
+        }),
+        1 => prop::collection::vec((net(), any::<bool>()), 0..3).prop_map(|pools| Instruction::Pools {
+            pools: pools.into_iter().map(|(cidr, masquerade)| Pool { cidr, masquerade }).collect(),
+        }),
+        1 => host_action.prop_map(|endpoint_to_host| Instruction::Settings(Settings { endpoint_to_host })),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let hop = || {
+        prop_oneof![
+            3 => select(&INTERFACES).prop_map(|name| Hop::Interface(name.to_owned())),
+            1 => Just(Hop::Interface("cali9".to_owned())),
+            1 => Just(Hop::Interface("eth0".to_owned())),
+            1 => Just(Hop::Host),
+        ]
+    };
+    let transport = prop_oneof![
+        3 => (select(&[6u8, 17, 132][..]), select(&PORTS), select(&PORTS))
+            .prop_map(|(protocol, source, destination)| Transport::Ports { protocol, source, destination }),
+        2 => (select(&[3u8, 8, 128, 135][..]), 0u8..2)
+            .prop_map(|(icmp_type, code)| Transport::Icmp { icmp_type, code }),
+        1 => select(&[4u8, 200][..]).prop_map(Transport::Other),
+    ];
+    (hop(), hop(), 0usize..12, 0usize..12, any::<bool>(), transport).prop_map(|(from, to, a, b, v6, transport)| {
+        // Mostly the address of the workload there.
+        let address = |hop: &Hop, index: usize| {
+            let own = INTERFACES.iter().position(|name| *hop == Hop::Interface((*name).to_owned()));
+            let index = own.filter(|_| index >= 3).unwrap_or(index % 3);
+            ADDRESSES[index + if v6 { 3 } else { 0 }].parse().expect("an address")
+        };
+        let (source, destination) = (address(&from, a), address(&to, b));
+        Packet { from, to, source, destination, transport }
+    })
+}
+
+/// What a route lookup would say of the source.
+fn spoofed(programmed: &Programmed, packet: &Packet) -> bool {
+    let Hop::Interface(name) = &packet.from else { return false };
+    let mut behind = programmed.endpoints.values().filter(|endpoint| endpoint.interface == *name);
+    name.starts_with("cali") && !behind.any(|endpoint| endpoint.addresses.contains(&packet.source))
+}
+
+/// A host under test: what was asked, what is believed, what there is.
+struct Bench {
+    asked: Programmed,
+    applied: Programmed,
+    state: State,
+    kernel: FakeKernel,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (asked, applied) = (Programmed::default(), Programmed::default());
+        Self { asked, applied, state: State::new(Arc::new(Options::default())), kernel: FakeKernel::default() }
+    }
+
+    /// Instructions that break a promise are left out: the engine never makes such.
+    fn absorb(&mut self, instruction: &Instruction) {
+        if self.asked.apply(instruction).is_ok() {
+            self.state.absorb(instruction.clone()).expect("names are valid");
+        }
+    }
+
+    /// Applies, as the driver does; between transactions each packet has its old or its new verdict.
+    fn apply(&mut self, packets: &[Packet]) -> Result<(), TestCaseError> {
+        self.state.flush();
+        for family in Family::ALL {
+            if self.state.table(family).stale {
+                let read = self.kernel.read(family);
+                self.state.read_back(family, read);
+            }
+        }
+        let plan = self.state.plan();
+        let begun = self.kernel.read(Family::V4).is_some();
+        for transaction in plan.transactions() {
+            self.kernel.commit(transaction).map_err(TestCaseError::fail)?;
+            for packet in packets.iter().filter(|_| begun) {
+                let (old, new) = (self.applied.verdict(packet), self.asked.verdict(packet));
+                let spoofed = [&self.applied, &self.asked].map(|state| spoofed(state, packet));
+                if spoofed[0] != spoofed[1] {
+                    continue;
+                }
+                let now = self.kernel.verdict(packet, spoofed[0]);
+                prop_assert!(now == old || now == new, "{packet:?} is {now:?} between {old:?} and {new:?}");
+            }
+        }
+        self.state.settle();
+        self.applied = self.asked.clone();
+        for packet in packets {
+            let spoofed = spoofed(&self.asked, packet);
+            prop_assert_eq!(self.kernel.verdict(packet, spoofed), self.asked.verdict(packet), "{:?}", packet);
+        }
+        Ok(())
+    }
+
+    /// What a host that starts now would come to.
+    fn from_scratch(&self) -> FakeKernel {
+        let mut other = Self::new();
+        let Programmed { sets, profiles, endpoints, pools, settings } = self.asked.clone();
+        let sets = sets.into_iter().map(|(id, members)| Instruction::SetReplace { id, members });
+        let profiles = profiles.into_iter().map(|(id, rules)| Instruction::ProfileUpdate { id, rules });
+        let endpoints = endpoints.into_iter().map(|(id, endpoint)| Instruction::EndpointUpdate { id, endpoint });
+        let rest = [Instruction::Pools { pools }, Instruction::Settings(settings)];
+        for instruction in sets.chain(profiles).chain(endpoints).chain(rest) {
+            other.absorb(&instruction);
+        }
+        other.apply(&[]).expect("a fresh start works");
+        other.kernel
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Instruction(Instruction),
+    Apply,
+    /// Somebody else changes the tables; the notification comes before the next apply.
+    Vandal(usize),
+    /// The agent is killed and starts again.
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        12 => instruction().prop_map(Event::Instruction),
+        4 => Just(Event::Apply),
+        1 => any::<usize>().prop_map(Event::Vandal),
+        1 => Just(Event::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_way_leads_to_the_same_rules_and_the_right_verdicts(
+        events in prop::collection::vec(event(), 1..40),
+        packets in prop::collection::vec(packet(), 40),
+    ) {
+        let mut bench = Bench::new();
+        let mut disturbed = false;
+        for event in events {
+            match event {
+                Event::Instruction(instruction) => bench.absorb(&instruction),
+                Event::Apply => {
+                    bench.apply(if disturbed { &[] } else { &packets })?;
+                    disturbed = false;
+                }
+                Event::Vandal(choice) => {
+                    for family in Family::ALL {
+                        bench.kernel.vandalise(family, choice);
+                        bench.state.table(family).stale = true;
+                    }
+                    disturbed = true;
+                }
+                Event::Restart => {
+                    let kernel = std::mem::take(&mut bench.kernel);
+                    let asked = bench.asked.clone();
+                    let applied = bench.applied.clone();
+                    bench = Bench::new();
+                    let Programmed { sets, profiles, endpoints, pools, settings } = asked;
+                    sets.into_iter().for_each(|(id, members)| bench.absorb(&Instruction::SetReplace { id, members }));
+                    profiles.into_iter().for_each(|(id, rules)| bench.absorb(&Instruction::ProfileUpdate { id, rules }));
+                    endpoints.into_iter().for_each(|(id, endpoint)| bench.absorb(&Instruction::EndpointUpdate { id, endpoint }));
+                    bench.absorb(&Instruction::Pools { pools });
+                    bench.absorb(&Instruction::Settings(settings));
+                    (bench.kernel, bench.applied) = (kernel, applied);
+                }
+            }
+        }
+        bench.apply(if disturbed { &[] } else { &packets })?;
+        let fresh = bench.from_scratch();
+        prop_assert!(bench.kernel == fresh, "{:?} instead of {:?}", summary(&bench.kernel), summary(&fresh));
+        for family in Family::ALL {
+            let read = bench.kernel.read(family);
+            bench.state.read_back(family, read);
+        }
+        prop_assert_eq!(bench.state.plan(), Plan::default(), "read back, nothing is left to do");
+    }
+}
+
+fn change(bench: &mut Bench, instruction: Instruction) -> Plan {
+    bench.absorb(&instruction);
+    bench.state.flush();
+    let plan = bench.state.plan();
+    bench.apply(&[]).expect("accepted");
+    plan
+}
+
+/// Twenty endpoints on two profiles.
+fn populated() -> Bench {
+    let mut bench = Bench::new();
+    for name in ["one", "two"] {
+        let rules = RuleSet { ingress: vec![Rule::of(RuleAction::Allow)], egress: Vec::new() };
+        bench.absorb(&Instruction::ProfileUpdate { id: ProfileId(name.to_owned()), rules });
+    }
+    for number in 0..20 {
+        bench.absorb(&numbered(number, &["one"]));
+    }
+    bench.apply(&[]).expect("accepted");
+    bench
+}
+
+fn numbered(number: u8, profiles: &[&str]) -> Instruction {
+    Instruction::EndpointUpdate {
+        id: EndpointId { namespace: "ns".to_owned(), name: format!("n{number}") },
+        endpoint: Endpoint {
+            interface: format!("cali{number}"),
+            mac: None,
+            addresses: Vec::new(),
+            profiles: profiles.iter().map(|p| ProfileId((*p).to_owned())).collect(),
+        },
+    }
+}
+
+#[test]
+fn one_more_endpoint_of_a_known_kind_is_four_map_elements() {
+    let mut bench = populated();
+    let plan = change(&mut bench, numbered(99, &["one"]));
+    assert!(plan.prepare.is_empty() && plan.cleanup.is_empty());
+    assert_eq!(plan.switch.len(), 4, "two maps, two families: {plan:?}");
+}
+
+#[test]
+fn an_endpoint_of_a_new_kind_gets_its_chains_before_it_is_switched() {
+    let mut bench = populated();
+    let plan = change(&mut bench, numbered(99, &["two", "one"]));
+    assert!(!plan.prepare.is_empty() && plan.cleanup.is_empty());
+    assert_eq!(plan.switch.len(), 4);
+    let plan = change(&mut bench, numbered(99, &["one"]));
+    assert!(plan.prepare.is_empty() && !plan.cleanup.is_empty(), "the chains of its kind go last");
+}
+
+#[test]
+fn a_change_of_a_profile_is_one_transaction_however_many_endpoints_have_it() {
+    let mut bench = populated();
+    let rules = RuleSet { ingress: vec![Rule::of(RuleAction::Deny)], egress: Vec::new() };
+    let plan = change(&mut bench, Instruction::ProfileUpdate { id: ProfileId("one".to_owned()), rules });
+    assert!(plan.prepare.is_empty() && plan.cleanup.is_empty());
+    assert_eq!(plan.switch.len(), 4, "flush and one rule, two families: {plan:?}");
+}
+
+#[test]
+fn a_member_is_one_element() {
+    let mut bench = populated();
+    let id = SetId("s:a".to_owned());
+    let members = BTreeSet::from(["10.0.0.1/32".parse().expect("a network")]);
+    change(&mut bench, Instruction::SetReplace { id: id.clone(), members });
+    let added = vec!["10.0.0.2/32".parse().expect("a network")];
+    let plan = change(&mut bench, Instruction::SetDelta { id: id.clone(), added, removed: Vec::new() });
+    assert_eq!((plan.prepare.len(), plan.switch.len(), plan.cleanup.len()), (0, 1, 0), "{plan:?}");
+    let added = vec!["10.0.0.0/8".parse().expect("a network")];
+    let plan = change(&mut bench, Instruction::SetDelta { id, added, removed: Vec::new() });
+    assert_eq!(plan.cleanup.len(), 2, "a network makes it another kind of set, the old one goes: {plan:?}");
+}
+
+#[test]
+fn nothing_asked_nothing_done() {
+    let mut bench = populated();
+    let plan = change(&mut bench, numbered(3, &["one"]));
+    assert_eq!(plan, Plan::default());
+}
+
+#[test]
+fn an_empty_host_denies_workloads_and_nobody_else() {
+    let mut bench = Bench::new();
+    bench.apply(&[]).expect("accepted");
+    let packet = |from: &str, to: Hop| Packet {
+        from: Hop::Interface(from.to_owned()),
+        to,
+        source: "10.0.0.1".parse().expect("an address"),
+        destination: "10.0.0.2".parse().expect("an address"),
+        transport: Transport::Other(200),
+    };
+    let verdict = |packet| bench.kernel.verdict(&packet, false);
+    assert_eq!(verdict(packet("cali1", Hop::Host)), Verdict::Deny);
+    assert_eq!(verdict(packet("eth0", Hop::Interface("cali1".to_owned()))), Verdict::Deny);
+    assert_eq!(verdict(packet("eth0", Hop::Interface("eth1".to_owned()))), Verdict::Allow);
+    assert_eq!(verdict(packet("eth0", Hop::Host)), Verdict::Allow);
+}
