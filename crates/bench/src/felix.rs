@@ -35,11 +35,14 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         inside(host, || fill(&endpoints, size))?;
         let _felix = start_felix(host, size)?;
         let (changes, writes) = inside(host, || sample(&endpoints))?;
+        let ours = changes.iter().zip(&writes).map(|(change, write)| change.saturating_sub(*write)).collect();
         let write =
             report.add_times(&format!("felix/etcd_write/{size}"), writes, "yardstick: the same write to etcd alone");
         let name = format!("felix/write_to_kernel/{size}");
         let detail = format!("one of {size} endpoints gets another profile; the etcd write alone takes {write:.2} ms");
         report.add_times(&name, changes, &detail);
+        let name = format!("felix/event_to_kernel/{size}");
+        report.add_times(&name, ours, "the same, from etcd's answer to the writer on: what felix and the kernel take");
     }
     Ok(())
 }
