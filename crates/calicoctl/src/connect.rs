@@ -33,10 +33,17 @@ pub(crate) async fn context(interrupt: Interrupt) -> Result<(Context, Caller), F
         Some(name) => name,
         None => name_of_this_host(health_port).await,
     };
+    let node = calico_startup::node_name(Some(node.trim())).map_err(|error| {
+        let failure = Failure::new("This host has no usable name.").cause(&error);
+        match error.way_out() {
+            Some(way_out) => failure.hint(way_out),
+            None => failure.hint("say it with HOSTNAME=NAME"),
+        }
+    })?;
     let machine = Arc::new(Machine::new(health_port));
     let context = Context {
         store: Store::new(Arc::new(kv)),
-        node: node.trim().to_lowercase(),
+        node,
         host: machine.clone(),
         runtime: machine,
         console: Arc::new(Terminal),

@@ -25,6 +25,8 @@ pub(crate) const RUN_DIR: &str = "/var/run/calico";
 
 /// How long a command waits for another one that works on the same container.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// When a waiting command says so.
+const LOCK_NOTICE: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// This machine.
@@ -157,7 +159,8 @@ impl WorkloadLock {
         // For root only: who can hold the lock can keep everybody from working on the container.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| failed(&error))?;
         let path = dir.join(workload);
-        let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+        let begin = tokio::time::Instant::now();
+        let mut told = false;
         loop {
             let file = OpenOptions::new()
                 .create(true)
@@ -171,7 +174,11 @@ impl WorkloadLock {
                 Ok(()) if is_at(&file, &path) => return Ok(Self { held: Some((file, path)) }),
                 Ok(()) => {}
                 Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
-                    if tokio::time::Instant::now() >= deadline {
+                    if begin.elapsed() >= LOCK_NOTICE && !told {
+                        told = true;
+                        tracing::warn!("another calicoctl is working on this container, waiting for it");
+                    }
+                    if begin.elapsed() >= LOCK_PATIENCE {
                         return Err(Failure::new("Another calicoctl is working on this container.")
                             .hint("wait until it has ended, or end it, and try again"));
                     }

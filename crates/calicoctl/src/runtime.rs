@@ -93,11 +93,12 @@ impl Runtime for Machine {
     }
 
     async fn prepare_kernel(&self) -> Result<Vec<String>, Failure> {
-        let warnings = load_modules().await;
-        switch_on("ipv4", Path::new("/proc/sys/net/ipv4/ip_forward"))?;
-        if self.exists(Path::new("/proc/sys/net/ipv6")) {
-            switch_on("ipv6", Path::new("/proc/sys/net/ipv6/conf/all/forwarding"))?;
-        }
+        let mut warnings = load_modules().await;
+        let more = calico_startup::enable_forwarding().await.map_err(not_forwarding)?;
+        warnings.extend(more.into_iter().map(|warning| match warning.way_out {
+            Some(way_out) => format!("{}; {way_out}", warning.message),
+            None => warning.message,
+        }));
         Ok(warnings)
     }
 
@@ -207,10 +208,14 @@ async fn load_modules() -> Vec<String> {
     vec![format!("kernel modules {} could not be loaded, they may be built in: {cause}", MODULES.join(", "))]
 }
 
-fn switch_on(family: &str, path: &Path) -> Result<(), Failure> {
-    std::fs::write(path, "1").map_err(|error| {
-        Failure::new(format!("Could not enable {family} forwarding."))
-            .because(format!("{}: {error}", path.display()))
-            .hint("this host must be allowed to forward packets for its containers: sysctl net.ipv4.ip_forward=1")
-    })
+fn not_forwarding(error: StartupError) -> Failure {
+    let message = match &error {
+        StartupError::Forwarding { family, .. } => format!("Could not enable {} forwarding.", family.to_lowercase()),
+        _ => "Could not enable forwarding.".to_owned(),
+    };
+    let failure = Failure::new(message).cause(&error);
+    match error.way_out() {
+        Some(way_out) => failure.hint(way_out),
+        None => failure,
+    }
 }

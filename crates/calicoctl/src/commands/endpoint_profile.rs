@@ -29,8 +29,8 @@ pub(crate) enum Target {
     Container {
         /// As it was named.
         name: String,
-        /// Where its endpoints are found.
-        filter: EndpointFilter,
+        /// Its endpoints.
+        endpoints: Vec<WorkloadEndpoint>,
     },
 }
 
@@ -48,7 +48,7 @@ impl Target {
     async fn find(&self, ctx: &Context) -> Result<WorkloadEndpoint, Failure> {
         let mut found = match self {
             Self::Endpoint { id, filter } => super::endpoint::find(ctx, filter, Some(id)).await?,
-            Self::Container { filter, .. } => super::endpoint::find(ctx, filter, None).await?,
+            Self::Container { endpoints, .. } => endpoints.clone(),
         };
         match found.len() {
             0 => {

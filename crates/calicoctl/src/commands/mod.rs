@@ -11,6 +11,7 @@ pub(crate) mod node_show;
 pub(crate) mod node_start;
 pub(crate) mod node_stop;
 pub(crate) mod profile;
+mod race;
 pub(crate) mod status;
 
 use calico_workload::docker::DockerError;

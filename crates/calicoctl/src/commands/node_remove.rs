@@ -15,6 +15,7 @@ use calico_store::Error;
 use super::{
     container::{delete_endpoint, detach, of_endpoint},
     node_start::{CONTAINER, PREVIOUS},
+    race::Races,
 };
 use crate::{
     args::{EndpointFilter, NodeRemove},
@@ -22,9 +23,6 @@ use crate::{
     failure::{Failure, sentence},
     output::Output,
 };
-
-/// How often a lost race for one record is tried again.
-const RACES: usize = 20;
 
 /// `node remove`
 pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, Failure> {
@@ -176,7 +174,8 @@ async fn delete_where<S: Kind>(ctx: &Context, is_it: impl Fn(&Resource<S>) -> bo
 
 /// Deletes a resource as it stands; one that is not there is fine.
 async fn delete_by_name<S: Kind>(ctx: &Context, name: &str) -> Result<(), Failure> {
-    for _ in 0..RACES {
+    let mut races = Races::new(format!("{} {name}", S::NAME));
+    loop {
         let resource = match ctx.store.get::<S>(name).await {
             Ok(resource) => resource,
             Err(Error::NotFound { .. }) => return Ok(()),
@@ -184,9 +183,8 @@ async fn delete_by_name<S: Kind>(ctx: &Context, name: &str) -> Result<(), Failur
         };
         match ctx.store.delete(&resource).await {
             Ok(()) | Err(Error::NotFound { .. }) => return Ok(()),
-            Err(Error::Conflict { .. }) => {}
+            Err(Error::Conflict { .. }) => races.lost().await?,
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Failure::new(format!("{} {name} is being changed by somebody else all the time.", S::NAME)))
 }

@@ -6,15 +6,13 @@
 use calico_model::{HostEndpointSpec, Profile, ProfileName, WorkloadEndpoint, WorkloadEndpointSpec, WorkloadName};
 use calico_store::Error;
 
+use super::race::Races;
 use crate::{
     context::Context,
     failure::Failure,
     names::{Wanted, bad_name},
     output::{Cell, Column, Output, Table},
 };
-
-/// How often a lost race for one record is tried again.
-const RACES: usize = 20;
 
 /// `profile add`: members may talk to each other and to everything outside.
 pub(crate) async fn add(ctx: &Context, word: &str) -> Result<Output, Failure> {
@@ -35,7 +33,8 @@ pub(crate) async fn add(ctx: &Context, word: &str) -> Result<Output, Failure> {
 /// `profile remove`: deletes a profile; without `no_check` only one that no endpoint has.
 pub(crate) async fn remove(ctx: &Context, word: &str, no_check: bool) -> Result<Output, Failure> {
     let wanted = Wanted::parse(word)?;
-    for _ in 0..RACES {
+    let mut races = Races::new(format!("Profile {word}"));
+    loop {
         let Some(profile) = wanted.look_up(&ctx.store).await? else {
             return Ok(Output::line(format!("Profile {} not found.", wanted.word)));
         };
@@ -48,11 +47,10 @@ pub(crate) async fn remove(ctx: &Context, word: &str, no_check: bool) -> Result<
         }
         match ctx.store.delete(&profile).await {
             Ok(()) => return Ok(Output::line(format!("Deleted profile {name}"))),
-            Err(Error::Conflict { .. } | Error::NotFound { .. }) => {}
+            Err(Error::Conflict { .. } | Error::NotFound { .. }) => races.lost().await?,
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Failure::new(format!("Profile {word} is being changed by somebody else all the time.")).hint("try again"))
 }
 
 async fn is_in_use(ctx: &Context, stored: &str) -> Result<bool, Failure> {

@@ -13,7 +13,7 @@ use calico_workload::{AttachError, Attachment, NetnsRef};
 
 use super::{
     addresses::{Reservations, Wish, check_free, pools},
-    workload::{NAMESPACE, Workload, find},
+    workload::{Found, NAMESPACE, Workload, find},
 };
 use crate::{
     args::ContainerAdd,
@@ -66,10 +66,11 @@ impl Gateways {
 pub(crate) async fn add(ctx: &Context, args: &ContainerAdd) -> Result<Output, Failure> {
     let wishes = Wish::parse_all(&args.addresses)?;
     ctx.require_root()?;
+    let mut found = find(ctx, &args.container).await?;
     // Held until the end: of two calls for one container the second sees the first's endpoint.
-    let workload = find(ctx, &args.container).await?.workload;
-    let _lock = ctx.host.lock(&workload.endpoint_id()).await?;
-    let plan = check(ctx, args, wishes).await?;
+    let _lock = ctx.host.lock(&found.workload.endpoint_id()).await?;
+    found.read_again(ctx).await?;
+    let plan = check(ctx, args, found, wishes).await?;
     let _acting = ctx.interrupt.acting();
     let mut undo = Undo::new();
     match act(ctx, &plan, &mut undo).await {
@@ -78,9 +79,13 @@ pub(crate) async fn add(ctx: &Context, args: &ContainerAdd) -> Result<Output, Fa
     }
 }
 
-async fn check<'a>(ctx: &Context, args: &'a ContainerAdd, wishes: Vec<Wish>) -> Result<Plan<'a>, Failure> {
+async fn check<'a>(
+    ctx: &Context,
+    args: &'a ContainerAdd,
+    found: Found,
+    wishes: Vec<Wish>,
+) -> Result<Plan<'a>, Failure> {
     let typed = args.container.as_str();
-    let found = find(ctx, typed).await?;
     let Some(netns) = found.netns else {
         return Err(match found.container {
             None if typed.starts_with('/') => Failure::new(format!("{typed} does not exist."))

@@ -25,9 +25,9 @@ use crate::{
 pub(crate) async fn add(ctx: &Context, args: &ContainerIp) -> Result<Output, Failure> {
     let wish = Wish::parse(&args.address)?;
     ctx.require_root()?;
-    let workload = find(ctx, &args.container).await?.workload;
-    let _lock = ctx.host.lock(&workload.endpoint_id()).await?;
-    let found = find(ctx, &args.container).await?;
+    let mut found = find(ctx, &args.container).await?;
+    let _lock = ctx.host.lock(&found.workload.endpoint_id()).await?;
+    found.read_again(ctx).await?;
     let netns = running(&found, &args.container)?.clone();
     let endpoint = known(found.endpoints.as_slice()).map_err(|failure| {
         failure
@@ -96,9 +96,9 @@ pub(crate) async fn remove(ctx: &Context, args: &ContainerIp) -> Result<Output, 
             .hint(format!("see: calicoctl container {} endpoint show", args.container))
     })?;
     ctx.require_root()?;
-    let workload = find(ctx, &args.container).await?.workload;
-    let _lock = ctx.host.lock(&workload.endpoint_id()).await?;
-    let found = find(ctx, &args.container).await?;
+    let mut found = find(ctx, &args.container).await?;
+    let _lock = ctx.host.lock(&found.workload.endpoint_id()).await?;
+    found.read_again(ctx).await?;
     let netns = running(&found, &args.container)?;
     let endpoint = known(found.endpoints.as_slice()).map_err(|failure| {
         failure.context("Container is unknown to Calico.").because(format!("{} was never added", args.container))

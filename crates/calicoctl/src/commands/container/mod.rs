@@ -37,10 +37,7 @@ pub(crate) async fn run(ctx: &Context, command: &ContainerCommand) -> Result<Out
             // Bad names are told before anybody is asked about the container.
             crate::names::Wanted::parse_all(profiles)?;
             let found = workload::find(ctx, container).await?;
-            let target = endpoint_profile::Target::Container {
-                name: container.to_owned(),
-                filter: found.workload.filter(&ctx.node),
-            };
+            let target = endpoint_profile::Target::Container { name: container.to_owned(), endpoints: found.endpoints };
             endpoint_profile::change(ctx, &target, change, profiles).await
         }
     }

@@ -14,29 +14,33 @@ use super::{
     workload::{Found, find, find_recorded},
 };
 use crate::{
+    commands::race::Races,
     context::Context,
     failure::{Failure, sentence},
     output::Output,
 };
 
-/// How often a lost race for the record is tried again.
-const RACES: usize = 20;
-
 /// `container remove`
 pub(crate) async fn remove(ctx: &Context, word: &str) -> Result<Output, Failure> {
     ctx.require_root()?;
-    let workload = find(ctx, word).await?.workload;
-    let _lock = ctx.host.lock(&workload.endpoint_id()).await?;
     let mut found = find(ctx, word).await?;
+    let mut lock = ctx.host.lock(&found.workload.endpoint_id()).await?;
+    found.read_again(ctx).await?;
     if !has_something(ctx, &found).await? {
         // A new container may have the name of one that was deleted without being removed.
         match find_recorded(ctx, word).await? {
-            Some(recorded) => found = recorded,
+            Some(recorded) => {
+                found = recorded;
+                lock = ctx.host.lock(&found.workload.endpoint_id()).await?;
+                found.read_again(ctx).await?;
+            }
             None => return Ok(Output::line(format!("Failed find Calico data for {}", found.workload.id))),
         }
     }
     let _acting = ctx.interrupt.acting();
-    take_away(ctx, &found).await.map_err(|failure| {
+    let outcome = take_away(ctx, &found).await;
+    drop(lock);
+    outcome.map_err(|failure| {
         failure
             .context(format!("{word} is not removed completely."))
             .hint(format!("when the cause is gone, finish it with: calicoctl container remove {}", again(&found, word)))
@@ -91,10 +95,11 @@ pub(in crate::commands) async fn detach(ctx: &Context, interface: &str) -> Resul
 /// Deletes an endpoint as it stands, however often somebody changes it meanwhile.
 pub(in crate::commands) async fn delete(ctx: &Context, endpoint: &WorkloadEndpoint) -> Result<(), Failure> {
     let (key, mut current) = (endpoint.key(), endpoint.clone());
-    for _ in 0..RACES {
+    let mut races = Races::new(format!("Endpoint {}", endpoint.spec.endpoint));
+    loop {
         match ctx.store.delete(&current).await {
             Ok(()) | Err(Error::NotFound { .. }) => return Ok(()),
-            Err(Error::Conflict { .. }) => {}
+            Err(Error::Conflict { .. }) => races.lost().await?,
             Err(error) => return Err(error.into()),
         }
         match ctx.store.get_key(&key).await {
@@ -103,5 +108,4 @@ pub(in crate::commands) async fn delete(ctx: &Context, endpoint: &WorkloadEndpoi
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Failure::new(format!("{key} is being changed by somebody else all the time.")).hint("try again"))
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use calico_ipam::HandleId;
-use calico_model::{WorkloadEndpoint, normalise};
+use calico_model::{KindName, ResourceKey, WorkloadEndpoint, WorkloadEndpointSpec, WorkloadName, normalise};
 use calico_workload::{
     NetnsRef,
     docker::{Container, DockerError},
@@ -15,7 +15,6 @@ use sha2::{Digest, Sha256};
 
 use super::INTERFACE_PREFIX;
 use crate::{
-    args::EndpointFilter,
     commands::{
         docker_failure,
         endpoint::{self, ANNOTATION_WORKLOAD},
@@ -54,13 +53,16 @@ impl Workload {
         Self { orchestrator: "namespace", id: format!("{dashed}-{hash}") }
     }
 
-    /// Where the workload's endpoints are found.
-    pub(super) fn filter(&self, node: &str) -> EndpointFilter {
-        EndpointFilter {
-            host: Some(node.to_owned()),
-            orchestrator: Some(self.orchestrator.to_owned()),
-            workload: Some(self.id.clone()),
-        }
+    /// The workload's endpoints on this host, sorted. Only their own part of the datastore is read.
+    async fn endpoints(&self, ctx: &Context) -> Result<Vec<WorkloadEndpoint>, Failure> {
+        let doubled = |part: &str| part.replace('-', "--");
+        let name = format!("{}-{}-", doubled(self.orchestrator), doubled(&self.id));
+        let mut endpoints = stored(ctx, &name).await?;
+        endpoints.retain(|endpoint| {
+            let parts = WorkloadName::of(&endpoint.spec);
+            (parts.node, parts.orchestrator, parts.workload) == (&ctx.node, self.orchestrator, &self.id)
+        });
+        Ok(endpoints)
     }
 
     /// Who holds the workload's addresses.
@@ -93,6 +95,25 @@ pub(super) struct Found {
     pub(super) container: Option<Container>,
 }
 
+impl Found {
+    /// Reads the endpoints again: somebody else may have been at work before the workload was locked.
+    pub(super) async fn read_again(&mut self, ctx: &Context) -> Result<(), Failure> {
+        self.endpoints = self.workload.endpoints(ctx).await?;
+        Ok(())
+    }
+}
+
+/// This host's endpoints whose names go on, after the host's name, with `rest`. Names may be longer than they look:
+/// the caller checks the parts.
+async fn stored(ctx: &Context, rest: &str) -> Result<Vec<WorkloadEndpoint>, Failure> {
+    let kind = ResourceKey::prefix(KindName::WorkloadEndpoint);
+    let prefix = format!("{kind}{NAMESPACE}/{}{rest}", WorkloadName::node_prefix(&ctx.node));
+    let (mut endpoints, unreadable) = ctx.store.list_prefix::<WorkloadEndpointSpec>(&prefix).await?;
+    ctx.note_unreadable(&unreadable);
+    endpoints.sort_by(|a, b| endpoint::order(a).cmp(&endpoint::order(b)));
+    Ok(endpoints)
+}
+
 /// The workload that `word` names.
 ///
 /// # Errors
@@ -101,14 +122,14 @@ pub(super) async fn find(ctx: &Context, word: &str) -> Result<Found, Failure> {
     if word.starts_with('/') {
         let path = canonical(Path::new(word));
         let workload = Workload::namespace(&path);
-        let endpoints = endpoint::find(ctx, &workload.filter(&ctx.node), None).await?;
+        let endpoints = workload.endpoints(ctx).await?;
         let netns = path.exists().then_some(NetnsRef::Path(path));
         return Ok(Found { workload, endpoints, netns, container: None });
     }
     match ctx.host.inspect(word).await {
         Ok(container) => {
             let workload = Workload::container(&container.id);
-            let endpoints = endpoint::find(ctx, &workload.filter(&ctx.node), None).await?;
+            let endpoints = workload.endpoints(ctx).await?;
             let netns = (container.running && container.pid > 0).then_some(NetnsRef::Pid(container.pid));
             Ok(Found { workload, endpoints, netns, container: Some(container) })
         }
@@ -128,18 +149,15 @@ pub(super) async fn find(ctx: &Context, word: &str) -> Result<Found, Failure> {
 /// # Errors
 /// Several containers match.
 pub(super) async fn find_recorded(ctx: &Context, word: &str) -> Result<Option<Found>, Failure> {
-    let filter = EndpointFilter {
-        host: Some(ctx.node.clone()),
-        orchestrator: Some("docker".into()),
-        ..EndpointFilter::default()
-    };
-    let all = endpoint::find(ctx, &filter, None).await?;
+    let all = stored(ctx, "docker-").await?;
     let is_id = word.len() >= SHORTEST_ID && word.bytes().all(|b| b.is_ascii_hexdigit());
     let named = |endpoint: &WorkloadEndpoint| {
         endpoint.metadata.annotations.get(ANNOTATION_WORKLOAD).is_some_and(|name| name == word)
     };
     let matches = |endpoint: &&WorkloadEndpoint| {
-        (is_id && endpoint.spec.workload.starts_with(word)) || endpoint.spec.workload == word || named(endpoint)
+        let spec = &endpoint.spec;
+        let is_ours = spec.node == ctx.node && spec.orchestrator == "docker";
+        is_ours && ((is_id && spec.workload.starts_with(word)) || spec.workload == word || named(endpoint))
     };
     let mut endpoints: Vec<WorkloadEndpoint> = all.iter().filter(matches).cloned().collect();
     if endpoints.iter().any(|endpoint| endpoint.spec.workload == word) {

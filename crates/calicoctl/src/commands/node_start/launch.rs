@@ -269,7 +269,7 @@ impl Relay<'_> {
     async fn ended(&self) -> Failure {
         let status = self.ctx.runtime.container(CONTAINER).await.ok().flatten();
         self.failure(match status {
-            Some(status) if !status.running && status.restart_count == 0 => {
+            Some(status) if status.exit_code != 0 => {
                 format!("it ended with code {}", status.exit_code)
             }
             _ => "it ended".to_owned(),

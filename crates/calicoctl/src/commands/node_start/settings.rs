@@ -49,10 +49,16 @@ impl Settings {
         let ip = optional(&args.ip, &mut faults, "Invalid IPv4 address specified with --ip argument");
         let ip6 = optional(&args.ip6, &mut faults, "Invalid IPv6 address specified with --ip6 argument");
         let as_number = optional(&args.as_number, &mut faults, "Invalid AS Number specified");
-        let name = Some(args.name.trim().to_lowercase()).filter(|name| !name.is_empty());
-        if let Some(name) = name.as_deref().filter(|name| !is_node_name(name)) {
-            faults.push(format!("Invalid node name specified with --name: {name:?} is not a DNS name."));
-        }
+        let name = match args.name.trim() {
+            "" => None,
+            given => match calico_startup::node_name(Some(given)) {
+                Ok(name) => Some(name),
+                Err(error) => {
+                    faults.push(format!("Invalid node name specified with --name: {error}."));
+                    None
+                }
+            },
+        };
         let detach = match args.detach.to_lowercase().as_str() {
             "true" => true,
             "false" => false,
@@ -94,15 +100,4 @@ fn optional<T: std::str::FromStr>(word: &str, faults: &mut Vec<String>, fault: &
         faults.push(format!("{fault}: {word:?}."));
     }
     value
-}
-
-/// A v3 name: lower-case DNS labels.
-fn is_node_name(name: &str) -> bool {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    name.len() <= 253 && name.split('.').all(label)
 }

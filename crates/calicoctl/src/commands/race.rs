@@ -1,0 +1,55 @@
+//! Trying again after a lost race, a bounded number of times and less and less eagerly.
+
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// How often a lost race for one record is tried again.
+const MOST: u32 = 20;
+/// The first wait; each later one is twice as long, up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(200);
+
+/// Lost races for one record.
+pub(super) struct Races {
+    what: String,
+    lost: u32,
+}
+
+impl Races {
+    /// None lost yet; `what` names the record in the failure.
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), lost: 0 }
+    }
+
+    /// Waits a little before the next try.
+    ///
+    /// # Errors
+    /// It was the last.
+    pub(super) async fn lost(&mut self) -> Result<(), Failure> {
+        self.lost += 1;
+        if self.lost > MOST {
+            return Err(Failure::new(format!("{} is being changed by somebody else all the time.", self.what))
+                .hint("try again when the other has ended"));
+        }
+        let wait = FIRST.saturating_mul(1 << self.lost.min(10)).min(LONGEST);
+        tracing::debug!(record = %self.what, lost = self.lost, ?wait, "lost a race, trying again");
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_lost_race_is_a_failure() {
+        let mut races = Races::new("profile web");
+        for _ in 0..MOST {
+            races.lost().await.expect("not the last");
+        }
+        let failure = races.lost().await.expect_err("the last");
+        assert!(failure.message().contains("profile web is being changed"), "{failure}");
+    }
+}
