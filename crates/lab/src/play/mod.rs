@@ -112,9 +112,9 @@ pub fn play(options: &LabOptions) -> Result<()> {
     let options = LabOptions { name: Some(name), segments: vec![0; 2], ..options.clone() }.with_node_image();
     let lab = screen.progress("raising two hosts with Docker and etcd, loading the images", || Lab::up(&options))?;
     for host in lab.hosts() {
-        screen.fact("", host.name(), &format!("{}, {}", host.ipv4(), host.ipv6()));
+        screen.fact(host.name(), &format!("{}, {}", host.ipv4(), host.ipv6()));
     }
-    screen.fact("", "etcd", &lab.etcd().endpoints());
+    screen.fact("etcd", &lab.etcd().endpoints());
 
     let mut player = Player { facts: Facts::gather(&lab)?, lab: &lab, screen: &screen };
     for (index, step) in STEPS.iter().enumerate() {
@@ -150,7 +150,8 @@ impl Player<'_> {
         }
         let matrix = self.keep(step.promise)?;
         let facts = Facts::gather(self.lab)?;
-        facts.show_changes(&self.facts, self.screen);
+        self.screen.line("");
+        self.screen.changes(&facts.changes_since(&self.facts));
         if let Some(matrix) = matrix {
             self.screen.matrix(&matrix);
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::WORKLOADS;
-use super::screen::{Ink, Screen};
+use super::screen::Ink;
 use crate::error::Result;
 use crate::host::Host;
 use crate::lab::Lab;
@@ -52,34 +52,31 @@ impl Facts {
                 rules: count_rules(&rules(host)?),
             })
         })?;
-        let interfaces = WORKLOADS
-            .into_iter()
-            .filter_map(|(host, name)| Some((name, interface(lab.host(host), name)?)))
-            .filter(|(_, text)| !text.is_empty())
-            .collect();
+        let interfaces =
+            WORKLOADS.into_iter().filter_map(|(host, name)| Some((name, interface(lab.host(host), name)?))).collect();
         Ok(Self { keys: keys(lab)?, interfaces, hosts })
     }
 
-    pub(super) fn show_changes(&self, before: &Self, screen: &Screen) {
-        screen.line("");
-        screen.changes("datastore", &key_changes(&before.keys, &self.keys));
-        for (name, text) in &self.interfaces {
-            if before.interfaces.get(name) != Some(text) {
-                screen.fact("", name, text);
-            }
+    /// What is different from `before`, by label.
+    pub(super) fn changes_since(&self, before: &Self) -> Vec<(String, Vec<(Ink, String)>)> {
+        let mut changes = vec![("datastore".to_owned(), key_changes(&before.keys, &self.keys))];
+        let plain = |text: &str| vec![(Ink::Plain, text.to_owned())];
+        for (name, text) in self.interfaces.iter().filter(|(name, text)| before.interfaces.get(*name) != Some(text)) {
+            changes.push(((*name).to_owned(), plain(text)));
         }
         for (host, old) in self.hosts.iter().zip(&before.hosts) {
             let name = &host.name;
-            screen.changes(&format!("{name} routes"), &set_changes(&old.routes, &host.routes));
+            changes.push((format!("{name} routes"), set_changes(&old.routes, &host.routes)));
             if host.sessions != old.sessions {
-                for session in &host.sessions {
-                    screen.fact(name, "BGP", &format!("{} {}", session.name, session.state));
-                }
+                let lines =
+                    host.sessions.iter().map(|session| (Ink::Plain, format!("{} {}", session.name, session.state)));
+                changes.push((format!("{name} BGP"), lines.collect()));
             }
             if host.chains != old.chains || host.rules != old.rules {
-                screen.fact(name, "rules", &rule_summary(old, host));
+                changes.push((format!("{name} rules"), plain(&rule_summary(old, host))));
             }
         }
+        changes
     }
 }
 
@@ -157,7 +154,7 @@ fn count_rules(table: &str) -> usize {
     count
 }
 
-/// The container's interface with addresses and default route; nothing while it has none.
+/// The container's interface with addresses and default route, in words; nothing while the container does not run.
 fn interface(host: &Host, container: &str) -> Option<String> {
     let addresses = host.in_container(container, &["ip", "-o", "addr", "show", "scope", "global"]).ok()?;
     let addresses: Vec<_> = addresses
@@ -169,11 +166,11 @@ fn interface(host: &Host, container: &str) -> Option<String> {
         .collect();
     let default = host.in_container(container, &["ip", "route", "show", "default"]).unwrap_or_default();
     let default = default.lines().next().map(|line| format!(", {}", tidy(line))).unwrap_or_default();
-    Some(if addresses.is_empty() { String::new() } else { format!("{}{default}", addresses.join(", ")) })
+    Some(if addresses.is_empty() { "no network".to_owned() } else { format!("{}{default}", addresses.join(", ")) })
 }
 
 fn key_changes(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<(Ink, String)> {
-    let short = |key: &str| key.trim_start_matches("/calico/").replace("resources/v3/projectcalico.org/", "");
+    let short = |key: &str| shorten(&key.trim_start_matches("/calico/").replace("resources/v3/projectcalico.org/", ""));
     let gone = before.keys().filter(|key| !after.contains_key(*key)).map(|key| (Ink::Bad, format!("- {}", short(key))));
     let came = after.iter().filter_map(|(key, value)| match before.get(key) {
         None => Some((Ink::Good, format!("+ {}", short(key)))),
@@ -181,6 +178,18 @@ fn key_changes(before: &BTreeMap<String, String>, after: &BTreeMap<String, Strin
         Some(_) => None,
     });
     gone.chain(came).collect()
+}
+
+/// Ids of containers and endpoints take a whole line and tell nothing: a few digits do.
+fn shorten(key: &str) -> String {
+    const SHOWN: usize = 8;
+    let is_id = |part: &str| part.len() >= 32 && part.chars().all(|c| c.is_ascii_hexdigit());
+    key.split_inclusive(['-', '.', '/'])
+        .map(|part| match part.trim_end_matches(['-', '.', '/']) {
+            id if is_id(id) => format!("{}…{}", &id[..SHOWN], &part[id.len()..]),
+            _ => part.to_owned(),
+        })
+        .collect()
 }
 
 fn set_changes(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<(Ink, String)> {
@@ -236,6 +245,16 @@ mod tests {
             tidy("192.168.9.0/26 via 172.30.0.12 dev eth0 proto bird metric 2048 "),
             "192.168.9.0/26 via 172.30.0.12 dev eth0 proto bird"
         );
+    }
+
+    #[test]
+    fn long_ids_are_shortened_and_nothing_else() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(
+            shorten(&format!("workloadendpoints/default/host1-docker-{id}-{}", &id[..32])),
+            "workloadendpoints/default/host1-docker-01234567…-01234567…"
+        );
+        assert_eq!(shorten("ipam/v2/handle/docker.abc"), "ipam/v2/handle/docker.abc");
     }
 
     #[test]

@@ -72,23 +72,24 @@ impl Screen {
         println!("   {} {}", self.ink(Ink::Faint, &format!("{host} #")), self.ink(Ink::Bold, command));
     }
 
-    /// What a command printed.
+    /// What a command printed, without what only fills the screen.
     pub(super) fn printed(&self, text: &str) {
-        for line in text.lines() {
-            println!("   {}", self.ink(Ink::Faint, line));
+        for line in condensed(text) {
+            println!("   {}", self.ink(Ink::Faint, &line));
         }
     }
 
-    /// A line of what a step did: a label, shown once for several lines, and the text.
-    pub(super) fn fact(&self, group: &str, label: &str, text: &str) {
-        let label = if group.is_empty() { label.to_owned() } else { format!("{group} {label}") };
-        println!("   {} {text}", self.ink(Ink::Faint, &format!("{:<LABEL$}", label.trim_end())));
+    /// A label and a text beside it.
+    pub(super) fn fact(&self, label: &str, text: &str) {
+        println!("   {} {text}", self.ink(Ink::Faint, &format!("{label:<LABEL$}")));
     }
 
-    /// What came and what went, under one label.
-    pub(super) fn changes(&self, label: &str, changes: &[(Ink, String)]) {
-        for (index, (ink, text)) in changes.iter().enumerate() {
-            self.fact("", if index == 0 { label } else { "" }, &self.ink(*ink, text));
+    /// What a step did: labels with lines. A label is shown once, beside its first line.
+    pub(super) fn changes(&self, changes: &[(String, Vec<(Ink, String)>)]) {
+        for (label, lines) in changes {
+            for (index, (ink, text)) in lines.iter().enumerate() {
+                self.fact(if index == 0 { label } else { "" }, &self.ink(*ink, text));
+            }
         }
     }
 
@@ -96,7 +97,7 @@ impl Screen {
     pub(super) fn matrix(&self, matrix: &Matrix) {
         let width = matrix.names().map(str::len).max().unwrap_or(0) + 2;
         let head: String = matrix.names().map(|name| format!("{name:<width$}")).collect();
-        self.fact("", "ping from / to", &format!("{:width$}{}", "", head.trim_end()));
+        self.fact("ping from / to", &format!("{:width$}{}", "", head.trim_end()));
         for from in matrix.names() {
             let row: String = matrix
                 .names()
@@ -107,7 +108,7 @@ impl Screen {
                     _ => self.ink(Ink::Good, &format!("{:<width$}", "yes")),
                 })
                 .collect();
-            self.fact("", "", &format!("{from:<width$}{row}"));
+            self.fact("", &format!("{from:<width$}{row}"));
         }
     }
 
@@ -127,13 +128,69 @@ impl Screen {
         for (command, about) in [
             ("calicoctl status", "the service and its BGP sessions"),
             ("calicoctl endpoint show --detailed", "all containers with their profiles"),
-            ("calicoctl profile PROF_A_B rule show", "what the profile allows"),
+            ("calicoctl profile show --detailed", "all profiles with their members"),
             ("docker exec -ti workload_A sh", "a shell in the container: ping the other one"),
             ("calicoctl container workload_A profile remove PROF_A_B", "and the ping stops"),
             ("nft list table ip calico", "the rules in the kernel"),
         ] {
-            println!("   {command:<56} {}", self.ink(Ink::Faint, about));
+            println!("   {command:<55} {}", self.ink(Ink::Faint, about));
         }
         println!("\n{} removes everything.", self.ink(Ink::Bold, "make clean-lab"));
+    }
+}
+
+/// The lines of a command's output that a person needs. A step that was announced with `…` and is then told with its
+/// result is shown once; lines of a service's log, which start with a time or with `NAME: ` and a time, are counted.
+fn condensed(text: &str) -> Vec<String> {
+    let lines: Vec<_> = text.lines().collect();
+    let mut shown: Vec<String> = Vec::new();
+    let mut log = 0;
+    for (index, line) in lines.iter().enumerate() {
+        if is_log(line) {
+            log += 1;
+            continue;
+        }
+        let announced = line.strip_suffix("...").map(str::trim_end);
+        let told = announced.is_some_and(|step| lines.get(index + 1).is_some_and(|next| next.starts_with(step)));
+        if !told {
+            shown.push((*line).to_owned());
+        }
+    }
+    if log > 0 {
+        shown.push(format!("({log} lines of the log)"));
+    }
+    shown
+}
+
+fn is_log(line: &str) -> bool {
+    let rest = line.split_once(": ").map_or(line, |(name, rest)| if name.contains(' ') { line } else { rest });
+    let is_time = |text: &str| {
+        let mut parts = text.splitn(3, '-').map(|part| part.get(..2).unwrap_or_default());
+        text.len() > 10 && parts.all(|part| part.len() == 2 && part.chars().all(|c| c.is_ascii_digit()))
+    };
+    rest.get(..19).is_some_and(|start| is_time(start) && start.matches(':').count() == 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_output_is_cut_to_what_a_person_needs() {
+        let text = "Waiting for successful startup\nnode name ...\nnode name: host1\n\nCalico node started\n\
+                    2026-11-24T06:45:26.021983Z  INFO started process=\"confd\"\n\
+                    bird: 2026-11-24 06:45:26.195 <INFO> Started\nwaiting ...\n";
+        let expected = [
+            "Waiting for successful startup",
+            "node name: host1",
+            "",
+            "Calico node started",
+            "waiting ...",
+            "(2 lines of the log)",
+        ];
+        assert_eq!(condensed(text), expected);
+        for line in ["IP 192.168.0.1 added to workload_A", "node name: host1", "a: b: c-d-e", "é: 2026"] {
+            assert!(!is_log(line), "{line}");
+        }
     }
 }
