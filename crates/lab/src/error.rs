@@ -44,6 +44,9 @@ pub enum LabError {
     /// No lab of that name is recorded.
     #[error("there is no lab `{0}`\n  hint: `calico-lab status` lists the labs, `calico-lab up` makes one")]
     NoSuchLab(String),
+    /// None was named, and there are several.
+    #[error("several labs are up\n  hint: say which with --lab: {0}")]
+    WhichLab(String),
     /// The lab has no host of that name.
     #[error("the lab `{lab}` has no host `{host}`\n  hint: it has {known}")]
     NoSuchHost {

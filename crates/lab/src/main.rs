@@ -52,7 +52,7 @@ enum Words {
     },
     /// Run a command on a host.
     Exec {
-        /// Name of the lab; without it, the only one that is up, or `lab`.
+        /// Name of the lab; not needed when only one is up.
         #[arg(long)]
         lab: Option<String>,
         /// Name of the host.
@@ -63,7 +63,7 @@ enum Words {
     },
     /// Open a shell on a host.
     Shell {
-        /// Name of the lab; without it, the only one that is up, or `lab`.
+        /// Name of the lab; not needed when only one is up.
         #[arg(long)]
         lab: Option<String>,
         /// Name of the host.
@@ -73,7 +73,7 @@ enum Words {
     Status,
     /// Write down everything that helps to understand what is going on in a lab.
     Dump {
-        /// Name of the lab; without it, the only one that is up, or `lab`.
+        /// Name of the lab; not needed when only one is up.
         #[arg(long)]
         lab: Option<String>,
         /// Folder for the files.
@@ -154,16 +154,18 @@ fn print_hosts(lab: &Lab) {
     }
 }
 
-/// The lab that is meant: the named one, or the only one that was raised to stay, or the default.
+/// The lab that is meant: the named one, or the only one that was raised to stay.
 fn chosen(name: Option<String>) -> Result<String> {
     if let Some(name) = name {
         return Ok(name);
     }
-    let mut kept: Vec<_> = state::list()?
-        .into_iter()
-        .filter(|name| LabRecord::load(name).is_ok_and(|record| record.owner.is_none()))
-        .collect();
-    Ok(if kept.len() == 1 { kept.remove(0) } else { DEFAULT.to_owned() })
+    let kept = |name: &String| LabRecord::load(name).is_ok_and(|record| record.owner.is_none());
+    let mut names: Vec<_> = state::list()?.into_iter().filter(kept).collect();
+    match names.len() {
+        0 => Err(LabError::NoSuchLab(DEFAULT.to_owned())),
+        1 => Ok(names.remove(0)),
+        _ => Err(LabError::WhichLab(names.join(", "))),
+    }
 }
 
 /// Removes what it can and reports the rest, so that one stubborn lab does not keep the others.
