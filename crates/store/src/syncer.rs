@@ -42,8 +42,8 @@ pub enum Event {
     Change(Change),
     /// A key that is not a v3 resource changed (IPAM keys).
     Raw(KvEvent),
-    /// A value cannot be read. A [`Change::Remove`] for its key precedes it if the key held a good value before.
-    /// Delivered once per revision of the value.
+    /// A value cannot be read. A [`Change::Remove`] for its key precedes it if the key held a good value before, and
+    /// follows when the key is deleted. Delivered once per revision of the value.
     Unreadable(DecodeError),
     /// The first snapshot is complete. Exactly once in a syncer's life.
     InSync,

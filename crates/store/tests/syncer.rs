@@ -131,10 +131,18 @@ async fn records_that_cannot_be_used_are_said_once() {
     assert_eq!(until(&mut syncer, "unreadable good").await, ["remove good", "unreadable good"]);
     put_node(&kv, "json", 7);
     assert_eq!(until(&mut syncer, "set json 7").await, ["set json 7"]);
-    // Its good value is gone already, so its deletion is no news; that of a good one is.
+    // Whoever was told of a bad value must learn that it is gone. A key that is none of v3's was never told of.
+    kv.remove(&format!("{NODES}too/many"));
     kv.remove(&format!("{NODES}good"));
     kv.remove(&format!("{NODES}json"));
-    assert_eq!(until(&mut syncer, "remove json").await, ["remove json"]);
+    assert_eq!(until(&mut syncer, "remove json").await, ["remove good", "remove json"]);
+
+    // Also when it went while nobody looked.
+    kv.set_down(true);
+    until(&mut syncer, "lost").await;
+    kv.remove(&format!("{NODES}schema"));
+    kv.set_down(false);
+    assert_eq!(until(&mut syncer, "back").await, ["remove schema", "back"]);
 }
 
 #[tokio::test(start_paused = true)]

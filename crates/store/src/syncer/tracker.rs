@@ -105,10 +105,12 @@ impl Tracker {
 
     fn remove(&mut self, key: String, revision: Revision, events: &mut Vec<Event>) {
         // A key that was never delivered (another kind, or created and deleted between two listings) is no news.
-        let Some(Seen { good: true, .. }) = self.seen.remove(self.rest(&key)) else { return };
+        let Some(seen) = self.seen.remove(self.rest(&key)) else { return };
         match key.parse() {
+            // Also for a value that could not be read: whoever was told so must learn that it is over.
             Ok(key) => events.push(Event::Change(Change::Remove { key })),
-            Err(_) => events.push(Event::Raw(KvEvent::Delete { key, revision })),
+            Err(_) if seen.good => events.push(Event::Raw(KvEvent::Delete { key, revision })),
+            Err(_) => {}
         }
     }
 }
