@@ -38,8 +38,11 @@ pub(crate) trait Runtime: Send + Sync {
     /// Makes a folder unless it is there.
     fn make_folder(&self, path: &Path) -> std::io::Result<()>;
 
-    /// Remembers what the service calls this host; `None` forgets.
-    fn remember_name(&self, name: Option<&str>) -> std::io::Result<()>;
+    /// Remembers what the service calls this host.
+    fn remember_name(&self, name: &str) -> std::io::Result<()>;
+
+    /// Forgets the name, and the BIRD configuration by which a service that starts knows that it ran here before.
+    fn forget(&self) -> std::io::Result<()>;
 
     /// As [`calico_startup::prepare`].
     async fn prepare(
@@ -93,12 +96,9 @@ impl Runtime for Machine {
     }
 
     async fn prepare_kernel(&self) -> Result<Vec<String>, Failure> {
-        let mut warnings = load_modules().await;
-        let more = calico_startup::enable_forwarding().await.map_err(not_forwarding)?;
-        warnings.extend(more.into_iter().map(|warning| match warning.way_out {
-            Some(way_out) => format!("{}; {way_out}", warning.message),
-            None => warning.message,
-        }));
+        let warnings = load_modules().await;
+        // Its own warnings are told by the service, which does the same again.
+        calico_startup::enable_forwarding().await.map_err(not_forwarding)?;
         Ok(warnings)
     }
 
@@ -110,21 +110,23 @@ impl Runtime for Machine {
         std::fs::create_dir_all(path)
     }
 
-    fn remember_name(&self, name: Option<&str>) -> std::io::Result<()> {
+    fn remember_name(&self, name: &str) -> std::io::Result<()> {
         let path = Path::new(crate::context::NAME_FILE);
-        match name {
-            Some(name) => {
-                std::fs::create_dir_all(path.parent().expect("the path has a folder"))?;
-                // Read by others at any time: never half a name.
-                let half = path.with_extension("new");
-                std::fs::write(&half, name)?;
-                std::fs::rename(&half, path)
+        std::fs::create_dir_all(path.parent().expect("the path has a folder"))?;
+        // Read by others at any time: never half a name.
+        let half = path.with_extension("new");
+        std::fs::write(&half, name)?;
+        std::fs::rename(&half, path)
+    }
+
+    fn forget(&self) -> std::io::Result<()> {
+        for path in [Path::new(crate::context::NAME_FILE), &Path::new(RUN_DIR).join("bird.cfg")] {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
-            None => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
         }
+        Ok(())
     }
 
     async fn prepare(

@@ -65,8 +65,8 @@ pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, F
         let failure = faults.into_iter().fold(failure, Failure::because);
         return Err(failure.hint("when the cause is gone, run the command again"));
     }
-    if is_this_host && let Err(error) = ctx.runtime.remember_name(None) {
-        ctx.console.note(&format!("warning: {} could not be removed: {error}", crate::context::NAME_FILE));
+    if is_this_host && let Err(error) = ctx.runtime.forget() {
+        ctx.console.note(&format!("warning: what this host keeps of the service could not be removed: {error}"));
     }
     Ok(Output::line("Node configuration removed"))
 }

@@ -162,8 +162,13 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    fn remember_name(&self, name: Option<&str>) -> std::io::Result<()> {
-        *self.name.lock().unwrap() = name.map(str::to_owned);
+    fn remember_name(&self, name: &str) -> std::io::Result<()> {
+        *self.name.lock().unwrap() = Some(name.to_owned());
+        Ok(())
+    }
+
+    fn forget(&self) -> std::io::Result<()> {
+        *self.name.lock().unwrap() = None;
         Ok(())
     }
 

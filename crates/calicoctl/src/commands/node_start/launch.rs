@@ -15,6 +15,8 @@ use crate::{commands::docker_failure, context::Context, failure::Failure, host::
 const STARTED: &str = "Calico node started successfully";
 /// How long that may take. The service itself gives its processes a minute.
 const START_PATIENCE: Duration = Duration::from_secs(180);
+/// From when on the user sees what the service's processes log.
+const SLOW_START: Duration = Duration::from_secs(5);
 /// How often Docker is asked whether the container still runs.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long the output of a container that has ended may still arrive.
@@ -42,7 +44,7 @@ pub(super) async fn launch(ctx: &Context, settings: &Settings, caller: &Caller) 
 
     let _acting = ctx.interrupt.acting();
     let mut undo = Undo::new();
-    let mut relay = match replace(ctx, &service, caller, &mut undo).await {
+    let mut relay = match replace(ctx, &service, settings, caller, &mut undo).await {
         Ok(relay) => relay,
         Err(failure) => {
             let hint = format!("correct the cause and run calicoctl node again; logs: {}", settings.log_dir.display());
@@ -156,6 +158,7 @@ fn command_line(service: &ServiceContainer, caller: &Caller) -> String {
 async fn replace<'a>(
     ctx: &'a Context,
     service: &ServiceContainer,
+    settings: &Settings,
     caller: &Caller,
     undo: &mut Undo<'a>,
 ) -> Result<Relay<'a>, Failure> {
@@ -169,7 +172,14 @@ async fn replace<'a>(
     let id = ctx.runtime.run(service).await.map_err(docker_failure)?;
     ctx.console.say(&format!("Calico node is running with id: {id}"));
     ctx.console.say("Waiting for successful startup");
-    let mut relay = Relay { ctx, logs: ctx.runtime.logs(CONTAINER), last_words: Vec::new() };
+    let logs = ctx.runtime.logs(CONTAINER);
+    let mut relay = Relay {
+        ctx,
+        logs,
+        held: Some(Vec::new()).filter(|_| settings.detach),
+        last_words: Vec::new(),
+        failed_step: None,
+    };
     relay.until_started().await?;
     Ok(relay)
 }
@@ -203,12 +213,17 @@ async fn put_aside<'a>(ctx: &'a Context, undo: &mut Undo<'a>) -> Result<(), Fail
     ctx.runtime.rename(CONTAINER, PREVIOUS).await.map_err(docker_failure)
 }
 
-/// The service's output on its way to the user.
+/// The service's output on its way to the user. The steps of starting, its standard output, are shown at once; what
+/// its processes log is held back, and shown only if the start fails or takes long.
 struct Relay<'a> {
     ctx: &'a Context,
     logs: BoxStream<'a, Result<LogLine, DockerError>>,
+    /// Log lines not shown yet; `None` shows them at once.
+    held: Option<Vec<String>>,
     /// The last lines, for a failure to end with.
     last_words: Vec<String>,
+    /// The step of starting that failed, with its cause, if the service has named one.
+    failed_step: Option<String>,
 }
 
 impl Relay<'_> {
@@ -216,10 +231,13 @@ impl Relay<'_> {
     async fn next(&mut self) -> Option<String> {
         match self.logs.next().await? {
             Ok(line) => {
-                if line.stderr {
-                    self.ctx.console.note(&line.text)
-                } else {
-                    self.ctx.console.say(&line.text)
+                match &mut self.held {
+                    Some(held) if line.stderr => held.push(line.text.clone()),
+                    _ if line.stderr => self.ctx.console.note(&line.text),
+                    _ => self.ctx.console.say(&line.text),
+                }
+                if line.text.contains(": failed: ") {
+                    self.failed_step = Some(line.text.trim().to_owned());
                 }
                 if !line.text.trim().is_empty() {
                     self.last_words.push(line.text.trim().to_owned());
@@ -236,11 +254,18 @@ impl Relay<'_> {
         }
     }
 
+    /// Shows what was held back, and from now on everything at once.
+    fn show_held(&mut self) {
+        for line in self.held.take().into_iter().flatten() {
+            self.ctx.console.note(&line);
+        }
+    }
+
     /// Until the service says that it has started. Docker's restart policy would start a service that fails again
     /// and again, so the first end counts.
     async fn until_started(&mut self) -> Result<(), Failure> {
-        let deadline = Instant::now() + START_PATIENCE;
-        let mut watch = interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
+        let begin = Instant::now();
+        let mut watch = interval_at(begin + WATCH_EVERY, WATCH_EVERY);
         let interrupt = self.ctx.interrupt.clone();
         loop {
             tokio::select! {
@@ -256,7 +281,10 @@ impl Relay<'_> {
                         while let Ok(Some(_)) = timeout(LAST_WORDS_PATIENCE, self.next()).await {}
                         return Err(self.ended().await);
                     }
-                    if Instant::now() >= deadline {
+                    if begin.elapsed() >= SLOW_START {
+                        self.show_held();
+                    }
+                    if begin.elapsed() >= START_PATIENCE {
                         let seconds = START_PATIENCE.as_secs();
                         return Err(self.failure(format!("it has not said {STARTED:?} within {seconds} s")));
                     }
@@ -266,7 +294,11 @@ impl Relay<'_> {
         }
     }
 
-    async fn ended(&self) -> Failure {
+    /// The service has ended. Its logs are shown unless it has said itself what is wrong.
+    async fn ended(&mut self) -> Failure {
+        if self.failed_step.is_none() {
+            self.show_held();
+        }
         let status = self.ctx.runtime.container(CONTAINER).await.ok().flatten();
         self.failure(match status {
             Some(status) if status.exit_code != 0 => {
@@ -277,10 +309,11 @@ impl Relay<'_> {
     }
 
     fn failure(&self, cause: String) -> Failure {
-        let failure = Failure::new("Calico node failed to start.").because(cause);
-        match self.last_words.is_empty() {
-            true => failure,
-            false => failure.because(format!("its last words: {}", self.last_words.join(" / "))),
+        let failure = Failure::new("Calico node failed to start.");
+        match &self.failed_step {
+            Some(step) => failure.because(step.clone()),
+            None if self.last_words.is_empty() => failure.because(cause),
+            None => failure.because(cause).because(format!("its last words: {}", self.last_words.join(" / "))),
         }
     }
 }

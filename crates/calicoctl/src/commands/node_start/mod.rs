@@ -145,7 +145,7 @@ fn quoted(word: &str) -> String {
 
 /// Keeps the name for later commands. Without the file they ask the service itself, so a failure is only told.
 fn remember_name(ctx: &Context, name: &str) {
-    if let Err(error) = ctx.runtime.remember_name(Some(name)) {
+    if let Err(error) = ctx.runtime.remember_name(name) {
         ctx.console.note(&format!("warning: {} cannot be written: {error}", crate::context::NAME_FILE));
     }
 }

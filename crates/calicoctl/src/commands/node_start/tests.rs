@@ -164,7 +164,7 @@ async fn a_service_that_does_not_start_is_removed_and_the_old_one_comes_back() {
         let words = refusal(start_with(&bench, "").await);
         assert!(words.contains(expected), "{fails}: {words}");
         if fails == "script" {
-            assert!(words.contains("it ended with code 1") && words.contains("10.0.0.5 is used by host-2"), "{words}");
+            assert!(words.contains("cause: !host address: failed: 10.0.0.5 is used by host-2\n"), "{words}");
         }
         assert_eq!(bench.runtime.all(), [("calico-node".to_owned(), "calico-node-id".to_owned())], "{fails}");
         assert!(bench.runtime.is_running(CONTAINER), "{fails}");
@@ -177,7 +177,9 @@ async fn a_first_start_that_fails_leaves_no_container() {
     let bench = bench();
     *bench.runtime.script.lock().unwrap() = (vec!["!boom"], false);
     let words = refusal(start_with(&bench, "--log-dir=/srv/log").await);
-    assert!(words.contains("its last words: !boom") && words.contains("/srv/log"), "{words}");
+    for part in ["it ended with code 1", "its last words: !boom", "/srv/log"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
     assert!(bench.runtime.all().is_empty());
 }
 
@@ -277,4 +279,21 @@ async fn without_a_runtime_the_datastore_is_prepared_and_the_command_is_told() {
     assert!(request.no_default_pools && request.ip6.is_some() && request.as_number.is_some());
     assert_eq!(request.name.as_deref(), Some(NODE));
     assert!(bench.said().iter().any(|line| line.contains("10.5.0.1/24 of eth0")));
+}
+
+#[tokio::test]
+async fn logs_are_shown_only_when_they_matter() {
+    let script = vec!["node name: host-1", "!felix starts", "Calico node started successfully"];
+    for (words, goes_on, shown) in [("", true, false), ("--detach=false", false, true)] {
+        let bench = bench();
+        *bench.runtime.script.lock().unwrap() = (script.clone(), goes_on);
+        let _ = start_with(&bench, words).await;
+        let said = bench.said();
+        assert_eq!(said.contains(&"note: !felix starts".to_owned()), shown, "{words}: {said:?}");
+        assert!(said.contains(&"node name: host-1".to_owned()), "{words}");
+    }
+    let bench = bench();
+    *bench.runtime.script.lock().unwrap() = (script[..2].to_vec(), false);
+    refusal(start_with(&bench, "").await);
+    assert!(bench.said().contains(&"note: !felix starts".to_owned()), "a start that fails");
 }
