@@ -27,6 +27,8 @@ struct Script {
     calls: Vec<Call>,
     /// How many coming `apply` calls fail.
     fail: u32,
+    /// How long each `apply` takes.
+    slow: Duration,
 }
 
 #[derive(Clone, Default)]
@@ -46,6 +48,10 @@ impl Driver for FakeDriver {
         self.script.borrow_mut().calls.push(Call::Absorb(instruction));
     }
     async fn apply(&mut self) -> Result<Applied, String> {
+        let slow = self.script.borrow().slow;
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+        }
         let mut script = self.script.borrow_mut();
         script.calls.push(Call::Apply);
         if script.fail > 0 {
@@ -116,6 +122,15 @@ impl Bench {
         self.store.create(ClusterInformation::new("default", spec)).await.unwrap();
     }
 
+    async fn set_ready(&self, ready: bool) {
+        let key = ResourceKey::new(KindName::ClusterInformation, None, "default");
+        let change = |cluster: &mut ClusterInformation| {
+            cluster.spec.datastore_ready = Some(ready);
+            Ok::<_, calico_store::Error>(())
+        };
+        self.store.modify(&key, change).await.unwrap();
+    }
+
     async fn add_endpoint(&self, index: u8) {
         let spec = WorkloadEndpointSpec {
             orchestrator: "docker".into(),
@@ -165,9 +180,58 @@ fn nothing_is_written_before_in_sync() {
         let bench = Bench::start();
         bench.kv.set_down(true);
         bench.until("lost", |bench| bench.health.borrow().reason.contains("waiting for the datastore")).await;
-        bench.driver.disturbance.notify_one();
-        tokio::task::yield_now().await;
         assert_eq!(bench.calls(), [Call::InstallBase]);
+    });
+}
+
+#[test]
+fn closed_by_default_a_flush_before_in_sync_is_mended_by_the_base_rules() {
+    scenario(async {
+        let bench = Bench::start();
+        bench.kv.set_down(true);
+        bench.until("lost", |bench| bench.health.borrow().reason.contains("waiting for the datastore")).await;
+        bench.driver.disturbance.notify_one();
+        bench.until("the base rules again", |bench| bench.calls() == [Call::InstallBase, Call::InstallBase]).await;
+    });
+}
+
+#[test]
+fn a_datastore_marked_not_ready_changes_nothing_and_disturbances_are_still_mended() {
+    scenario(async {
+        let bench = Bench::start();
+        bench.initialise().await;
+        bench.add_endpoint(1).await;
+        bench.until("the endpoint", |bench| bench.programmed_endpoints() == 1).await;
+        bench.set_ready(false).await;
+        bench.until("the reason", |bench| bench.health.borrow().reason.contains("last known state")).await;
+        assert!(bench.health.borrow().ready, "the last known state is in force");
+        let before = bench.applies();
+        bench.add_endpoint(2).await;
+        // Also a repair that fails: waiting for its repetition must not turn into a loop without pause.
+        bench.driver.script.borrow_mut().fail = 3;
+        bench.driver.disturbance.notify_one();
+        bench.until("the mending", |bench| bench.applies() == before + 4).await;
+        assert_eq!(bench.programmed_endpoints(), 1, "a change waits for the datastore");
+        bench.set_ready(true).await;
+        bench.until("the second endpoint", |bench| bench.programmed_endpoints() == 2).await;
+    });
+}
+
+#[test]
+fn mending_without_end_leaves_time_for_others() {
+    scenario(async {
+        let bench = Bench::start();
+        bench.initialise().await;
+        bench.until("the first write", |bench| bench.applies() == 1).await;
+        tokio::time::pause();
+        bench.driver.script.borrow_mut().slow = Duration::from_millis(10);
+        let (before, begin) = (bench.applies(), Instant::now());
+        while begin.elapsed() < Duration::from_secs(10) {
+            bench.driver.disturbance.notify_one();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mended = bench.applies() - before;
+        assert!((400..=510).contains(&mended), "{mended} times 10 ms in 10 s");
     });
 }
 
@@ -230,6 +294,12 @@ fn a_record_that_cannot_be_read_is_reported_and_the_rest_works() {
         web.prepare().unwrap();
         bench.kv.update(&key, web.to_json(), revision).await.unwrap();
         bench.until("no problem", |bench| bench.health.borrow().problems.is_empty()).await;
+
+        let pool = ResourceKey::new(KindName::IPPool, None, "pool").to_string();
+        let revision = bench.kv.create(&pool, b"[]".to_vec()).await.unwrap();
+        bench.until("another problem", |bench| bench.health.borrow().problems.iter().any(|p| p.contains(&pool))).await;
+        bench.kv.delete(&pool, revision).await.unwrap();
+        bench.until("no problem once it is deleted", |bench| bench.health.borrow().problems.is_empty()).await;
     });
 }
 
