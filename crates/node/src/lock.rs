@@ -26,19 +26,29 @@ impl HostLock {
             .into_diagnostic()
             .wrap_err_with(|| format!("the lock file {} cannot be opened", path.display()))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
+            let mut process = String::new();
+            let _ = file.read_to_string(&mut process);
             return Err(miette!(
                 help = "stop it first: `calicoctl node stop`, or `systemctl stop calico-node`",
-                "another calico-node already serves this host (process {}, lock {})",
-                holder.trim(),
-                path.display()
+                "another calico-node already serves this host ({})",
+                holder(&process)
             ));
         }
         let write =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         write.into_diagnostic().wrap_err_with(|| format!("the lock file {} cannot be written", path.display()))?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Who holds the lock, as far as it can be seen: the number in the file is one of the holder's own process namespace.
+fn holder(process: &str) -> String {
+    let process = process.trim();
+    let program = std::fs::read_link(format!("/proc/{process}/exe"));
+    let ours = std::env::current_exe();
+    match (program, ours) {
+        (Ok(program), Ok(ours)) if program.file_name() == ours.file_name() => format!("process {process}"),
+        _ => "in a container, or outside of this one".to_owned(),
     }
 }
 
@@ -54,6 +64,8 @@ mod tests {
         let first = HostLock::take(&path).unwrap();
         let refusal = HostLock::take(&path).err().unwrap().to_string();
         assert!(refusal.contains(&std::process::id().to_string()), "{refusal}");
+        // A number that means another program here was written in another process namespace.
+        assert!(holder("1").contains("container"), "{}", holder("1"));
         drop(first);
         HostLock::take(&path).unwrap();
     }

@@ -16,7 +16,7 @@ mod supervisor;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use miette::{IntoDiagnostic, Result};
+use miette::{IntoDiagnostic, Report, Result};
 
 /// Where the service keeps its sockets, lock and BIRD's configuration; shared between container and host.
 const RUN_DIR: &str = "/var/run/calico";
@@ -114,10 +114,22 @@ fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error:?}");
+            eprint!("{}", in_words(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A failure as calicoctl prints its own, and as it reads it from the container's output: one line each for the
+/// error, its causes and the way out, never wrapped.
+fn in_words(error: &Report) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let label = if lines.is_empty() { "error:" } else { "  cause:" };
+        lines.push(format!("{label} {cause}\n"));
+    }
+    lines.extend(error.help().map(|help| format!("hint: {help}\n")));
+    lines.concat()
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
@@ -166,4 +178,19 @@ async fn print_health(args: &HealthArgs) -> Result<ExitCode> {
         }
     }
     Ok(if health.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use miette::miette;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_each_for_error_cause_and_way_out() {
+        let long = "a message that is much longer than eighty columns, so that a terminal would have to wrap it";
+        assert_eq!(in_words(&miette!(help = "do this", "{long}")), format!("error: {long}\nhint: do this\n"));
+        let error = miette!("deepest").wrap_err("outer");
+        assert_eq!(in_words(&error), "error: outer\n  cause: deepest\n");
+    }
 }
