@@ -7,13 +7,15 @@
 //!   nothing.
 //! - Nothing else is written before the first snapshot is complete and the cluster says that it is ready, so a
 //!   restart deletes nothing that is still wanted.
-//! - A datastore that is lost changes nothing on the host.
+//! - A datastore that is lost, or marked as not ready, changes nothing on the host; what is in force is still mended.
 //! - A failed write is tried again with back-off, and the kernel is read back first.
+//! - Mending what somebody disturbs without end takes half of the time at most.
 //!
 //! The crate does no kernel access of its own: [`Driver`] is the seam, [`calico_dataplane::Dataplane`] the real one.
 //! Names to know: [`run`] is the agent, [`Health`] what it says of itself.
 
 mod driver;
+mod effort;
 mod health;
 mod run;
 

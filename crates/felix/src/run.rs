@@ -15,7 +15,7 @@ use calico_store::{Event, Store, Syncer, SyncerHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::{Driver, Health};
+use crate::{Driver, Health, effort::Effort};
 
 /// Settings of the agent.
 #[derive(Clone, Debug)]
@@ -78,6 +78,8 @@ pub async fn run<D: Driver>(
 enum Wake {
     Datastore(Vec<Event>),
     Disturbed,
+    /// A disturbance that had to wait may be mended now.
+    Mend,
     Resync,
     Retry,
 }
@@ -90,6 +92,9 @@ struct Felix<D> {
     in_sync: bool,
     /// ClusterInformation says so; upstream's operators clear it during migrations.
     datastore_ready: bool,
+    /// The driver has been told all of a ready datastore at least once. What it knows since then stays in force, and is
+    /// restored if somebody disturbs it, whatever becomes of the datastore.
+    complete: bool,
     /// Why the datastore is away, while it is.
     lost: Option<String>,
     /// Values that cannot be read, by key.
@@ -103,6 +108,12 @@ struct Felix<D> {
     /// Complaints of the dataplane about single objects.
     complaints: Vec<String>,
     next_resync: Instant,
+    /// How much mending of disturbances has cost lately.
+    effort: Effort,
+    /// When to mend a disturbance, if not at once.
+    mend_at: Option<Instant>,
+    /// The next write mends a disturbance.
+    mending: bool,
     /// Endpoints of this host that are in force or about to be.
     endpoints: BTreeSet<EndpointId>,
     applied_once: bool,
@@ -121,6 +132,7 @@ impl<D: Driver> Felix<D> {
             resync_every: options.resync,
             in_sync: false,
             datastore_ready: false,
+            complete: false,
             lost: None,
             unreadable: BTreeMap::new(),
             dirty: false,
@@ -128,6 +140,9 @@ impl<D: Driver> Felix<D> {
             retry: None,
             complaints: Vec::new(),
             next_resync: Instant::now() + options.resync,
+            effort: Effort::new(Instant::now()),
+            mend_at: None,
+            mending: false,
             endpoints: BTreeSet::new(),
             applied_once: false,
         }
@@ -136,6 +151,7 @@ impl<D: Driver> Felix<D> {
     /// Waits for whatever comes first. Cancel-safe, as all of its branches are.
     async fn next_wake(&mut self, syncer: &mut SyncerHandle) -> Wake {
         let retry_at = self.retry.as_ref().map(|retry| retry.at);
+        let mend_at = self.mend_at;
         tokio::select! {
             biased;
             events = syncer.next() => match events {
@@ -145,6 +161,7 @@ impl<D: Driver> Felix<D> {
             },
             () = self.driver.disturbed() => Wake::Disturbed,
             () = sleep_until(retry_at.unwrap_or(self.next_resync)), if retry_at.is_some() => Wake::Retry,
+            () = sleep_until(mend_at.unwrap_or(self.next_resync)), if mend_at.is_some() => Wake::Mend,
             () = sleep_until(self.next_resync) => Wake::Resync,
         }
     }
@@ -152,7 +169,8 @@ impl<D: Driver> Felix<D> {
     fn handle(&mut self, wake: Wake) {
         match wake {
             Wake::Datastore(events) => self.absorb(events),
-            Wake::Disturbed => self.dirty = true,
+            Wake::Disturbed => self.disturbed(),
+            Wake::Mend => self.mend(),
             // A write that failed left the kernel in a state that nobody knows.
             Wake::Retry | Wake::Resync => {
                 self.driver.distrust();
@@ -162,6 +180,25 @@ impl<D: Driver> Felix<D> {
         if self.next_resync <= Instant::now() {
             self.next_resync = Instant::now() + self.resync_every;
         }
+    }
+
+    /// Mends at once, unless somebody disturbs all the time.
+    fn disturbed(&mut self) {
+        let now = Instant::now();
+        match self.effort.wait_until(now) {
+            None => self.mend(),
+            Some(at) if self.mend_at.is_none() => {
+                warn!(wait = ?(at - now), "rules, routes or interfaces are changed by somebody all the time; mending waits");
+                self.mend_at = Some(at);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn mend(&mut self) {
+        self.mend_at = None;
+        self.mending = true;
+        self.dirty = true;
     }
 
     fn absorb(&mut self, events: Vec<Event>) {
@@ -216,6 +253,7 @@ impl<D: Driver> Felix<D> {
         if !self.in_sync || !self.datastore_ready {
             return;
         }
+        self.complete = true;
         for instruction in self.engine.flush() {
             self.dirty = true;
             match &instruction {
@@ -230,9 +268,21 @@ impl<D: Driver> Felix<D> {
 
     async fn apply_if_due(&mut self) {
         let waiting = self.failed.is_some() && self.retry.as_ref().is_some_and(|retry| retry.at > Instant::now());
-        if !self.dirty || waiting || !self.in_sync || !self.datastore_ready {
+        if !self.dirty || waiting {
             return;
         }
+        let started = Instant::now();
+        if self.complete {
+            self.apply().await;
+        } else {
+            self.restore_base().await;
+        }
+        if std::mem::take(&mut self.mending) {
+            self.effort.add(started, Instant::now());
+        }
+    }
+
+    async fn apply(&mut self) {
         match self.driver.apply().await {
             Ok(applied) => {
                 for complaint in applied.complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
@@ -246,13 +296,27 @@ impl<D: Driver> Felix<D> {
                     info!(endpoints = self.endpoints.len(), "kernel in sync with the datastore");
                 }
             }
-            Err(error) => {
-                let retry = self.next_retry();
-                warn!(%error, wait = ?retry.wait, "kernel not updated; trying again");
-                self.failed = Some(error.to_string());
-                self.retry = Some(retry);
-            }
+            Err(error) => self.write_failed(&error),
         }
+    }
+
+    /// All that may be written before the datastore is known: a host whose rules somebody flushed is closed again.
+    async fn restore_base(&mut self) {
+        match self.driver.install_base().await {
+            Ok(()) => {
+                self.dirty = false;
+                self.failed = None;
+                self.retry = None;
+            }
+            Err(error) => self.write_failed(&error),
+        }
+    }
+
+    fn write_failed(&mut self, error: &D::Error) {
+        let retry = self.next_retry();
+        warn!(%error, wait = ?retry.wait, "kernel not updated; trying again");
+        self.failed = Some(error.to_string());
+        self.retry = Some(retry);
     }
 
     /// The next try of what failed: each twice as far away as the one before.
@@ -270,7 +334,8 @@ impl<D: Driver> Felix<D> {
                 None => "reading the datastore".to_owned(),
             }
         } else if !self.datastore_ready {
-            "the datastore is not initialised or not ready (ClusterInformation)".to_owned()
+            let kept = if self.complete { ", the last known state is in force" } else { "" };
+            format!("the datastore is not initialised or not ready (ClusterInformation){kept}")
         } else if let Some(cause) = &self.lost {
             format!("the datastore is unreachable, the last known state is in force: {cause}")
         } else {
