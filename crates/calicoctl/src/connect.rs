@@ -29,9 +29,11 @@ pub(crate) async fn context(interrupt: Interrupt) -> Result<(Context, Caller), F
                 .hint(format!("it is the port of the service's health, {} if unset", health::DEFAULT_PORT))
         })?,
     };
-    let node = match variable("HOSTNAME") {
+    let system = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Some shells export the host's own name, which says nothing of what the service was told to call itself.
+    let node = match variable("HOSTNAME").filter(|name| *name != system) {
         Some(name) => name,
-        None => name_of_this_host(health_port).await,
+        None => name_of_the_service(health_port).await.unwrap_or(system),
     };
     let node = calico_startup::node_name(Some(node.trim())).map_err(|error| {
         let failure = Failure::new("This host has no usable name.").cause(&error);
@@ -57,15 +59,12 @@ pub(crate) async fn context(interrupt: Interrupt) -> Result<(Context, Caller), F
     Ok((context, caller))
 }
 
-/// What the service calls this host; without a service, what it called it last; without that, the host's own name.
-async fn name_of_this_host(health_port: u16) -> String {
+/// What the service calls this host; without a service, what it called it last.
+async fn name_of_the_service(health_port: u16) -> Option<String> {
     if let Ok(Some(health)) = health::ask(health_port).await
         && !health.node.is_empty()
     {
-        return health.node;
+        return Some(health.node);
     }
-    match std::fs::read_to_string(NAME_FILE) {
-        Ok(name) if !name.trim().is_empty() => name,
-        _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-    }
+    std::fs::read_to_string(NAME_FILE).ok().filter(|name| !name.trim().is_empty())
 }

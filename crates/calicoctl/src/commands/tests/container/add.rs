@@ -1,96 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use std::net::IpAddr;
-
-use calico_ipam::Ipam;
-use calico_model::{
-    ClusterInformationSpec, IPPoolSpec, ProfileName, Resource, ResourceKey, WorkloadEndpoint, WorkloadEndpointSpec,
-};
-use calico_store::{Injected, WriteKind};
-use calico_workload::docker::Container;
-
-use crate::{
-    args::{self, Command},
-    commands::container::run,
-    failure::{Exit, Failure},
-    output::{Format, Output},
-    testing::{Bench, NODE, refusal, text},
-};
-
-/// A cluster with both default pools, this host as a node, and running containers `A` and `B`.
-async fn bench() -> Bench {
-    let bench = Bench::new();
-    let cluster = ClusterInformationSpec { datastore_ready: Some(true), ..ClusterInformationSpec::default() };
-    bench.put(Resource::new("default", cluster)).await;
-    bench.node(NODE, "10.5.0.1/24", Some("fd00::1/64")).await;
-    for (name, cidr) in [("default-ipv4-ippool", "192.168.0.0/16"), ("default-ipv6-ippool", "fd80:24e2:f998:72d6::/64")]
-    {
-        pool(&bench, name, cidr, false).await;
-    }
-    for name in ["A", "B"] {
-        container(&bench, name, |_| {});
-    }
-    bench
-}
-
-async fn pool(bench: &Bench, name: &str, cidr: &str, disabled: bool) {
-    let spec = IPPoolSpec { cidr: cidr.parse().unwrap(), disabled, ..IPPoolSpec::default() };
-    bench.put(Resource::new(name, spec)).await;
-}
-
-fn id_of(name: &str) -> String {
-    let byte = name.bytes().next().unwrap();
-    format!("{byte:02x}").repeat(32)
-}
-
-fn container(bench: &Bench, name: &str, change: impl FnOnce(&mut Container)) {
-    let mut container = Container {
-        id: id_of(name),
-        name: name.to_owned(),
-        pid: 4711,
-        running: true,
-        network_mode: "none".into(),
-        labels: Default::default(),
-        image: "ubuntu".into(),
-        started_at: None,
-    };
-    change(&mut container);
-    bench.host.containers.lock().unwrap().as_mut().unwrap().insert(name.to_owned(), container);
-}
-
-/// Runs `calicoctl container <words>`.
-async fn calicoctl(bench: &Bench, words: &str) -> Result<Output, Failure> {
-    let line = format!("calicoctl container {words}");
-    let cli = args::parse(line.split_whitespace().map(Into::into)).unwrap();
-    let Some(Command::Container { command }) = cli.command else { panic!("{line}") };
-    run(&bench.ctx, &command).await
-}
-
-async fn endpoints(bench: &Bench) -> Vec<WorkloadEndpoint> {
-    bench.ctx.store.list::<WorkloadEndpointSpec>().await.unwrap().0
-}
-
-/// The addresses that a container's handle holds.
-async fn held(bench: &Bench, name: &str) -> Vec<IpAddr> {
-    let handle = format!("docker.{}", id_of(name)).as_str().into();
-    Ipam::new(bench.ctx.store.clone()).ips_by_handle(&handle).await.unwrap_or_default()
-}
-
-/// Everything but the empty block that a host keeps after its last address was freed.
-async fn without_blocks(bench: &Bench) -> Vec<(String, String)> {
-    let is_block = |key: &str| key.contains("/block/");
-    bench.everything().await.into_iter().filter(|(key, _)| !is_block(key)).collect()
-}
-
-/// No interface, endpoint or address is left of a container.
-async fn assert_nothing_left(bench: &Bench, name: &str, about: &str) {
-    assert_eq!(held(bench, name).await, Vec::<IpAddr>::new(), "{about}: addresses");
-    let left: Vec<String> =
-        endpoints(bench).await.iter().filter(|e| e.spec.workload == id_of(name)).map(|e| e.name().to_owned()).collect();
-    assert!(left.is_empty(), "{about}: {left:?}");
-    assert!(bench.host.attached.lock().unwrap().is_empty(), "{about}: interface");
-    let handles = bench.everything().await.into_iter().filter(|(key, _)| key.contains("/handle/")).count();
-    assert_eq!(handles, 0, "{about}: handle");
-}
+use super::*;
 
 #[tokio::test]
 async fn added_with_everything_that_upstream_would_write() {
@@ -114,6 +23,18 @@ async fn added_with_everything_that_upstream_would_write() {
     let assignment = ipam.get_assignment_attributes("192.168.0.1".parse().unwrap()).await.unwrap();
     let notes = assignment.attribute.secondary.unwrap();
     assert_eq!((notes["node"].as_str(), notes["workload"].as_str()), (NODE, id_of("A").as_str()));
+}
+
+/// Key and value to the letter, as upstream's own client would have written them; uid and time differ each time.
+#[tokio::test]
+async fn the_record_to_the_letter() {
+    let bench = bench().await;
+    text(calicoctl(&bench, "add A 192.168.0.1 fd80:24e2:f998:72d6::1").await);
+    let endpoint = endpoints(&bench).await.remove(0);
+    let (uid, time) = (endpoint.metadata.uid.unwrap(), endpoint.metadata.creation_timestamp.unwrap());
+    let all = bench.everything().await;
+    let (key, value) = all.iter().find(|(key, _)| key.contains("/workloadendpoints/")).unwrap();
+    insta::assert_snapshot!("record", format!("{key}\n{}", value.replace(&uid, "<uid>").replace(&time, "<time>")));
 }
 
 #[tokio::test]
@@ -345,187 +266,6 @@ async fn an_endpoint_that_appears_meanwhile_is_not_touched() {
     let said = refusal(calicoctl(&bench, "add A").await);
     assert!(said.contains("A has already been configured with Calico Networking."), "{said}");
     assert_eq!(held(&bench, "A").await, Vec::<IpAddr>::new());
-}
-
-#[tokio::test]
-async fn removed_whole_and_again_softly() {
-    let bench = bench().await;
-    let before = without_blocks(&bench).await;
-    text(calicoctl(&bench, "add A ipv4 ipv6").await);
-    assert_eq!(text(calicoctl(&bench, "remove A").await), format!("Removed Calico from {}\n", id_of("A")));
-    assert_nothing_left(&bench, "A", "remove").await;
-    assert_eq!(without_blocks(&bench).await, before);
-    assert_eq!(text(calicoctl(&bench, "remove A").await), format!("Failed find Calico data for {}\n", id_of("A")));
-    assert!(refusal(calicoctl(&bench, "remove nobody").await).contains("Container nobody was not found."));
-}
-
-#[tokio::test]
-async fn a_container_that_is_gone_is_removed_by_name_id_or_beginning_of_it() {
-    let id = id_of("A");
-    for word in ["A", id.as_str(), &id[..12]] {
-        let bench = bench().await;
-        text(calicoctl(&bench, "add A").await);
-        bench.host.containers.lock().unwrap().as_mut().unwrap().remove("A");
-        let shown = calicoctl(&bench, &format!("{word} endpoint show")).await.unwrap();
-        assert_eq!(shown.data[0]["workload"], id, "{word}");
-        assert_eq!(text(calicoctl(&bench, &format!("remove {word}")).await), format!("Removed Calico from {id}\n"));
-        assert_nothing_left(&bench, "A", word).await;
-    }
-}
-
-#[tokio::test]
-async fn a_new_container_of_an_old_name_is_not_taken_for_the_old_one() {
-    let bench = bench().await;
-    text(calicoctl(&bench, "add A").await);
-    container(&bench, "A", |container| container.id = "cd".repeat(32));
-    assert!(refusal(calicoctl(&bench, "A profile set").await).contains("Container A is unknown to Calico."));
-    assert_eq!(text(calicoctl(&bench, "remove A").await), format!("Removed Calico from {}\n", id_of("A")));
-    assert_nothing_left(&bench, "A", "the old one").await;
-}
-
-#[tokio::test]
-async fn a_removal_that_fails_anywhere_is_finished_by_another() {
-    let writes = 6;
-    for nth in 0..writes {
-        for fails in [Injected::FailBefore, Injected::FailAfter] {
-            let bench = bench().await;
-            text(calicoctl(&bench, "add A ipv4 ipv6").await);
-            let mut seen = 0;
-            bench.kv.inject(move |_, _| {
-                seen += 1;
-                if seen == nth + 1 { fails } else { Injected::Proceed }
-            });
-            if let Err(failure) = calicoctl(&bench, "remove A").await {
-                let said = failure.to_string();
-                let again = format!("calicoctl container remove {}", id_of("A"));
-                assert!(said.contains("A is not removed completely.") && said.contains(&again), "{said}");
-            }
-            bench.kv.stop_injecting();
-            bench.host.containers.lock().unwrap().as_mut().unwrap().get_mut("A").unwrap().running = false;
-            text(calicoctl(&bench, "remove A").await);
-            assert_nothing_left(&bench, "A", &format!("write {nth} {fails:?}")).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_address_is_not_freed_while_the_interface_stays() {
-    let bench = bench().await;
-    text(calicoctl(&bench, "add A 192.168.0.1").await);
-    let before = bench.everything().await;
-    bench.host.fail.lock().unwrap().insert("detach");
-    let said = refusal(calicoctl(&bench, "remove A").await);
-    assert!(said.contains("Could not remove Calico interface cali"), "{said}");
-    assert_eq!(bench.everything().await, before);
-}
-
-#[tokio::test]
-async fn foreign_interfaces_and_addresses_are_left_alone() {
-    let bench = bench().await;
-    text(calicoctl(&bench, "add B 192.168.0.2").await);
-    text(calicoctl(&bench, "add A 192.168.0.1").await);
-    let key = endpoints(&bench).await.into_iter().find(|e| e.spec.workload == id_of("A")).unwrap().key();
-    let poison = |endpoint: &mut WorkloadEndpoint| {
-        endpoint.spec.interface_name = "eth0".into();
-        endpoint.spec.ip_networks.push("192.168.0.2/32".into());
-        Ok::<(), calico_store::Error>(())
-    };
-    bench.ctx.store.modify(&key, poison).await.unwrap();
-    bench.host.attached.lock().unwrap().insert(
-        "eth0".into(),
-        calico_workload::Attachment {
-            host_interface: "eth0".into(),
-            container_interface: "x".into(),
-            addresses: Vec::new(),
-            gateway4: None,
-            gateway6: None,
-            mtu: None,
-        },
-    );
-    text(calicoctl(&bench, "remove A").await);
-    assert!(bench.host.attached.lock().unwrap().contains_key("eth0"));
-    assert_eq!(held(&bench, "B").await.len(), 1);
-    assert!(held(&bench, "A").await.is_empty());
-}
-
-#[tokio::test]
-async fn addresses_come_and_go() {
-    let bench = bench().await;
-    text(calicoctl(&bench, "add A 192.168.0.1").await);
-    assert_eq!(
-        text(calicoctl(&bench, "A ip add fd80:24e2:f998:72d6::7").await),
-        "IP fd80:24e2:f998:72d6::7 added to A\n"
-    );
-    let endpoint = endpoints(&bench).await.remove(0);
-    assert_eq!(endpoint.spec.ip_networks, ["192.168.0.1/32", "fd80:24e2:f998:72d6::7/128"]);
-    assert_eq!((endpoint.spec.ipv4_gateway.as_str(), endpoint.spec.ipv6_gateway.as_str()), ("10.5.0.1", "fd00::1"));
-    assert_eq!(held(&bench, "A").await.len(), 2);
-
-    assert_eq!(text(calicoctl(&bench, "A ip remove 192.168.0.1").await), "IP 192.168.0.1 removed from A\n");
-    let endpoint = endpoints(&bench).await.remove(0);
-    assert_eq!(endpoint.spec.ip_networks, ["fd80:24e2:f998:72d6::7/128"]);
-    assert_eq!((endpoint.spec.ipv4_gateway.as_str(), endpoint.spec.ipv6_gateway.as_str()), ("", "fd00::1"));
-    assert_eq!(held(&bench, "A").await.len(), 1);
-    text(calicoctl(&bench, "A ip remove fd80:24e2:f998:72d6::7").await);
-    assert!(endpoints(&bench).await[0].spec.ip_networks.is_empty(), "the last may go");
-    assert!(held(&bench, "A").await.is_empty());
-}
-
-#[tokio::test]
-async fn a_failed_change_of_addresses_is_undone() {
-    for (words, fails) in [
-        ("A ip add 192.168.0.9", "add_address"),
-        ("A ip remove 192.168.0.1", "remove_address"),
-        ("A ip add 192.168.0.9", "write"),
-        ("A ip remove 192.168.0.1", "write"),
-        ("A ip add 192.168.0.9", "answer"),
-        ("A ip remove 192.168.0.1", "answer"),
-    ] {
-        let bench = bench().await;
-        text(calicoctl(&bench, "add A 192.168.0.1 ipv6").await);
-        let (spec, attached) = (endpoints(&bench).await.remove(0).spec, bench.host.attached.lock().unwrap().clone());
-        let mut failed = false;
-        match fails {
-            "write" | "answer" => bench.kv.inject(move |_, write| {
-                let hit = !failed && write.key.contains("workloadendpoints");
-                failed |= hit;
-                match hit {
-                    true if fails == "write" => Injected::FailBefore,
-                    true => Injected::FailAfter,
-                    false => Injected::Proceed,
-                }
-            }),
-            operation => {
-                bench.host.fail.lock().unwrap().insert(operation);
-            }
-        }
-        let said = refusal(calicoctl(&bench, words).await);
-        assert!(said.contains("Aborting.") && !said.contains("left behind"), "{words} {fails}: {said}");
-        bench.kv.stop_injecting();
-        assert_eq!(endpoints(&bench).await.remove(0).spec, spec, "{words} {fails}");
-        assert_eq!(*bench.host.attached.lock().unwrap(), attached, "{words} {fails}");
-        assert_eq!(held(&bench, "A").await.len(), 2, "{words} {fails}");
-    }
-}
-
-#[tokio::test]
-async fn profiles_of_a_container() {
-    let bench = bench().await;
-    text(crate::commands::profile::add(&bench.ctx, "PROF_A_B").await);
-    text(calicoctl(&bench, "add A").await);
-    assert_eq!(text(calicoctl(&bench, "A profile set PROF_A_B").await), "Profile(s) set to PROF_A_B.\n");
-    let stored = ProfileName::typed("PROF_A_B").unwrap().as_stored().to_owned();
-    assert_eq!(endpoints(&bench).await[0].spec.profiles, [stored]);
-    let shown = calicoctl(&bench, "A endpoint show").await.unwrap();
-    assert_eq!(shown.data[0]["profiles"][0], "PROF_A_B");
-    assert_eq!(shown.data[0]["workloadName"], "A");
-    assert_eq!(shown.data[0]["state"], "active");
-    assert!(shown.render(Format::Yaml).contains("PROF_A_B"));
-    let said = refusal(calicoctl(&bench, "B profile append PROF_A_B").await);
-    assert!(
-        said.contains("Failed to append profiles to endpoint.") && said.contains("Container B is unknown"),
-        "{said}"
-    );
 }
 
 #[tokio::test]

@@ -1,0 +1,183 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+#[tokio::test]
+async fn removed_whole_and_again_softly() {
+    let bench = bench().await;
+    let before = without_blocks(&bench).await;
+    text(calicoctl(&bench, "add A ipv4 ipv6").await);
+    assert_eq!(text(calicoctl(&bench, "remove A").await), format!("Removed Calico from {}\n", id_of("A")));
+    assert_nothing_left(&bench, "A", "remove").await;
+    assert_eq!(without_blocks(&bench).await, before);
+    assert_eq!(text(calicoctl(&bench, "remove A").await), format!("Failed find Calico data for {}\n", id_of("A")));
+    assert!(refusal(calicoctl(&bench, "remove nobody").await).contains("Container nobody was not found."));
+}
+
+#[tokio::test]
+async fn a_container_that_is_gone_is_removed_by_name_id_or_beginning_of_it() {
+    let id = id_of("A");
+    for word in ["A", id.as_str(), &id[..12]] {
+        let bench = bench().await;
+        text(calicoctl(&bench, "add A").await);
+        bench.host.containers.lock().unwrap().as_mut().unwrap().remove("A");
+        let shown = calicoctl(&bench, &format!("{word} endpoint show")).await.unwrap();
+        assert_eq!(shown.data[0]["workload"], id, "{word}");
+        assert_eq!(text(calicoctl(&bench, &format!("remove {word}")).await), format!("Removed Calico from {id}\n"));
+        assert_nothing_left(&bench, "A", word).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_container_of_an_old_name_is_not_taken_for_the_old_one() {
+    let bench = bench().await;
+    text(calicoctl(&bench, "add A").await);
+    container(&bench, "A", |container| container.id = "cd".repeat(32));
+    assert!(refusal(calicoctl(&bench, "A profile set").await).contains("Container A is unknown to Calico."));
+    assert_eq!(text(calicoctl(&bench, "remove A").await), format!("Removed Calico from {}\n", id_of("A")));
+    assert_nothing_left(&bench, "A", "the old one").await;
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_anywhere_is_finished_by_another() {
+    let writes = 6;
+    for nth in 0..writes {
+        for fails in [Injected::FailBefore, Injected::FailAfter] {
+            let bench = bench().await;
+            text(calicoctl(&bench, "add A ipv4 ipv6").await);
+            let mut seen = 0;
+            bench.kv.inject(move |_, _| {
+                seen += 1;
+                if seen == nth + 1 { fails } else { Injected::Proceed }
+            });
+            if let Err(failure) = calicoctl(&bench, "remove A").await {
+                let said = failure.to_string();
+                let again = format!("calicoctl container remove {}", id_of("A"));
+                assert!(said.contains("A is not removed completely.") && said.contains(&again), "{said}");
+            }
+            bench.kv.stop_injecting();
+            bench.host.containers.lock().unwrap().as_mut().unwrap().get_mut("A").unwrap().running = false;
+            text(calicoctl(&bench, "remove A").await);
+            assert_nothing_left(&bench, "A", &format!("write {nth} {fails:?}")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_not_freed_while_the_interface_stays() {
+    let bench = bench().await;
+    text(calicoctl(&bench, "add A 192.168.0.1").await);
+    let before = bench.everything().await;
+    bench.host.fail.lock().unwrap().insert("detach");
+    let said = refusal(calicoctl(&bench, "remove A").await);
+    assert!(said.contains("Could not remove Calico interface cali"), "{said}");
+    assert_eq!(bench.everything().await, before);
+}
+
+#[tokio::test]
+async fn foreign_interfaces_and_addresses_are_left_alone() {
+    let bench = bench().await;
+    text(calicoctl(&bench, "add B 192.168.0.2").await);
+    text(calicoctl(&bench, "add A 192.168.0.1").await);
+    let key = endpoints(&bench).await.into_iter().find(|e| e.spec.workload == id_of("A")).unwrap().key();
+    let poison = |endpoint: &mut WorkloadEndpoint| {
+        endpoint.spec.interface_name = "eth0".into();
+        endpoint.spec.ip_networks.push("192.168.0.2/32".into());
+        Ok::<(), calico_store::Error>(())
+    };
+    bench.ctx.store.modify(&key, poison).await.unwrap();
+    bench.host.attached.lock().unwrap().insert(
+        "eth0".into(),
+        calico_workload::Attachment {
+            host_interface: "eth0".into(),
+            container_interface: "x".into(),
+            addresses: Vec::new(),
+            gateway4: None,
+            gateway6: None,
+            mtu: None,
+        },
+    );
+    text(calicoctl(&bench, "remove A").await);
+    assert!(bench.host.attached.lock().unwrap().contains_key("eth0"));
+    assert_eq!(held(&bench, "B").await.len(), 1);
+    assert!(held(&bench, "A").await.is_empty());
+}
+
+#[tokio::test]
+async fn addresses_come_and_go() {
+    let bench = bench().await;
+    text(calicoctl(&bench, "add A 192.168.0.1").await);
+    assert_eq!(
+        text(calicoctl(&bench, "A ip add fd80:24e2:f998:72d6::7").await),
+        "IP fd80:24e2:f998:72d6::7 added to A\n"
+    );
+    let endpoint = endpoints(&bench).await.remove(0);
+    assert_eq!(endpoint.spec.ip_networks, ["192.168.0.1/32", "fd80:24e2:f998:72d6::7/128"]);
+    assert_eq!((endpoint.spec.ipv4_gateway.as_str(), endpoint.spec.ipv6_gateway.as_str()), ("10.5.0.1", "fd00::1"));
+    assert_eq!(held(&bench, "A").await.len(), 2);
+
+    assert_eq!(text(calicoctl(&bench, "A ip remove 192.168.0.1").await), "IP 192.168.0.1 removed from A\n");
+    let endpoint = endpoints(&bench).await.remove(0);
+    assert_eq!(endpoint.spec.ip_networks, ["fd80:24e2:f998:72d6::7/128"]);
+    assert_eq!((endpoint.spec.ipv4_gateway.as_str(), endpoint.spec.ipv6_gateway.as_str()), ("", "fd00::1"));
+    assert_eq!(held(&bench, "A").await.len(), 1);
+    text(calicoctl(&bench, "A ip remove fd80:24e2:f998:72d6::7").await);
+    assert!(endpoints(&bench).await[0].spec.ip_networks.is_empty(), "the last may go");
+    assert!(held(&bench, "A").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_change_of_addresses_is_undone() {
+    for (words, fails) in [
+        ("A ip add 192.168.0.9", "add_address"),
+        ("A ip remove 192.168.0.1", "remove_address"),
+        ("A ip add 192.168.0.9", "write"),
+        ("A ip remove 192.168.0.1", "write"),
+        ("A ip add 192.168.0.9", "answer"),
+        ("A ip remove 192.168.0.1", "answer"),
+    ] {
+        let bench = bench().await;
+        text(calicoctl(&bench, "add A 192.168.0.1 ipv6").await);
+        let (spec, attached) = (endpoints(&bench).await.remove(0).spec, bench.host.attached.lock().unwrap().clone());
+        let mut failed = false;
+        match fails {
+            "write" | "answer" => bench.kv.inject(move |_, write| {
+                let hit = !failed && write.key.contains("workloadendpoints");
+                failed |= hit;
+                match hit {
+                    true if fails == "write" => Injected::FailBefore,
+                    true => Injected::FailAfter,
+                    false => Injected::Proceed,
+                }
+            }),
+            operation => {
+                bench.host.fail.lock().unwrap().insert(operation);
+            }
+        }
+        let said = refusal(calicoctl(&bench, words).await);
+        assert!(said.contains("Aborting.") && !said.contains("left behind"), "{words} {fails}: {said}");
+        bench.kv.stop_injecting();
+        assert_eq!(endpoints(&bench).await.remove(0).spec, spec, "{words} {fails}");
+        assert_eq!(*bench.host.attached.lock().unwrap(), attached, "{words} {fails}");
+        assert_eq!(held(&bench, "A").await.len(), 2, "{words} {fails}");
+    }
+}
+
+#[tokio::test]
+async fn profiles_of_a_container() {
+    let bench = bench().await;
+    text(crate::commands::profile::add(&bench.ctx, "PROF_A_B").await);
+    text(calicoctl(&bench, "add A").await);
+    assert_eq!(text(calicoctl(&bench, "A profile set PROF_A_B").await), "Profile(s) set to PROF_A_B.\n");
+    let stored = ProfileName::typed("PROF_A_B").unwrap().as_stored().to_owned();
+    assert_eq!(endpoints(&bench).await[0].spec.profiles, [stored]);
+    let shown = calicoctl(&bench, "A endpoint show").await.unwrap();
+    assert_eq!(shown.data[0]["profiles"][0], "PROF_A_B");
+    assert_eq!(shown.data[0]["workloadName"], "A");
+    assert_eq!(shown.data[0]["state"], "active");
+    assert!(shown.render(Format::Yaml).contains("PROF_A_B"));
+    let said = refusal(calicoctl(&bench, "B profile append PROF_A_B").await);
+    assert!(
+        said.contains("Failed to append profiles to endpoint.") && said.contains("Container B is unknown"),
+        "{said}"
+    );
+}
