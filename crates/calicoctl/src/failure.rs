@@ -141,12 +141,12 @@ impl From<calico_store::Error> for Failure {
         let failure = Self::new(sentence(&error)).sources_of(&error);
         match error {
             E::Unreachable { .. } => failure.hint(
-                "is etcd running, and do ETCD_ENDPOINTS (and with https ETCD_CA_CERT_FILE, ETCD_CERT_FILE, \
-                 ETCD_KEY_FILE) say where and how to reach it?",
+                "make sure that etcd runs, and that ETCD_ENDPOINTS (with https also ETCD_CA_CERT_FILE, ETCD_CERT_FILE, \
+                 ETCD_KEY_FILE) say where it is and how to reach it",
             ),
             E::Conflict { .. } => failure.hint("run the command again"),
             E::Corrupt { key, .. } => failure.hint(format!("look at it with: etcdctl get {key}")),
-            E::Settings { .. } => failure.hint(
+            E::Settings { setting, .. } if !setting.ends_with("_FILE") => failure.hint(
                 "ETCD_ENDPOINTS is a comma-separated list of http://HOST:PORT or https://HOST:PORT; \
                  the default is http://127.0.0.1:2379",
             ),
@@ -202,7 +202,7 @@ mod tests {
         });
         let text = failure.to_string();
         assert!(text.contains("The datastore at http://127.0.0.1:2379 is unreachable: connection refused."), "{text}");
-        assert!(text.contains("hint: is etcd running"), "{text}");
+        assert!(text.contains("hint: make sure that etcd runs"), "{text}");
         assert_eq!(failure.exit(), Exit::Failed);
     }
 }

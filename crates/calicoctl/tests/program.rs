@@ -62,7 +62,7 @@ fn a_dead_datastore_is_said_clearly_and_soon() {
     assert!(begin.elapsed() < std::time::Duration::from_secs(15), "took {:?}", begin.elapsed());
     assert!(code == 1 && stdout.is_empty(), "{code} {stdout}");
     assert!(stderr.contains("127.0.0.1:1") && stderr.contains("unreachable"), "{stderr}");
-    assert!(stderr.contains("hint: is etcd running"), "{stderr}");
+    assert!(stderr.contains("hint: make sure that etcd runs"), "{stderr}");
 }
 
 #[test]

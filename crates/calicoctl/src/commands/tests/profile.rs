@@ -117,6 +117,6 @@ async fn a_dead_datastore_is_named_with_the_way_out() {
     let bench = Bench::new();
     bench.kv.set_down(true);
     for words in [refusal(add(&bench.ctx, "web").await), refusal(show(&bench.ctx, false).await)] {
-        assert!(words.contains("unreachable") && words.contains("hint: is etcd running"), "{words}");
+        assert!(words.contains("unreachable") && words.contains("hint: make sure that etcd runs"), "{words}");
     }
 }
