@@ -15,14 +15,12 @@ use crate::{
     Options,
     family::{Family, Range},
     name::Direction,
+    namespace,
     netlink::Nft,
     ruleset::Key,
     state::State,
     table::{ChainWant, Content, SetWant},
 };
-
-#[path = "../tests/support/namespace.rs"]
-mod namespace;
 
 fn nets(list: &[&str]) -> Vec<IpNet> {
     list.iter().map(|net| net.parse().expect("a network")).collect()

@@ -31,7 +31,11 @@
 //! Names to know: [`Dataplane`] is the driver; [`Report`] what an apply did and could not do; [`Event`] a foreign
 //! change that the next apply mends.
 
+#[cfg(test)]
+mod arbitrary;
 mod dataplane;
+#[cfg(test)]
+mod differential_tests;
 mod error;
 #[cfg(test)]
 mod fake_kernel;
@@ -42,6 +46,9 @@ mod golden_tests;
 mod ifname;
 mod members;
 mod name;
+#[cfg(test)]
+#[path = "../tests/support/namespace.rs"]
+mod namespace;
 mod netlink;
 mod op;
 mod options;

@@ -2,67 +2,129 @@
 
 use std::net::IpAddr;
 
-use nlink::netlink::{
-    Connection, Netfilter,
-    netfilter::{ConntrackEntry, ConntrackFilter},
-};
+use nlink::netlink::{AttrIter, Connection, MessageBuilder, Netfilter, Protocol, netfilter::ConntrackFilter};
 
-use crate::{
-    error::{Error, KernelError},
-    family::Family,
-};
+use super::{rtnl::address, socket::Socket};
+use crate::{error::Error, family::Family};
 
-/// Up to this many addresses are cleaned one by one, which leaves the search to the kernel; more by one listing.
+/// `NFNL_SUBSYS_CTNETLINK`.
+const SUBSYSTEM: u16 = 1;
+const GET: u16 = 1;
+const DELETE: u16 = 2;
+/// Attributes of an entry.
+mod cta {
+    pub(super) const TUPLE_ORIGINAL: u16 = 1;
+    pub(super) const TUPLE_REPLY: u16 = 2;
+    pub(super) const ID: u16 = 12;
+    pub(super) const ZONE: u16 = 18;
+    /// Of a tuple.
+    pub(super) const TUPLE_IP: u16 = 1;
+    /// Of a tuple's addresses: sources of IPv4 and IPv6.
+    pub(super) const SOURCES: [u16; 2] = [1, 3];
+    /// The attribute is a list of attributes.
+    pub(super) const NESTED: u16 = 0x8000;
+}
+
+/// Up to this many IPv4 addresses are left to the kernel to search for; more, and IPv6, are searched in a listing.
 const FEW: usize = 8;
 
 /// Deletes connection tracking entries.
 pub(crate) struct Conntrack {
-    connection: Connection<Netfilter>,
+    socket: Socket,
+    filtering: Connection<Netfilter>,
 }
 
+/// What names an entry in a request to delete it, as the kernel wrote it: attribute and value.
+type EntryName = Vec<(u16, Vec<u8>)>;
+
 impl Conntrack {
-    /// Opens a socket in the calling thread's network namespace.
+    /// Opens sockets in the calling thread's network namespace.
     pub(crate) fn open() -> Result<Self, Error> {
-        let connection = Connection::<Netfilter>::new()
+        let filtering = Connection::<Netfilter>::new()
             .map_err(|e| Error::Socket { protocol: "conntrack", source: std::io::Error::other(e) })?;
-        Ok(Self { connection })
+        Ok(Self { socket: Socket::open(Protocol::Netfilter, "conntrack")?, filtering })
     }
 
     /// Deletes the entries that have one of these addresses as source of the original or of the reply direction: a
     /// later owner of the address must not inherit what was allowed to the former.
     pub(crate) async fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let fails = |error: nlink::Error| -> Error {
-            let operation = "delete conntrack entries".to_owned();
-            match error.errno() {
-                Some(errno) => KernelError::new(operation, errno).into(),
-                None => Error::Netlink { operation, reason: error.to_string() },
-            }
-        };
-        if addresses.len() <= FEW {
-            for address in addresses {
-                let original = ConntrackFilter::new().orig_src(*address);
-                let reply = ConntrackFilter::new().reply_src(*address);
-                for filter in [original, reply] {
-                    self.connection.flush_conntrack_matching(&filter).await.map_err(fails)?;
-                }
-            }
-            return Ok(());
-        }
-        let concerned = |entry: &ConntrackEntry| {
-            [entry.orig.src_ip, entry.reply.src_ip].iter().flatten().any(|source| addresses.contains(source))
-        };
         for family in Family::ALL {
-            let entries = match family {
-                Family::V4 => self.connection.get_conntrack().await.map_err(fails)?,
-                Family::V6 => self.connection.get_conntrack_v6().await.map_err(fails)?,
-            };
-            for entry in entries.iter().filter(|entry| concerned(entry)) {
-                match self.connection.del_conntrack_entry(entry).await {
-                    Err(error) if !error.is_not_found() => return Err(fails(error)),
-                    _ => {}
-                }
+            let mine: Vec<IpAddr> =
+                addresses.iter().copied().filter(|address| Family::of_address(address) == family).collect();
+            let by_kernel = family == Family::V4 && mine.len() <= FEW && self.filtered(&mine).await;
+            if !by_kernel && !mine.is_empty() {
+                self.listed(family, &mine).await?;
             }
         }
         Ok(())
     }
+
+    /// Has the kernel find the entries, which spares a listing of what may be very many. Not every kernel can; `false`
+    /// if it did not work.
+    async fn filtered(&self, addresses: &[IpAddr]) -> bool {
+        for address in addresses {
+            let original = ConntrackFilter::new().orig_src(*address);
+            let reply = ConntrackFilter::new().reply_src(*address);
+            for filter in [original, reply] {
+                if let Err(error) = self.filtering.flush_conntrack_matching(&filter).await {
+                    tracing::debug!(%address, %error, "the kernel does not find the entries by itself");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Lists all entries and deletes those concerned, each by the very attributes that it was listed with.
+    async fn listed(&self, family: Family, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut concerned: Vec<EntryName> = Vec::new();
+        let what = "list conntrack entries";
+        self.socket
+            .dump(what, message(GET, family), |_, payload| {
+                let attributes = payload.get(4..).unwrap_or_default();
+                if sources(attributes).any(|source| addresses.contains(&source)) {
+                    concerned.push(name_of(attributes));
+                }
+            })
+            .await?;
+        for name in concerned {
+            let mut request = message(DELETE, family);
+            for (attribute, value) in name {
+                request.append_attr(attribute, &value);
+            }
+            match self.socket.acknowledged("delete conntrack entry", request).await {
+                // It ended meanwhile.
+                Err(Error::Kernel(error)) if error.is(rustix::io::Errno::NOENT) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn message(kind: u16, family: Family) -> MessageBuilder {
+    let mut message = MessageBuilder::new(SUBSYSTEM << 8 | kind, 0);
+    message.append_bytes(&[family.number(), 0, 0, 0]);
+    message
+}
+
+/// The source addresses of both directions.
+fn sources(entry: &[u8]) -> impl Iterator<Item = IpAddr> {
+    let tuples = AttrIter::new(entry).filter(|(kind, _)| [cta::TUPLE_ORIGINAL, cta::TUPLE_REPLY].contains(kind));
+    tuples.filter_map(|(_, tuple)| {
+        let (_, addresses) = AttrIter::new(tuple).find(|(kind, _)| *kind == cta::TUPLE_IP)?;
+        let (_, source) = AttrIter::new(addresses).find(|(kind, _)| cta::SOURCES.contains(kind))?;
+        address(source)
+    })
+}
+
+/// The original tuple, the zone and the identifier: the kernel deletes only the very entry that has all three.
+fn name_of(entry: &[u8]) -> EntryName {
+    AttrIter::new(entry)
+        .filter_map(|(kind, value)| match kind {
+            cta::TUPLE_ORIGINAL => Some((kind | cta::NESTED, value.to_vec())),
+            cta::ZONE | cta::ID => Some((kind, value.to_vec())),
+            _ => None,
+        })
+        .collect()
 }

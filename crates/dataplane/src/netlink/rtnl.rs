@@ -215,7 +215,7 @@ fn native(payload: &[u8]) -> Option<u32> {
     payload.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-fn address(payload: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(payload: &[u8]) -> Option<IpAddr> {
     match payload.len() {
         4 => payload.first_chunk().map(|octets: &[u8; 4]| IpAddr::V4(Ipv4Addr::from(*octets))),
         16 => payload.first_chunk().map(|octets: &[u8; 16]| IpAddr::V6(Ipv6Addr::from(*octets))),
