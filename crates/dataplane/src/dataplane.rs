@@ -178,7 +178,7 @@ impl Dataplane {
             None => EndpointState::Unknown,
             Some((_, false)) => EndpointState::Shadowed,
             Some((interface, true)) if self.routing.is_routed(&interface) => EndpointState::Up,
-            Some(_) => EndpointState::WaitingForInterface,
+            Some(_) => EndpointState::Waiting,
         }
     }
 

@@ -77,8 +77,8 @@ impl Report {
 pub enum EndpointState {
     /// Rules are in force, routes to all its addresses lead to it.
     Up,
-    /// Rules are in force; the interface is not there or not running.
-    WaitingForInterface,
+    /// Its rules are not written yet, or its interface is not there or not running.
+    Waiting,
     /// Another endpoint has the interface.
     Shadowed,
     /// It is not known.

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use calico_dataplane::{Dataplane, Options};
+use calico_dataplane::{Dataplane, Event, Options};
 use calico_model::MacAddress;
 use calico_policy::instruction::{
     Endpoint, EndpointId, EntityMatch, Instruction, ProfileId, Rule, RuleAction, RuleSet, SetId,
@@ -80,6 +80,8 @@ impl Host {
              ip address add {v4}/32 dev eth0 && ip address add {v6}/128 dev eth0 nodad && \
              ip route add default via 192.0.2.1 dev eth0 onlink && ip -6 route add default via fe80::1 dev eth0"
         ));
+        // The carrier is reported by a work queue of the kernel.
+        eventually("the interface runs", || run(&format!("ip -o link show {interface}")).contains("state UP"));
         Workload { namespace, interface: interface.to_owned(), v4, v6 }
     }
 
@@ -96,6 +98,19 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Another outside network: 203.0.113.2 behind the host's eth1.
+    pub fn second_network(&self) -> Namespace {
+        let namespace = Namespace::new();
+        run(&format!("ip link add eth1 type veth peer name eth0 netns {}", namespace.id));
+        run("ip address add 203.0.113.1/24 dev eth1 && ip link set eth1 up");
+        namespace.sh(
+            "ip link set eth0 up && ip address add 203.0.113.2/24 dev eth0 && ip route add default via 203.0.113.1",
+        );
+        namespace
+    }
+}
+
 /// A dataplane with the base installed.
 pub async fn dataplane() -> Dataplane {
     let mut dataplane = Dataplane::new(Options::default()).unwrap();
@@ -108,6 +123,16 @@ pub async fn dataplane() -> Dataplane {
 pub fn absorb(dataplane: &mut Dataplane, instructions: impl IntoIterator<Item = Instruction>) {
     for instruction in instructions {
         dataplane.absorb(instruction);
+    }
+}
+
+/// Waits for one kind of event; others, of which a test does not speak, are taken note of as always.
+pub async fn event(dataplane: &mut Dataplane, wanted: Event) {
+    loop {
+        let event = tokio::time::timeout(PATIENCE, dataplane.next_event()).await;
+        if event.expect("a notification") == wanted {
+            return;
+        }
     }
 }
 
@@ -161,10 +186,28 @@ fn at<T: Send + 'static>(place: Place<'_>, job: impl FnOnce() -> T + Send + 'sta
     }
 }
 
+/// Binds a socket. A program that another test's thread is starting holds copies of all sockets for a moment, also of
+/// one that was closed meanwhile, so an address may be in use a little longer.
+#[track_caller]
+pub fn bound<T>(mut bind: impl FnMut() -> std::io::Result<T>) -> T {
+    let mut socket = None;
+    eventually("the address is free", || match bind() {
+        Ok(made) => {
+            socket = Some(made);
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+            false
+        }
+    });
+    socket.unwrap()
+}
+
 /// Sends a datagram and says whether it arrives.
 #[track_caller]
 pub fn udp_arrives(from: Place<'_>, source: IpAddr, to: Place<'_>, destination: SocketAddr) -> bool {
-    let receiver = at(to, move || UdpSocket::bind(destination).unwrap());
+    let receiver = at(to, move || bound(|| UdpSocket::bind(destination)));
     receiver.set_read_timeout(Some(SILENCE)).unwrap();
     let sent = at(from, move || {
         let sender = UdpSocket::bind((source, 0)).unwrap();
@@ -198,7 +241,7 @@ pub fn udp_arrives(from: Place<'_>, source: IpAddr, to: Place<'_>, destination: 
 /// Opens a connection, sends a line there and one back.
 #[track_caller]
 pub fn tcp_works(from: Place<'_>, to: Place<'_>, destination: SocketAddr) -> bool {
-    let listener = at(to, move || TcpListener::bind(destination).unwrap());
+    let listener = at(to, move || bound(|| TcpListener::bind(destination)));
     let server = thread::spawn(move || {
         listener.set_nonblocking(true).unwrap();
         let start = Instant::now();

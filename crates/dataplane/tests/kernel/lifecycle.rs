@@ -1,0 +1,310 @@
+//! Restarts, repairs, and changes under load.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use calico_dataplane::{Dataplane, Event, Options};
+use calico_policy::instruction::{EndpointId, EntityMatch, Instruction, Pool, Rule};
+
+use crate::support::*;
+
+/// Everything that we may have in the kernel, with handles: what is written anew gets another one.
+fn kernel_state() -> String {
+    run("nft -a list ruleset; ip route show table all; ip -6 route show table all; ip neigh show nud permanent")
+}
+
+fn rules() -> String {
+    // Counters go on.
+    run("nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*/packets N bytes N/'")
+}
+
+fn scene(a: &Workload, b: &Workload) -> Vec<Instruction> {
+    let ports = EntityMatch { ports: vec![(80, 90), (443, 443), (8000, 9000)], ..EntityMatch::default() };
+    let nets = EntityMatch {
+        nets: ["10.65.0.0/16", "10.66.0.0/16", "fd65::/64", "fd66::/64"].iter().map(|n| n.parse().unwrap()).collect(),
+        ..EntityMatch::default()
+    };
+    let rule = Rule { protocol: Some(17), source: nets, destination: ports, ..allow() };
+    vec![
+        set("s:friends", &["10.65.0.1/32", "10.65.0.2/32", "fd65::1/128", "fd65::/64", "0.0.0.0/0"]),
+        profile("web", vec![rule, allow_from("s:friends")], vec![allow()]),
+        profile("Odd \"name\"", vec![deny()], vec![]),
+        a.endpoint(&["web", "Odd \"name\""]),
+        b.endpoint(&["web"]),
+        Instruction::Pools { pools: vec![Pool { cidr: "10.65.0.0/16".parse().unwrap(), masquerade: true }] },
+    ]
+}
+
+#[test]
+fn a_restart_changes_nothing() {
+    on_a_host(|host| async move {
+        let (a, b) = (host.workload(1), host.workload(2));
+        run("iptables -P FORWARD DROP && iptables -N DOCKER-USER && iptables -A FORWARD -j DOCKER-USER");
+        {
+            let mut first = dataplane().await;
+            absorb(&mut first, scene(&a, &b));
+            first.apply().await.unwrap();
+            assert_eq!(talks(&a, &b, 80), [true; 2]);
+        }
+        let before = kernel_state();
+        assert!(before.contains("counter packets 1 "), "there is something to lose: {before}");
+        let mut second = dataplane().await;
+        assert_eq!(kernel_state(), before, "after the start");
+        absorb(&mut second, scene(&a, &b));
+        let report = second.apply().await.unwrap();
+        assert!(report.is_unchanged() && report.problems.is_empty(), "{report:?}");
+        assert_eq!(kernel_state(), before, "after the first apply");
+    });
+}
+
+#[test]
+fn a_restart_removes_what_is_not_wanted_any_more() {
+    on_a_host(|host| async move {
+        let (a, b) = (host.workload(1), host.workload(2));
+        {
+            let mut first = dataplane().await;
+            absorb(&mut first, scene(&a, &b));
+            first.apply().await.unwrap();
+        }
+        let mut second = dataplane().await;
+        absorb(&mut second, [profile("open", vec![allow()], vec![allow()]), b.endpoint(&["open"])]);
+        second.apply().await.unwrap();
+        let after = kernel_state();
+        for gone in ["pi-web", "s.friends", "cali1", "nat-post", "10.65.0.1"] {
+            let ours =
+                after.lines().find(|line| line.contains(gone) && !line.contains("fe80") && !line.contains("ff00"));
+            assert_eq!(ours, None, "{gone}");
+        }
+        assert!(after.contains("pi-open") && after.contains("10.65.0.2 dev cali2 proto 80"));
+    });
+}
+
+/// A stream of numbered datagrams between two workloads; counts what was sent and what arrived.
+struct Stream {
+    stop: Arc<AtomicBool>,
+    sent: thread::JoinHandle<u64>,
+    received: Arc<AtomicU64>,
+    receiver: thread::JoinHandle<()>,
+}
+
+impl Stream {
+    fn start(from: &Workload, to: &Workload, port: u16) -> Self {
+        let destination = SocketAddr::new(to.v4, port);
+        let source = from.v4;
+        let receiver = to.namespace.run(move || UdpSocket::bind(destination).unwrap());
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, 8 << 20).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let sender = from.namespace.run(move || UdpSocket::bind((source, 0)).unwrap());
+        let stop = Arc::new(AtomicBool::new(false));
+        let received = Arc::new(AtomicU64::new(0));
+        let stopped = stop.clone();
+        let sent = thread::spawn(move || {
+            let mut sent = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                sent += u64::from(sender.send_to(b"n", destination).is_ok());
+                if sent % 16 == 0 {
+                    thread::sleep(Duration::from_micros(200));
+                }
+            }
+            sent
+        });
+        let (stopped, count) = (stop.clone(), received.clone());
+        let receiver = thread::spawn(move || {
+            loop {
+                match receiver.recv(&mut [0; 8]) {
+                    Ok(_) => drop(count.fetch_add(1, Ordering::Relaxed)),
+                    Err(_) if stopped.load(Ordering::Relaxed) => return,
+                    Err(_) => {}
+                }
+            }
+        });
+        Self { stop, sent, received, receiver }
+    }
+
+    /// Sent and received.
+    fn finish(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.sent.join().unwrap();
+        self.receiver.join().unwrap();
+        (sent, self.received.load(Ordering::Relaxed))
+    }
+}
+
+/// One policy change after the other, and now and then a restart, while packets flow. Each packet is a new flow or
+/// not, as it comes; connection tracking must not hide anything, so it is switched off for the stream.
+#[test]
+fn under_constant_change_nothing_allowed_is_lost_and_nothing_denied_leaks() {
+    on_a_host(|host| async move {
+        let (a, b, c) = (host.workload(1), host.workload(2), host.workload(3));
+        run(
+            "nft 'table ip untracked { chain pre { type filter hook prerouting priority -310; udp dport 4000-4001 notrack; }; }'",
+        );
+        let mut dataplane = dataplane().await;
+        let only = |port| {
+            let destination = EntityMatch { ports: vec![(port, port)], ..EntityMatch::default() };
+            Rule { protocol: Some(17), destination, ..allow() }
+        };
+        let variant = |number: u32| {
+            let mut rules = vec![only(4000); 1 + number as usize % 3];
+            rules.insert(
+                0,
+                Rule {
+                    source: EntityMatch { nets: vec!["10.99.0.0/16".parse().unwrap()], ..EntityMatch::default() },
+                    ..deny()
+                },
+            );
+            rules.push(only(5000 + number as u16 % 7));
+            [profile("web", rules, vec![allow()]), set("s:x", &[&format!("10.0.0.{}/32", number % 250)])]
+        };
+        let profiles = [&["web"][..], &["web", "spare"], &["spare", "web"]];
+        absorb(&mut dataplane, variant(0));
+        absorb(
+            &mut dataplane,
+            [profile("spare", vec![], vec![]), a.endpoint(&["web"]), b.endpoint(&["web"]), c.endpoint(&["web"])],
+        );
+        dataplane.apply().await.unwrap();
+        let (allowed, denied) = (Stream::start(&a, &b, 4000), Stream::start(&a, &c, 4001));
+        eventually("the stream flows", || allowed.received.load(Ordering::Relaxed) > 100);
+        let start = Instant::now();
+        let mut changes = 0;
+        while start.elapsed() < Duration::from_secs(3) {
+            changes += 1;
+            absorb(&mut dataplane, variant(changes));
+            let list = profiles[changes as usize % profiles.len()];
+            absorb(&mut dataplane, [b.endpoint(list), c.endpoint(list)]);
+            if changes % 50 == 0 {
+                dataplane = Dataplane::new(Options::default()).unwrap();
+                dataplane.install_base().await.unwrap();
+                absorb(&mut dataplane, variant(changes));
+                absorb(
+                    &mut dataplane,
+                    [profile("spare", vec![], vec![]), a.endpoint(&["web"]), b.endpoint(list), c.endpoint(list)],
+                );
+            }
+            dataplane.apply().await.unwrap();
+        }
+        let (sent, received) = allowed.finish();
+        let (tried, leaked) = denied.finish();
+        assert!(changes > 100 && sent > 10_000 && tried > 10_000, "{changes} changes, {sent} and {tried} packets");
+        assert_eq!(sent - received, 0, "lost of {sent} during {changes} changes");
+        assert_eq!(leaked, 0, "leaked of {tried} during {changes} changes");
+    });
+}
+
+#[test]
+fn whatever_somebody_does_to_our_tables_is_mended_within_100_ms() {
+    on_a_host(|host| async move {
+        let (a, b) = (host.workload(1), host.workload(2));
+        let mut dataplane = dataplane().await;
+        absorb(&mut dataplane, scene(&a, &b));
+        dataplane.apply().await.unwrap();
+        let before = rules();
+        for vandalism in [
+            "nft flush ruleset",
+            "nft delete table ip calico",
+            "nft flush table ip6 calico",
+            "nft flush chain ip calico pi-web",
+            "nft add rule ip calico d-wl-from accept",
+            "nft insert rule ip6 calico d-wl-to accept",
+            "nft add rule ip calico pi-web tcp dport '{ 22, 23 }' accept",
+            "nft add chain ip calico mine && nft add rule ip calico mine drop",
+            "nft add chain ip calico evil '{ type filter hook forward priority -200; policy drop; }'",
+            "nft delete element ip calico wl-from '{ \"cali1\" }'",
+            "nft add element ip calico wl-to '{ \"cali7\" : accept }'",
+            "nft flush set ip calico masq",
+            "nft add element ip6 calico pools '{ 2001:db8::/32 }'",
+            "nft add set ip calico extra '{ type ipv4_addr; elements = { 1.2.3.4 } ; }'",
+            "nft chain ip calico f-forward '{ policy drop; }'",
+            "nft add table ip6 calico '{ flags dormant; }'",
+        ] {
+            run(vandalism);
+            let start = Instant::now();
+            event(&mut dataplane, Event::ForeignTableChange).await;
+            dataplane.apply().await.unwrap();
+            let took = start.elapsed();
+            assert!(took < Duration::from_millis(100), "{vandalism}: took {took:?}");
+            assert_eq!(sorted(&rules()), sorted(&before), "{vandalism}");
+            assert!(dataplane.apply().await.unwrap().is_unchanged(), "{vandalism}: it stays so");
+        }
+        assert_eq!(talks(&a, &b, 80), [true; 2]);
+    });
+}
+
+/// What is made anew is listed at another place.
+fn sorted(listing: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = listing
+        .replace(",\n", ", ")
+        .split("\n\n")
+        .flat_map(|block| block.split("\n\t}"))
+        .map(|block| {
+            let mut lines: Vec<String> = block
+                .lines()
+                .map(|line| {
+                    let mut words: Vec<&str> = line.split_whitespace().collect();
+                    if words.contains(&"elements") {
+                        words = line
+                            .trim_matches(['\t', ' ', '}'])
+                            .split(", ")
+                            .map(str::trim)
+                            .map(|w| w.trim_start_matches("elements = { ").trim_end_matches(" }"))
+                            .collect();
+                        words.sort_unstable();
+                    }
+                    words.join(" ")
+                })
+                .collect();
+            lines.retain(|line| !line.is_empty() && line != "}" && !line.starts_with("table "));
+            lines.join("\n")
+        })
+        .collect();
+    blocks.retain(|block| !block.is_empty());
+    blocks.sort();
+    blocks
+}
+
+#[test]
+fn our_own_writes_are_no_news() {
+    on_a_host(|host| async move {
+        let (a, b) = (host.workload(1), host.workload(2));
+        let mut dataplane = dataplane().await;
+        absorb(&mut dataplane, scene(&a, &b));
+        dataplane.apply().await.unwrap();
+        run("nft add table inet other && nft add chain inet other c && ip route add 203.0.113.0/24 dev lo");
+        let news = tokio::time::timeout(Duration::from_millis(100), dataplane.next_event()).await;
+        assert!(news.is_err(), "{news:?}");
+    });
+}
+
+#[test]
+fn a_thousand_endpoints_and_one_more() {
+    on_a_host(|_host| async move {
+        let mut dataplane = dataplane().await;
+        absorb(&mut dataplane, [profile("web", vec![allow_from("s:web")], vec![allow()])]);
+        let members: Vec<String> = (0..1000).map(|n| format!("10.65.{}.{}/32", n / 250, n % 250)).collect();
+        let members: Vec<&str> = members.iter().map(String::as_str).collect();
+        absorb(&mut dataplane, [set("s:web", &members)]);
+        for number in 0..1000 {
+            let address = format!("10.65.{}.{}", number / 250, number % 250).parse().unwrap();
+            absorb(&mut dataplane, [endpoint(&format!("e{number}"), &format!("cali{number}"), &[address], &["web"])]);
+        }
+        let report = dataplane.apply().await.unwrap();
+        assert_eq!(report.transactions, 2);
+        assert_eq!(run("nft list map ip calico wl-from").matches("jump ee-").count(), 1000);
+        absorb(&mut dataplane, [endpoint("more", "calimore", &["10.66.0.1".parse().unwrap()], &["web"])]);
+        let report = dataplane.apply().await.unwrap();
+        assert_eq!((report.transactions, report.operations), (1, 4));
+        for number in 0..1000 {
+            let id = EndpointId { namespace: "test".to_owned(), name: format!("e{number}") };
+            absorb(&mut dataplane, [Instruction::EndpointRemove { id }]);
+        }
+        dataplane.apply().await.unwrap();
+        assert_eq!(run("nft list map ip calico wl-from").matches("jump ee-").count(), 1);
+    });
+}

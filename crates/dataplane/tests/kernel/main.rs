@@ -1,0 +1,10 @@
+//! The dataplane in real kernels' namespaces, with real packets; checked with `nft`, `ip`, `iptables`, `conntrack`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod foreign;
+mod lifecycle;
+mod packets;
+mod routes;
