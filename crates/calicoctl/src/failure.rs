@@ -33,7 +33,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// A failed command, in words.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     messages: Vec<String>,
     causes: Vec<String>,

@@ -29,6 +29,9 @@ pub(crate) trait Runtime: Send + Sync {
     /// BIRD's sessions.
     async fn sessions(&self) -> Result<Vec<bird::Session>, bird::Error>;
 
+    /// As [`calico_startup::check_bgp_port`].
+    fn check_bgp_port(&self) -> Result<(), StartupError>;
+
     /// Loads kernel modules and switches forwarding on; returns warnings.
     async fn prepare_kernel(&self) -> Result<Vec<String>, Failure>;
 
@@ -93,6 +96,10 @@ impl Runtime for Machine {
         let mut client = bird::Client::connect(&Path::new(RUN_DIR).join("bird.ctl")).await?;
         client.restrict().await?;
         client.sessions().await
+    }
+
+    fn check_bgp_port(&self) -> Result<(), StartupError> {
+        calico_startup::check_bgp_port()
     }
 
     async fn prepare_kernel(&self) -> Result<Vec<String>, Failure> {

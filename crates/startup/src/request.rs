@@ -45,7 +45,10 @@ impl Request {
     }
 
     /// Refuses values that no host can have.
-    pub(crate) fn check(&self) -> Result<(), StartupError> {
+    ///
+    /// # Errors
+    /// [`StartupError::Setting`] names the first such value by its variable.
+    pub fn check(&self) -> Result<(), StartupError> {
         if let Some(ip) = self.ip {
             usable("IP", ip.into())?;
         }

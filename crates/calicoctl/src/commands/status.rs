@@ -7,11 +7,12 @@ use std::{fmt::Write as _, net::IpAddr, time::SystemTime};
 
 use calico_confd::bird::{Session, SessionKind};
 use calico_model::{Node, NodeSpec};
+use calico_workload::docker::DockerError;
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::node_start::CONTAINER;
+use super::{docker_failure, node_start::CONTAINER};
 use crate::{
     context::Context,
     failure::{Exit, Failure},
@@ -36,6 +37,8 @@ pub(crate) async fn status(ctx: &Context) -> Result<Output, Failure> {
     };
     let (container, docker_error) = match ctx.runtime.container(CONTAINER).await {
         Ok(container) => (container.filter(|container| container.running), None),
+        // Nobody can say then whether it runs.
+        Err(error @ DockerError::Permission { .. }) if health.is_none() => return Err(docker_failure(error)),
         Err(error) => (None, Some(error.to_string())),
     };
     let place = match (&container, &health) {
@@ -63,7 +66,6 @@ fn not_running(docker_error: Option<String>, health_error: Option<String>) -> Ou
     for cause in [&docker_error, &health_error].into_iter().flatten() {
         let _ = writeln!(text, "  {cause}");
     }
-    text.push_str("Start it with: calicoctl node\n");
     let data = json!({ "runs": Value::Null, "dockerError": docker_error, "healthError": health_error });
     Output::of(text, data).exit(Exit::Failed)
 }
@@ -264,7 +266,7 @@ mod tests {
     use crate::{
         health::Component,
         output::Format,
-        testing::{Bench, NODE},
+        testing::{Bench, NODE, refusal},
     };
 
     fn session(name: &str, kind: SessionKind, address: &str, info: &str) -> Session {
@@ -325,7 +327,7 @@ mod tests {
     async fn nothing_runs_and_only_then_the_code_is_1() {
         let bench = Bench::new();
         let output = status(&bench.ctx).await.unwrap();
-        assert!(output.text.starts_with("calico-node container not running\n"), "{}", output.text);
+        assert_eq!(output.text, "calico-node container not running\n", "scripts compare it");
         assert_eq!(output.exit, Exit::Failed);
         bench.runtime.without_docker();
         let output = status(&bench.ctx).await.unwrap();
@@ -369,6 +371,17 @@ mod tests {
         let output = status(&bench.ctx).await.unwrap();
         assert!(output.text.contains("run this as root"), "{}", output.text);
         assert_eq!(output.exit, Exit::Usage);
+    }
+
+    #[tokio::test]
+    async fn who_may_not_ask_docker_is_not_told_that_nothing_runs() {
+        let bench = Bench::not_root();
+        bench.runtime.fail("permission");
+        let words = refusal(status(&bench.ctx).await);
+        assert!(words.contains("permission denied") && !words.contains("not running"), "{words}");
+        *bench.runtime.outside.lock().unwrap() = Some(healthy());
+        let output = status(&bench.ctx).await.unwrap();
+        assert!(output.text.contains("felix"), "the service itself can be asked: {}", output.text);
     }
 
     #[test]

@@ -105,6 +105,9 @@ impl FakeRuntime {
         if self.fail.lock().unwrap().contains(operation) {
             return Err(DockerError::Api { operation: operation.into(), status: 500, message: "injected".into() });
         }
+        if self.fail.lock().unwrap().contains("permission") {
+            return Err(DockerError::Permission { host: "unix:///nowhere".into() });
+        }
         match self.containers.lock().unwrap().as_mut() {
             Some(containers) => Ok(act(containers)),
             None => Err(DockerError::NotRunning { host: "unix:///nowhere".into(), cause: "injected".into() }),
@@ -143,6 +146,14 @@ impl Runtime for FakeRuntime {
             return Err(bird::Client::connect(Path::new("/nowhere/bird.ctl")).await.expect_err("nothing is there"));
         }
         Ok(self.sessions.lock().unwrap().clone())
+    }
+
+    fn check_bgp_port(&self) -> Result<(), StartupError> {
+        if self.fail.lock().unwrap().contains("check_bgp_port") {
+            let (address, holder) = ([0, 0, 0, 0].into(), "nginx (process 7)".to_owned());
+            return Err(StartupError::PortTaken { port: 179, address, holder });
+        }
+        Ok(())
     }
 
     async fn prepare_kernel(&self) -> Result<Vec<String>, Failure> {

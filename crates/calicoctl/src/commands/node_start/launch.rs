@@ -178,7 +178,7 @@ async fn replace<'a>(
         logs,
         held: Some(Vec::new()).filter(|_| settings.detach),
         last_words: Vec::new(),
-        failed_step: None,
+        complaint: Complaint::default(),
     };
     relay.until_started().await?;
     Ok(relay)
@@ -222,8 +222,52 @@ struct Relay<'a> {
     held: Option<Vec<String>>,
     /// The last lines, for a failure to end with.
     last_words: Vec<String>,
-    /// The step of starting that failed, with its cause, if the service has named one.
-    failed_step: Option<String>,
+    /// What the service itself says of its failure.
+    complaint: Complaint,
+}
+
+/// A service's own words on why it does not start.
+#[derive(Default)]
+struct Complaint {
+    /// The step of starting that failed, with its cause.
+    step: Option<String>,
+    /// The error that it ended with, then what caused it.
+    causes: Vec<String>,
+    /// The way out.
+    hints: Vec<String>,
+}
+
+impl Complaint {
+    /// Takes note of a line of the service's output.
+    fn listen(&mut self, line: &str) {
+        if line.contains(": failed: ") {
+            self.step = Some(line.trim().to_owned());
+        } else if let Some(error) = line.strip_prefix("error: ") {
+            // A service that was started again says it again.
+            self.causes = vec![error.to_owned()];
+            self.hints.clear();
+        } else if let Some(cause) = line.strip_prefix("  cause: ") {
+            self.causes.push(cause.to_owned());
+        } else if let Some(hint) = line.strip_prefix("hint: ") {
+            self.hints.push(hint.to_owned());
+        }
+    }
+
+    /// `failure` with these words, `None` if there are none.
+    fn explain(&self, failure: Failure) -> Option<Failure> {
+        let mut causes = self.causes.clone();
+        match (causes.first_mut(), &self.step) {
+            (None, None) => return None,
+            (None, Some(step)) => causes.push(step.clone()),
+            (Some(error), Some(step)) => {
+                let step = step.split_once(": failed: ").map_or(step.as_str(), |(name, _)| name);
+                *error = format!("{step}: {error}");
+            }
+            (Some(_), None) => {}
+        }
+        let failure = causes.into_iter().fold(failure, Failure::because);
+        Some(self.hints.iter().cloned().fold(failure, Failure::hint))
+    }
 }
 
 impl Relay<'_> {
@@ -236,9 +280,7 @@ impl Relay<'_> {
                     _ if line.stderr => self.ctx.console.note(&line.text),
                     _ => self.ctx.console.say(&line.text),
                 }
-                if line.text.contains(": failed: ") {
-                    self.failed_step = Some(line.text.trim().to_owned());
-                }
+                self.complaint.listen(&line.text);
                 if !line.text.trim().is_empty() {
                     self.last_words.push(line.text.trim().to_owned());
                     if self.last_words.len() > 3 {
@@ -296,7 +338,7 @@ impl Relay<'_> {
 
     /// The service has ended. Its logs are shown unless it has said itself what is wrong.
     async fn ended(&mut self) -> Failure {
-        if self.failed_step.is_none() {
+        if self.complaint.explain(Failure::new("")).is_none() {
             self.show_held();
         }
         let status = self.ctx.runtime.container(CONTAINER).await.ok().flatten();
@@ -310,10 +352,12 @@ impl Relay<'_> {
 
     fn failure(&self, cause: String) -> Failure {
         let failure = Failure::new("Calico node failed to start.");
-        match &self.failed_step {
-            Some(step) => failure.because(step.clone()),
-            None if self.last_words.is_empty() => failure.because(cause),
-            None => failure.because(cause).because(format!("its last words: {}", self.last_words.join(" / "))),
+        if let Some(explained) = self.complaint.explain(failure.clone()) {
+            return explained;
+        }
+        match self.last_words.is_empty() {
+            true => failure.because(cause),
+            false => failure.because(cause).because(format!("its last words: {}", self.last_words.join(" / "))),
         }
     }
 }

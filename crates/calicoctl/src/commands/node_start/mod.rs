@@ -9,12 +9,17 @@ mod settings;
 
 use std::path::Path;
 
-use calico_startup::{Progress, Request};
+use calico_startup::{Progress, Request, StartupError};
 use calico_store::ConnectOptions;
 
 pub(crate) use settings::{Runtime, Settings};
 
-use crate::{args::NodeStart, context::Context, failure::Failure, output::Output};
+use crate::{
+    args::NodeStart,
+    context::Context,
+    failure::{Failure, sentence},
+    output::Output,
+};
 
 /// The container of the service.
 pub(crate) const CONTAINER: &str = "calico-node";
@@ -38,6 +43,10 @@ pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> R
     ctx.require_root()?;
     if settings.runtime == Runtime::Docker {
         check_container(ctx).await?;
+    }
+    if !caller.in_container {
+        // The service in its container would find the port taken too, but not see by whom.
+        ctx.runtime.check_bgp_port().map_err(|error| unprepared(Failure::new(sentence(&error)), &error))?;
     }
     check_datastore(ctx).await?;
     if !caller.in_container {
@@ -92,13 +101,7 @@ async fn prepare_only(ctx: &Context, settings: &Settings, caller: &Caller) -> Re
     };
     let prepared = match ctx.runtime.prepare(&ctx.store, &request, &mut report).await {
         Ok(prepared) => prepared,
-        Err(error) => {
-            let failure = Failure::new("Calico node could not be prepared.").cause(&error);
-            return Err(match error.way_out() {
-                Some(way_out) => failure.hint(way_out),
-                None => failure,
-            });
-        }
+        Err(error) => return Err(unprepared(Failure::new("Calico node could not be prepared.").cause(&error), &error)),
     };
     remember_name(ctx, &prepared.node);
     let addresses = match prepared.ipv6 {
@@ -123,6 +126,14 @@ async fn prepare_only(ctx: &Context, settings: &Settings, caller: &Caller) -> Re
         "command": command,
     });
     Ok(Output::of(text, data))
+}
+
+/// A failure with what helps against its cause.
+fn unprepared(failure: Failure, error: &StartupError) -> Failure {
+    match error.way_out() {
+        Some(way_out) => failure.hint(way_out),
+        None => failure,
+    }
 }
 
 /// The datastore's settings that may be shown.

@@ -6,8 +6,12 @@ use std::{
 };
 
 use calico_model::AsNumber;
+use calico_startup::{Request, StartupError};
 
-use crate::{args::NodeStart, failure::Failure};
+use crate::{
+    args::NodeStart,
+    failure::{Failure, sentence},
+};
 
 /// What runs the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,14 @@ impl Settings {
         let ip = optional(&args.ip, &mut faults, "Invalid IPv4 address specified with --ip argument");
         let ip6 = optional(&args.ip6, &mut faults, "Invalid IPv6 address specified with --ip6 argument");
         let as_number = optional(&args.as_number, &mut faults, "Invalid AS Number specified");
+        let request = Request { ip, ip6, as_number, ..Request::default() };
+        match request.check() {
+            Ok(()) => {}
+            Err(StartupError::Setting { setting, value, cause }) => {
+                faults.push(format!("--{} {value} is not usable: {cause}.", setting.to_lowercase()));
+            }
+            Err(error) => faults.push(sentence(&error)),
+        }
         let name = match args.name.trim() {
             "" => None,
             given => match calico_startup::node_name(Some(given)) {

@@ -51,6 +51,15 @@ fn every_bad_argument_is_told() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(failure.exit(), Exit::Failed);
+    // Well formed, but no host can have it: told before anything is started.
+    for (words, part) in [
+        ("--as=0", "--as 0 is not usable: AS number 0 is reserved"),
+        ("--ip=127.0.0.1", "--ip 127.0.0.1 is not usable: it is a loopback address"),
+        ("--ip6=ff02::1", "--ip6 ff02::1 is not usable: "),
+    ] {
+        let said = Settings::parse(&args(words)).unwrap_err().to_string();
+        assert!(said.contains(part), "{words}: {said}");
+    }
 }
 
 #[test]
@@ -170,6 +179,42 @@ async fn a_service_that_does_not_start_is_removed_and_the_old_one_comes_back() {
         assert!(bench.runtime.is_running(CONTAINER), "{fails}");
         assert_eq!(*bench.runtime.name.lock().unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn what_the_service_says_of_its_failure_is_the_cause_and_the_way_out() {
+    let failed = "node record: failed: it is taken; choose another";
+    let ended = ["error: it is taken", "  cause: by host-2", "hint: choose another"];
+    for (lines, expected) in [
+        (vec![ended[0], ended[1], ended[2]], "  cause: it is taken\n  cause: by host-2\nhint: choose another\n"),
+        // Docker had started it again before it was stopped.
+        (
+            vec![failed, ended[0], ended[2], failed, ended[0], ended[2]],
+            "  cause: node record: it is taken\nhint: choose",
+        ),
+        (vec![failed], "  cause: node record: failed: it is taken; choose another\n"),
+    ] {
+        let bench = bench();
+        *bench.runtime.script.lock().unwrap() = (lines.clone(), false);
+        let words = refusal(start_with(&bench, "").await);
+        assert!(words.contains(&format!("error: Calico node failed to start.\n{expected}")), "{lines:?}: {words}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_before_anything_is_started() {
+    let bench = bench();
+    bench.runtime.run_container(CONTAINER);
+    bench.runtime.fail("check_bgp_port");
+    for words in ["", "--runtime=none"] {
+        let said = refusal(start_with(&bench, words).await);
+        assert!(
+            said.starts_with("error: TCP port 179 on 0.0.0.0 is taken by nginx (process 7).\nhint: stop"),
+            "{said}"
+        );
+    }
+    assert!(bench.runtime.is_running(CONTAINER));
+    assert!(!bench.runtime.calls().contains(&"prepare_kernel".to_owned()));
 }
 
 #[tokio::test]
