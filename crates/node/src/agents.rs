@@ -41,6 +41,17 @@ pub(crate) async fn stop_signal() {
     }
 }
 
+/// Problems beyond this many are only counted: a report goes out with every change and every heartbeat.
+const MOST_PROBLEMS: usize = 100;
+
+/// Problems as a report carries them.
+fn listed(problems: impl ExactSizeIterator<Item = String>) -> Vec<String> {
+    let more = problems.len().saturating_sub(MOST_PROBLEMS);
+    let mut listed: Vec<String> = problems.take(MOST_PROBLEMS).collect();
+    listed.extend((more > 0).then(|| format!("and {more} more, see the log")));
+    listed
+}
+
 /// Writes a report for the supervisor.
 fn print_report(report: &Report) {
     println!("{}", serde_json::to_string(report).expect("plain strings serialise"));
@@ -53,7 +64,11 @@ pub(crate) async fn felix(args: &NodeArgs) -> Result<ExitCode> {
         .into_diagnostic()
         .wrap_err("felix has no access to the kernel's network configuration (it needs root, or CAP_NET_ADMIN)")?;
     let report = |health: &calico_felix::Health| {
-        print_report(&Report { ready: health.ready, reason: health.reason.clone(), problems: health.problems.clone() });
+        print_report(&Report {
+            ready: health.ready,
+            reason: health.reason.clone(),
+            problems: listed(health.problems.iter().cloned()),
+        });
     };
     tracing::info!(%node, datastore = %store.kv().location(), "felix starts");
     calico_felix::run(&store, dataplane, calico_felix::Options::new(node), report, stop_signal())
@@ -115,6 +130,19 @@ impl calico_confd::Report for ConfdReporter {
     }
 
     fn problems(&self, problems: &[calico_confd::Problem]) {
-        self.change(|report| report.problems = problems.iter().map(ToString::to_string).collect());
+        self.change(|report| report.problems = listed(problems.iter().map(ToString::to_string)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_stays_small_however_many_records_are_bad() {
+        let of = |count: usize| listed((0..count).map(|at| at.to_string()).collect::<Vec<_>>().into_iter());
+        assert_eq!(of(MOST_PROBLEMS).len(), MOST_PROBLEMS);
+        let many = of(MOST_PROBLEMS + 7);
+        assert_eq!((many.len(), many.last().map(String::as_str)), (MOST_PROBLEMS + 1, Some("and 7 more, see the log")));
     }
 }

@@ -117,6 +117,11 @@ impl Board {
         self.states().get(name).and_then(|state| state.pid)
     }
 
+    /// Whether one component does its work.
+    pub(crate) fn is_ready(&self, name: &str, now: Instant) -> bool {
+        self.states().get(name).is_some_and(|state| component(name, state, now).ready)
+    }
+
     /// Completes at the first change after this call, even if it is awaited later.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
@@ -168,7 +173,7 @@ mod tests {
         board.started("felix", Some(7));
         assert!(at(Instant::now()).live && !board.health(Instant::now()).ready);
         board.reported("felix", Report { ready: true, reason: "in force".into(), problems: vec![] });
-        assert!(board.health(Instant::now()).ready);
+        assert!(board.health(Instant::now()).ready && board.is_ready("felix", Instant::now()));
         let silent = at(Instant::now() + SILENCE);
         assert!(!silent.live && !silent.ready && silent.reason.contains("not answered"));
         board.ended("felix", "killed by signal 9");

@@ -1,6 +1,11 @@
 //! Health over HTTP on localhost: `/healthz` (JSON, 200 when ready, else 503), `/liveness` and `/readiness`.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -16,6 +21,8 @@ use crate::board::{Board, Health};
 
 /// Default port, as upstream's Felix has it.
 pub(crate) const DEFAULT_PORT: u16 = 9099;
+/// How long an answer may take; it comes from memory.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// More than this is no health answer.
 const ANSWER_LIMIT: usize = 4 << 20;
 
@@ -37,7 +44,7 @@ pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "health connection not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -46,7 +53,7 @@ pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>) {
             let answer = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &board))));
             let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
             // A client that hangs up or stalls is its own loss, and must not hold the connection for ever.
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(10), connection).await;
+            let _ = tokio::time::timeout(Duration::from_secs(10), connection).await;
         });
     }
 }
@@ -74,6 +81,19 @@ fn answer(request: &Request<Incoming>, board: &Board) -> Response<Full<Bytes>> {
 /// Asks the service on this host.
 pub(crate) async fn ask(port: u16) -> Result<Health> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let body = tokio::time::timeout(ANSWER_PATIENCE, fetch(address)).await.map_err(|_| {
+        miette!(
+            help = format!("see what listens there: ss -ltnp 'sport = {port}'"),
+            "calico-node does not answer at {address} within {} s",
+            ANSWER_PATIENCE.as_secs()
+        )
+    })??;
+    serde_json::from_slice(&body)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("{address} answers, but it is not calico-node's health"))
+}
+
+async fn fetch(address: SocketAddr) -> Result<Bytes> {
     let stream = TcpStream::connect(address).await.map_err(|error| {
         miette!(
             help = "start it with `calicoctl node`, or with `calico-node run`",
@@ -90,10 +110,7 @@ pub(crate) async fn ask(port: u16) -> Result<Health> {
     let response = sender.send_request(request).await.into_diagnostic().wrap_err("calico-node gave no answer")?;
     let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
     connection.abort();
-    let body = body.map_err(|error| miette!("calico-node's answer broke off: {error}"))?.to_bytes();
-    serde_json::from_slice(&body)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("{address} answers, but it is not calico-node's health"))
+    Ok(body.map_err(|error| miette!("calico-node's answer broke off: {error}"))?.to_bytes())
 }
 
 #[cfg(test)]
@@ -120,6 +137,13 @@ mod tests {
         board.reported("bird", Report { ready: true, ..Report::default() });
         assert!(ask(port).await.unwrap().ready);
         server.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_hangs_is_not_waited_for() {
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let error = ask(mute.local_addr().unwrap().port()).await.unwrap_err();
+        assert!(error.to_string().contains("within 5 s"), "{error}");
     }
 
     #[tokio::test]

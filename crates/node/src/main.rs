@@ -8,6 +8,7 @@ mod backoff;
 mod board;
 mod child;
 mod health;
+mod lines;
 mod lock;
 mod logs;
 mod run;

@@ -26,11 +26,13 @@ use crate::{
     board::{Board, Report},
     health,
     lock::HostLock,
-    supervisor::{Service, StopWith, Supervised, Surroundings},
+    supervisor::{Service, StopWith, Supervised, Surroundings, own_program},
 };
 
-/// How long the processes may take to be ready before a first start counts as failed.
+/// How long the processes may take to be ready before a first start counts as failed, and a restart is told of.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer systemd is asked to wait at each step of the start; more than any step takes.
+const START_EXTENSION: Duration = Duration::from_secs(120);
 /// How often BIRD is asked whether it is well.
 const BIRD_POLL: Duration = Duration::from_secs(2);
 /// First and longest wait between two tries to reach the datastore on a restart.
@@ -97,8 +99,13 @@ async fn serve(
     surroundings: &Surroundings,
 ) -> Result<ExitCode> {
     let restart = Path::new(RUN_DIR).join("bird.cfg").exists();
+    still_starting();
     if !restart {
-        prepare(store, request).await.map_err(|failure| failure.report)?;
+        // As the first process of a container we would not be ended by a signal that nobody waits for.
+        tokio::select! {
+            prepared = prepare(store, request) => prepared.map_err(|failure| failure.report)?,
+            () = agents::stop_signal() => return Ok(ExitCode::SUCCESS),
+        };
     }
     let services = start_services(args, node, bird, surroundings);
     let poller = tokio::spawn(poll_bird(surroundings.clone()));
@@ -106,7 +113,7 @@ async fn serve(
         if restart {
             prepare_patiently(store, request).await?;
         }
-        wait_until_ready(&surroundings.board).await?;
+        wait_until_ready(&surroundings.board, restart).await?;
         // calicoctl waits for exactly this line.
         println!("Calico node started successfully");
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).into_diagnostic()?;
@@ -137,16 +144,13 @@ fn start_services(args: &RunArgs, node: &str, bird: &Path, surroundings: &Surrou
 
 /// One of this program's own agents.
 fn agent(name: &'static str, node: &str, extra: Vec<OsString>) -> Service {
-    let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("calico-node"));
-    let mut command = vec![own.into_os_string(), name.into(), "--name".into(), node.into()];
-    command.extend(extra);
-    Service {
-        name,
-        command: Box::new(move || std::future::ready(command.clone()).boxed()),
-        gate: None,
-        reports: true,
-        stop_with: StopWith::Terminate,
-    }
+    let mut arguments: Vec<OsString> = vec![name.into(), "--name".into(), node.into()];
+    arguments.extend(extra);
+    let command = move || {
+        let command = std::iter::once(own_program().into_os_string()).chain(arguments.iter().cloned()).collect();
+        std::future::ready(command).boxed()
+    };
+    Service { name, command: Box::new(command), gate: None, reports: true, stop_with: StopWith::Terminate }
 }
 
 fn bird_service(binary: PathBuf, socket: PathBuf) -> Service {
@@ -186,6 +190,7 @@ async fn prepare(store: &Store, request: &Request) -> Result<Prepared, StepFailu
 async fn prepare_patiently(store: &Store, request: &Request) -> Result<()> {
     let (mut wait, longest) = DATASTORE_RETRY;
     loop {
+        still_starting();
         match prepare(store, request).await {
             Ok(_) => return Ok(()),
             Err(failure) if failure.unreachable => {
@@ -198,31 +203,49 @@ async fn prepare_patiently(store: &Store, request: &Request) -> Result<()> {
     }
 }
 
-async fn wait_until_ready(board: &Board) -> Result<()> {
-    let ready = async {
-        loop {
-            let changed = board.changed();
-            if board.health(Instant::now()).ready {
-                return;
-            }
-            changed.await;
-        }
-    };
-    if timeout(READY_PATIENCE, ready).await.is_ok() {
-        return Ok(());
+/// Tells systemd, if it started us, that a start which takes long goes on: it would end a service that waits for its
+/// datastore, and with it a BIRD that keeps the host's routes announced.
+fn still_starting() {
+    let microseconds = u32::try_from(START_EXTENSION.as_micros()).expect("two minutes fit");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(microseconds)]) {
+        warn!(%error, "systemd could not be told that the start goes on");
     }
+}
+
+/// Waits until all processes are ready. A first start that is not in time has failed; a restart leaves the processes
+/// at work, since the host may have been in service for long and what they wait for may come.
+async fn wait_until_ready(board: &Board, restart: bool) -> Result<()> {
+    loop {
+        still_starting();
+        if timeout(READY_PATIENCE, ready(board)).await.is_ok() {
+            return Ok(());
+        }
+        let reason = not_ready(board);
+        if !restart {
+            return Err(miette!(help = "their logs are above and in the log folder", "{reason}"));
+        }
+        warn!("{reason}; waiting");
+    }
+}
+
+async fn ready(board: &Board) {
+    loop {
+        let changed = board.changed();
+        if board.health(Instant::now()).ready {
+            return;
+        }
+        changed.await;
+    }
+}
+
+fn not_ready(board: &Board) -> String {
     let components = board.health(Instant::now()).components;
     let waiting: Vec<String> = components
         .iter()
         .filter(|component| !component.ready)
         .map(|component| format!("{}: {}", component.name, component.reason))
         .collect();
-    Err(miette!(
-        help = "their logs are above and in the log folder",
-        "not ready after {} s: {}",
-        READY_PATIENCE.as_secs(),
-        waiting.join("; ")
-    ))
+    format!("not ready after {} s: {}", READY_PATIENCE.as_secs(), waiting.join("; "))
 }
 
 /// Asks BIRD how it is for as long as the service runs. Each question has a bound, so a hung BIRD shows as silent.
@@ -244,7 +267,7 @@ async fn poll_bird(surroundings: Surroundings) {
                 Err(_) => {}
             }
         }
-        let quick = !surroundings.board.health(Instant::now()).ready;
-        sleep(if quick { BIRD_POLL / 20 } else { BIRD_POLL }).await;
+        let well = surroundings.board.is_ready("bird", Instant::now());
+        sleep(if !well { BIRD_POLL / 20 } else { BIRD_POLL }).await;
     }
 }

@@ -16,7 +16,8 @@
 
 use std::{
     ffi::OsString,
-    path::PathBuf,
+    io::Write,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -25,7 +26,7 @@ use std::{
 use futures::future::BoxFuture;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    io::AsyncRead,
     process::{Child, Command},
     sync::watch,
     task::JoinHandle,
@@ -35,11 +36,18 @@ use tracing::{info, warn};
 use crate::{
     backoff::Backoff,
     board::{Board, Report},
+    lines::Lines,
     logs::LogFile,
 };
 
 /// How long a process may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the output of a process that has ended may still arrive; what it started may hold the pipe open for ever.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
+/// Longer lines of a log are cut, in bytes.
+const LONGEST_LINE: usize = 64 << 10;
+/// Longer reports are not understood, in bytes.
+const LONGEST_REPORT: usize = 4 << 20;
 /// How often a gate is looked at; it opens once in a service's life.
 const GATE_POLL: Duration = Duration::from_millis(50);
 
@@ -147,9 +155,21 @@ async fn gate_open(gate: Option<&PathBuf>) {
     }
 }
 
+/// This program, to start it again. An upgrade may have put another file in the place of ours while we run; then the
+/// kernel still has what we are.
+pub(crate) fn own_program() -> PathBuf {
+    program_at(std::env::current_exe().ok())
+}
+
+fn program_at(path: Option<PathBuf>) -> PathBuf {
+    // Of a file that was replaced or removed the kernel says "<path> (deleted)".
+    path.filter(|path| path.exists()).unwrap_or_else(|| Path::new("/proc/self/exe").to_owned())
+}
+
 /// Runs `command` through `calico-node child`, which ties its life to ours.
 fn spawn(command: &[OsString]) -> std::io::Result<Child> {
-    Command::new(std::env::current_exe()?)
+    Command::new(own_program())
+        .arg0("calico-node")
         .arg("child")
         .arg("--parent")
         .arg(std::process::id().to_string())
@@ -174,8 +194,11 @@ struct Readers(Vec<JoinHandle<()>>);
 
 impl Readers {
     async fn join(self) {
-        for reader in self.0 {
-            let _ = reader.await;
+        let until = tokio::time::Instant::now() + LAST_WORDS_PATIENCE;
+        for mut reader in self.0 {
+            if tokio::time::timeout_at(until, &mut reader).await.is_err() {
+                reader.abort();
+            }
         }
     }
 }
@@ -199,9 +222,10 @@ fn read_output(service: &Service, child: &mut Child, board: &Arc<Board>, log: &S
 }
 
 async fn copy_lines(name: &'static str, stream: impl AsyncRead + Unpin, log: SharedLog) {
-    let mut lines = BufReader::new(stream).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        eprintln!("{name}: {line}");
+    let mut lines = Lines::new(stream, LONGEST_LINE);
+    while let Some(line) = lines.next().await {
+        // A closed standard error is no reason to stop reading.
+        let _ = writeln!(std::io::stderr(), "{name}: {line}");
         if let Some(log) = &mut *log.lock().await {
             log.write_line(&line);
         }
@@ -209,8 +233,8 @@ async fn copy_lines(name: &'static str, stream: impl AsyncRead + Unpin, log: Sha
 }
 
 async fn take_reports(name: &'static str, stream: impl AsyncRead + Unpin, board: Arc<Board>) {
-    let mut lines = BufReader::new(stream).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    let mut lines = Lines::new(stream, LONGEST_REPORT);
+    while let Some(line) = lines.next().await {
         match serde_json::from_str::<Report>(&line) {
             Ok(report) => board.reported(name, report),
             Err(error) => warn!(process = name, %error, "wrote something else than a report to its standard output"),
@@ -254,5 +278,32 @@ async fn graceful_restart(surroundings: &Surroundings) -> bool {
             warn!("bird does not answer on its control socket");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_still_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("calico-node");
+        std::fs::write(&there, "").unwrap();
+        assert_eq!(program_at(Some(there.clone())), there);
+        for gone in [Some(dir.path().join("calico-node (deleted)")), None] {
+            let program = program_at(gone);
+            assert!(program.exists(), "{}", program.display());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_is_held_open_holds_up_nothing() {
+        let held = tokio::spawn(std::future::pending::<()>());
+        let handle = held.abort_handle();
+        Readers(vec![tokio::spawn(async {}), held]).join().await;
+        tokio::task::yield_now().await;
+        assert!(handle.is_finished(), "and the reader is gone");
     }
 }
