@@ -248,9 +248,9 @@ fn refused(plan: &Plan<'_>, error: &AttachError) -> Failure {
         }
         AttachError::InterfaceTaken { name } => Failure::new(format!("{typed} already has an interface {name}."))
             .hint("choose another name with --interface"),
-        AttachError::InterfaceName { name, .. } => {
-            Failure::new(format!("Invalid interface name specified: {name:?}.")).cause(error)
-        }
+        AttachError::InterfaceName { name, .. } => Failure::new(format!("Invalid interface name specified: {name:?}."))
+            .cause(error)
+            .hint("leave it out for eth1, or give another name such as --interface=eth2"),
         AttachError::HostNamespace { .. } => {
             Failure::new(format!("Can't add {typed} to Calico because it is running NetworkMode = host.")).cause(error)
         }

@@ -31,8 +31,8 @@ pub(crate) async fn add(ctx: &Context, args: &ContainerIp) -> Result<Output, Fai
     let netns = running(&found, &args.container)?.clone();
     let endpoint = known(found.endpoints.as_slice()).map_err(|failure| {
         failure
+            .context(format!("Container {} is unknown to Calico.", args.container))
             .context("Failed to add IP address to container.")
-            .because(format!("Container {} is unknown to Calico.", args.container))
             .hint("use `calicoctl container add` to add the container to the Calico network")
     })?;
     let node = check_node(ctx).await?;
