@@ -122,11 +122,12 @@ impl Dataplane {
         }
     }
 
-    /// Makes the kernel hold what is wanted, and nothing else of ours.
+    /// Makes the kernel hold what is wanted, and nothing else of ours. May be dropped half-way; the next one goes on
+    /// from what the kernel then holds.
     ///
     /// # Errors
-    /// Only if the rules could not be written; the kernel then holds what it held, and the next apply starts from
-    /// there. What failed for single objects is in the report.
+    /// Only if the rules could not be written or the kernel's state not be read; the kernel then holds what it held,
+    /// and the next apply starts from there. What failed for single objects is in the report.
     pub async fn apply(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
         let notices = self.events.drain();
@@ -225,9 +226,6 @@ impl Dataplane {
     async fn apply_rules(&mut self, report: &mut Report) -> Result<(), Error> {
         for attempt in 0.. {
             let Err(error) = self.try_rules(report, attempt >= ATTEMPTS).await else { break };
-            for family in Family::ALL {
-                self.state.table(family).stale = true;
-            }
             if attempt >= ATTEMPTS || !error.is_stale() {
                 return Err(error);
             }
@@ -245,6 +243,10 @@ impl Dataplane {
             }
         }
         let plan = if rebuild { self.state.rebuild() } else { self.state.plan() };
+        // Until all is done nothing is known for sure, also if this future is dropped half-way.
+        for op in plan.transactions().flatten() {
+            self.state.table(op.family).stale = true;
+        }
         for transaction in plan.transactions() {
             self.nft.commit(transaction).await?;
             report.transactions += 1;

@@ -57,6 +57,13 @@ pub(crate) fn steps(family: Family, there: &FilterTable, host_action: HostAction
     steps
 }
 
+/// The steps that take all rules of ours out of one family's filter table.
+pub(crate) fn removals(family: Family, there: &FilterTable) -> Vec<ForeignOp> {
+    let remove =
+        |rule: &FilterRule| ForeignOp::Delete { family, table: TABLE, chain: rule.chain.clone(), handle: rule.handle };
+    there.rules.iter().filter(|rule| is_ours(rule)).map(remove).collect()
+}
+
 fn wanted_chains(there: &FilterTable, host_action: HostAction) -> Vec<&'static str> {
     let drops = |chain: &str| there.chains.get(chain) == Some(&true);
     let mut wanted = Vec::new();

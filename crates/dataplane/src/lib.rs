@@ -55,6 +55,7 @@ mod options;
 #[cfg(test)]
 mod plan_tests;
 mod program;
+mod purge;
 mod render;
 mod report;
 mod routing;
@@ -67,4 +68,5 @@ mod tracker;
 pub use dataplane::Dataplane;
 pub use error::{Error, KernelError};
 pub use options::Options;
+pub use purge::purge;
 pub use report::{EndpointState, Event, Problem, Report};

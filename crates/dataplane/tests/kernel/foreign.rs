@@ -1,21 +1,12 @@
 //! Living with other programs' rules.
 
-use std::time::{Duration, Instant};
-
-use calico_dataplane::{Dataplane, Event};
+use calico_dataplane::Event;
 use calico_policy::instruction::{EndpointId, Instruction};
 
 use crate::support::*;
 
 fn open(a: &Workload, b: &Workload) -> Vec<Instruction> {
     vec![profile("open", vec![allow()], vec![allow()]), a.endpoint(&["open"]), b.endpoint(&["open"])]
-}
-
-async fn mended(dataplane: &mut Dataplane) {
-    let start = Instant::now();
-    event(dataplane, Event::ForeignFilterChange).await;
-    dataplane.apply().await.unwrap();
-    assert!(start.elapsed() < Duration::from_millis(100), "took {:?}", start.elapsed());
 }
 
 #[test]
@@ -56,6 +47,7 @@ fn a_forward_policy_of_drop_does_not_stop_workloads() {
         run("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP");
         run("iptables -A FORWARD -i docker0 -j DROP");
         let mut dataplane = dataplane().await;
+        let mut repairs = Repairs::default();
         absorb(&mut dataplane, open(&a, &b));
         dataplane.apply().await.unwrap();
         assert_eq!(talks(&a, &b, 80), [true; 2]);
@@ -67,13 +59,13 @@ fn a_forward_policy_of_drop_does_not_stop_workloads() {
             run("iptables -S FORWARD | grep -q docker0 || iptables -A FORWARD -i docker0 -j DROP");
             dataplane.apply().await.unwrap();
             run(vandalism);
-            mended(&mut dataplane).await;
+            repairs.mend(&mut dataplane, Event::ForeignFilterChange).await;
             assert_eq!(run("iptables -S FORWARD").matches("calico").count(), 1, "{vandalism}");
         }
         assert_eq!(talks(&a, &b, 80), [true; 2]);
         // Others' traffic is still dropped: the mark is ours to give.
         run("iptables -P FORWARD ACCEPT");
-        mended(&mut dataplane).await;
+        repairs.mend(&mut dataplane, Event::ForeignFilterChange).await;
         assert!(!run("iptables -S FORWARD").contains("calico"), "not needed any more");
         assert!(run("ip6tables -S FORWARD").contains("calico"), "still needed there");
     });
@@ -115,6 +107,7 @@ fn with_docker_the_rule_is_in_docker_user() {
         run(docker);
         run(&docker.replace("iptables", "ip6tables"));
         let mut dataplane = dataplane().await;
+        let mut repairs = Repairs::default();
         absorb(&mut dataplane, open(&a, &b));
         dataplane.apply().await.unwrap();
         assert_eq!(talks(&a, &b, 80), [true; 2]);
@@ -126,14 +119,14 @@ fn with_docker_the_rule_is_in_docker_user() {
         };
         assert_eq!(count(), (1, 0));
         run("iptables -F DOCKER-USER");
-        mended(&mut dataplane).await;
+        repairs.mend(&mut dataplane, Event::ForeignFilterChange).await;
         assert_eq!(count(), (1, 0));
         // Docker starts anew: its chains go and come, as its own programs do it.
         run("iptables -D FORWARD -j DOCKER-USER");
-        mended(&mut dataplane).await;
+        repairs.mend(&mut dataplane, Event::ForeignFilterChange).await;
         assert_eq!(count(), (0, 1), "nobody looks into DOCKER-USER");
         run("iptables -I FORWARD -j DOCKER-USER");
-        mended(&mut dataplane).await;
+        repairs.mend(&mut dataplane, Event::ForeignFilterChange).await;
         assert_eq!(count(), (1, 0));
         assert_eq!(talks(&a, &b, 80), [true; 2]);
     });
@@ -145,6 +138,7 @@ fn save_and_restore_by_iptables_keeps_our_rule_and_its_meaning() {
         let (a, b) = (host.workload(1), host.workload(2));
         run("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP");
         let mut dataplane = dataplane().await;
+        let mut repairs = Repairs::default();
         absorb(&mut dataplane, open(&a, &b));
         dataplane.apply().await.unwrap();
         let before = run("iptables-save | grep -v ^#");
@@ -152,7 +146,7 @@ fn save_and_restore_by_iptables_keeps_our_rule_and_its_meaning() {
             "iptables-save > /dev/shm/calico-test-$$ && iptables-restore < /dev/shm/calico-test-$$; rm /dev/shm/calico-test-$$",
         );
         assert_eq!(run("iptables-save | grep -v ^#"), before);
-        mended(&mut dataplane).await;
+        repairs.mend(&mut dataplane, Event::ForeignFilterChange).await;
         assert_eq!(run("iptables -S FORWARD").matches("calico").count(), 1, "recognised in iptables' own form");
         assert!(dataplane.apply().await.unwrap().is_unchanged());
         assert_eq!(talks(&a, &b, 80), [true; 2]);

@@ -273,6 +273,7 @@ fn whatever_somebody_does_to_our_tables_is_mended_within_100_ms() {
         absorb(&mut dataplane, scene(&a, &b));
         dataplane.apply().await.unwrap();
         let before = rules();
+        let mut repairs = Repairs::default();
         for vandalism in [
             "nft flush ruleset",
             "nft delete table ip calico",
@@ -295,11 +296,7 @@ fn whatever_somebody_does_to_our_tables_is_mended_within_100_ms() {
             "nft 'delete table ip calico; table ip calico { map wl-from { type ipv4_addr : verdict; }; set x { type ipv4_addr . ipv4_addr; }; }'",
         ] {
             run(vandalism);
-            let start = Instant::now();
-            event(&mut dataplane, Event::ForeignTableChange).await;
-            dataplane.apply().await.unwrap();
-            let took = start.elapsed();
-            assert!(took < Duration::from_millis(100), "{vandalism}: took {took:?}");
+            repairs.mend(&mut dataplane, Event::ForeignTableChange).await;
             assert_eq!(sorted(&rules()), sorted(&before), "{vandalism}");
             assert!(dataplane.apply().await.unwrap().is_unchanged(), "{vandalism}: it stays so");
         }

@@ -7,4 +7,5 @@ mod support;
 mod foreign;
 mod lifecycle;
 mod packets;
+mod purge;
 mod routes;

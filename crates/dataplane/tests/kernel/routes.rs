@@ -127,6 +127,7 @@ fn a_route_that_somebody_removes_or_replaces_is_back_at_once() {
         absorb(&mut dataplane, [open(), workload.endpoint(&["open"])]);
         dataplane.apply().await.unwrap();
         let before = our_routes();
+        let mut repairs = Repairs::default();
         for vandalism in [
             "ip route del 10.65.0.1",
             "ip -6 route del fd65::1",
@@ -136,10 +137,7 @@ fn a_route_that_somebody_removes_or_replaces_is_back_at_once() {
             "ip route add unreachable 10.65.1.0/26 proto 80",
         ] {
             run(vandalism);
-            let start = std::time::Instant::now();
-            event(&mut dataplane, Event::RoutesChanged).await;
-            dataplane.apply().await.unwrap();
-            assert!(start.elapsed().as_millis() < 100, "{vandalism}: took {:?}", start.elapsed());
+            repairs.mend(&mut dataplane, Event::RoutesChanged).await;
             assert_eq!(our_routes(), before, "{vandalism}");
         }
     });

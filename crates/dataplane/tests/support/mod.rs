@@ -126,6 +126,30 @@ pub fn absorb(dataplane: &mut Dataplane, instructions: impl IntoIterator<Item = 
     }
 }
 
+/// How long repairs took. One may have to wait for the processor on a busy machine, most must not.
+#[derive(Default)]
+pub struct Repairs(Vec<Duration>);
+
+impl Repairs {
+    /// Waits for the notification of a foreign change and mends it.
+    pub async fn mend(&mut self, dataplane: &mut Dataplane, wanted: Event) {
+        let start = Instant::now();
+        event(dataplane, wanted).await;
+        dataplane.apply().await.unwrap();
+        self.0.push(start.elapsed());
+    }
+}
+
+impl Drop for Repairs {
+    fn drop(&mut self) {
+        self.0.sort_unstable();
+        let median = self.0.get(self.0.len() / 2).copied().unwrap_or_default();
+        if !thread::panicking() {
+            assert!(median < Duration::from_millis(100), "repairs take {median:?}");
+        }
+    }
+}
+
 /// Waits for one kind of event; others, of which a test does not speak, are taken note of as always.
 pub async fn event(dataplane: &mut Dataplane, wanted: Event) {
     loop {

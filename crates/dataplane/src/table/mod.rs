@@ -1,178 +1,26 @@
 //! One family's table: what it is to hold, what it holds, and the steps between.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
-};
+mod types;
 
-use calico_policy::instruction::{ProfileId, SetId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+pub(crate) use types::{
+    ChainSource, ChainWant, Content, ReadBase, ReadChain, ReadElements, ReadSet, ReadTable, SetSource, SetWant,
+    TargetWant,
+};
 
 use crate::{
     family::{Family, Range},
     ifname::IfName,
     name::Direction,
     op::{ChainHead, Op, OpKind, Plan, Target},
-    program::chain_fingerprint,
-    render::{BaseChain, WL_FROM, WL_TO},
-    ruleset::{Base, Chain, SetSpec},
-    tracker::{Fingerprint, Step, Tracker, Want, fingerprint},
+    render::{WL_FROM, WL_TO},
+    ruleset::{Chain, SetSpec},
+    tracker::{Step, Tracker, fingerprint},
 };
 
 /// Above this many new elements a plan is split even if it need not be, so that no message gets huge.
 const MANY_ELEMENTS: usize = 4096;
-
-/// A wanted chain.
-#[derive(Clone, Debug)]
-pub(crate) struct ChainWant {
-    /// Of its base and rules.
-    content: Fingerprint,
-    /// Set for base chains.
-    base: ReadBase,
-    /// Where its rules come from.
-    source: ChainSource,
-}
-
-impl ChainWant {
-    /// Wants a chain as it was rendered.
-    pub(crate) fn new(chain: &Chain, family: Family, source: ChainSource) -> Self {
-        let base = chain.base.map_or(ReadBase::Regular, ReadBase::Ours);
-        Self { content: fingerprint(&(base, chain_fingerprint(chain, family))), base, source }
-    }
-}
-
-impl ChainWant {
-    /// Where its rules come from.
-    pub(crate) fn source(&self) -> &ChainSource {
-        &self.source
-    }
-}
-
-impl Want for ChainWant {
-    fn fingerprint(&self) -> Fingerprint {
-        self.content
-    }
-}
-
-/// Where a chain's rules come from; they are rendered again when they are needed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ChainSource {
-    /// Always there.
-    Base(BaseChain),
-    /// A profile's rules.
-    Profile(ProfileId, Direction),
-    /// Endpoints with these profiles.
-    Endpoints(Arc<[ProfileId]>, Direction),
-}
-
-/// A wanted set.
-#[derive(Clone, Debug)]
-pub(crate) struct SetWant {
-    /// Its kind.
-    pub spec: SetSpec,
-    /// Where its elements come from.
-    pub source: SetSource,
-}
-
-impl Want for SetWant {
-    fn fingerprint(&self) -> Fingerprint {
-        fingerprint(&Some(self.spec))
-    }
-}
-
-/// Where a set's elements come from.
-#[derive(Clone, Debug)]
-pub(crate) enum SetSource {
-    /// A selector's members.
-    Selector(SetId),
-    /// Its name says its content.
-    Literal(Arc<[Range]>),
-    /// All pools.
-    Pools,
-    /// Pools with masquerade.
-    Masquerade,
-    /// A dispatch map, whose elements are tracked one by one.
-    Dispatch,
-}
-
-/// A wanted map element.
-#[derive(Clone, Debug)]
-pub(crate) struct TargetWant {
-    /// Where it leads.
-    pub target: Target,
-    /// Of the target.
-    pub content: Fingerprint,
-}
-
-impl TargetWant {
-    pub(crate) fn new(target: Target) -> Self {
-        Self { content: fingerprint(&target), target }
-    }
-}
-
-impl Want for TargetWant {
-    fn fingerprint(&self) -> Fingerprint {
-        self.content
-    }
-}
-
-/// What was read from the kernel.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct ReadTable {
-    /// Chains by name.
-    pub chains: HashMap<String, ReadChain>,
-    /// Sets and maps by name.
-    pub sets: HashMap<String, ReadSet>,
-    /// Somebody switched the table off; it must be switched on again.
-    pub dormant: bool,
-}
-
-/// A chain in the kernel.
-#[derive(Debug, PartialEq)]
-pub(crate) struct ReadChain {
-    /// Of its rules.
-    pub content: Fingerprint,
-    /// What makes it a base chain.
-    pub base: ReadBase,
-}
-
-/// The base of a chain in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum ReadBase {
-    /// No base chain.
-    Regular,
-    /// One that we might have made.
-    Ours(Base),
-    /// One that we did not: another hook, or a policy other than accept.
-    Foreign,
-}
-
-/// A set or map in the kernel.
-#[derive(Debug, PartialEq)]
-pub(crate) struct ReadSet {
-    /// `None`: of a kind that we never make.
-    pub spec: Option<SetSpec>,
-    /// Its elements.
-    pub elements: ReadElements,
-}
-
-/// Elements in the kernel.
-#[derive(Debug, PartialEq)]
-pub(crate) enum ReadElements {
-    /// Of a set.
-    Ranges(Vec<Range>),
-    /// Of a dispatch map.
-    Targets(HashMap<IfName, Fingerprint>),
-    /// Not understood; the set must be made anew.
-    Broken,
-}
-
-/// Gives what the table itself does not keep.
-pub(crate) trait Content {
-    /// The elements of a wanted set.
-    fn elements(&self, family: Family, source: &SetSource) -> Vec<Range>;
-    /// The rules of a wanted chain.
-    fn chain(&self, family: Family, source: &ChainSource) -> Chain;
-}
 
 /// Changes of a set's elements that the kernel does not have yet.
 #[derive(Debug, Default)]
@@ -321,7 +169,7 @@ impl Table {
     /// The plan was carried out.
     pub(crate) fn settle(&mut self) {
         self.present = true;
-        self.broken = false;
+        (self.broken, self.stale) = (false, false);
         self.pending.clear();
         for (name, step) in self.chains.steps() {
             match (step, self.chains.wanted(&name)) {
@@ -339,7 +187,8 @@ impl Table {
         self.to.settle();
     }
 
-    /// Makes the table anew in one transaction, the last resort.
+    /// Makes the table anew in one transaction, the last resort. Here map elements do lead to chains of the same
+    /// transaction: a packet under way may be dropped, which is why it is the last resort, but not let in.
     pub(crate) fn rebuild(&self, content: &dyn Content, plan: &mut Plan) {
         let mut ops = vec![OpKind::AddTable, OpKind::DeleteTable, OpKind::AddTable];
         let mut sets: Vec<(&String, &SetWant)> = self.sets.all_wanted().collect();
