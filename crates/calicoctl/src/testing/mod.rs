@@ -33,6 +33,8 @@ pub(crate) struct FakeHost {
     pub(crate) not_root: bool,
     /// `None`: Docker is not running.
     pub(crate) containers: Mutex<Option<BTreeMap<String, Container>>>,
+    /// The containers that there are once a workload is locked.
+    pub(crate) on_lock: Mutex<Option<BTreeMap<String, Container>>>,
     /// Host interface → what was attached.
     pub(crate) attached: Mutex<BTreeMap<String, Attachment>>,
     /// Operations that fail, by name.
@@ -75,6 +77,9 @@ impl Host for FakeHost {
     }
 
     async fn lock(&self, _workload: &str) -> Result<WorkloadLock, Failure> {
+        if let Some(containers) = self.on_lock.lock().unwrap().take() {
+            *self.containers.lock().unwrap() = Some(containers);
+        }
         Ok(WorkloadLock::none())
     }
 

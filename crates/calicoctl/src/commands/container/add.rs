@@ -86,7 +86,7 @@ async fn check<'a>(
     wishes: Vec<Wish>,
 ) -> Result<Plan<'a>, Failure> {
     let typed = args.container.as_str();
-    let Some(netns) = found.netns else {
+    let Some(netns) = found.netns.clone() else {
         return Err(match found.container {
             None if typed.starts_with('/') => Failure::new(format!("{typed} does not exist."))
                 .hint("a path names a network namespace, as /var/run/netns/NAME; containers are named without a slash"),
@@ -94,12 +94,15 @@ async fn check<'a>(
             Some(_) => Failure::new(format!("{typed} is not currently running.")).hint(format!("docker start {typed}")),
         });
     };
-    if found.container.is_some_and(|container| container.network_mode == "host") {
+    if found.container.as_ref().is_some_and(|container| container.network_mode == "host") {
         return Err(Failure::new(format!("Can't add {typed} to Calico because it is running NetworkMode = host."))
             .hint("run it with --net=none"));
     }
     if !found.endpoints.is_empty() {
-        return Err(already_added(typed));
+        return Err(match found.check_connected(ctx, typed).await {
+            Ok(()) => already_added(typed),
+            Err(lost) => lost.context(ALREADY.replace("{}", typed)),
+        });
     }
     let node = check_node(ctx).await?;
     let pools = pools(ctx).await?;
@@ -126,8 +129,11 @@ async fn check<'a>(
     Ok(plan)
 }
 
+/// What users of the classic tool know, about `{}`.
+const ALREADY: &str = "{} has already been configured with Calico Networking.";
+
 fn already_added(typed: &str) -> Failure {
-    Failure::new(format!("{typed} has already been configured with Calico Networking.")).hint(format!(
+    Failure::new(ALREADY.replace("{}", typed)).hint(format!(
         "see: calicoctl container {typed} endpoint show; for another address: calicoctl container {typed} ip add"
     ))
 }

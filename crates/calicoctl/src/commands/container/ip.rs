@@ -35,6 +35,7 @@ pub(crate) async fn add(ctx: &Context, args: &ContainerIp) -> Result<Output, Fai
             .context("Failed to add IP address to container.")
             .hint("use `calicoctl container add` to add the container to the Calico network")
     })?;
+    found.check_connected(ctx, &args.container).await?;
     let node = check_node(ctx).await?;
     wish.check(&pools(ctx).await?)?;
     check_free(ctx, wish).await?;
@@ -107,6 +108,7 @@ pub(crate) async fn remove(ctx: &Context, args: &ContainerIp) -> Result<Output, 
         return Err(Failure::new("IP address is not assigned to container. Aborting.")
             .hint(format!("see: calicoctl container {} endpoint show", args.container)));
     }
+    found.check_connected(ctx, &args.container).await?;
 
     let _acting = ctx.interrupt.acting();
     let mut undo = Undo::new();

@@ -21,6 +21,7 @@ use crate::{
     },
     context::Context,
     failure::Failure,
+    names::TypedNames,
 };
 
 /// The namespace of all endpoints that calicoctl makes.
@@ -96,11 +97,48 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Reads the endpoints again: somebody else may have been at work before the workload was locked.
+    /// Looks again once the workload is locked: another command may have been at work before, and a container that was
+    /// restarted meanwhile has another process, whose old number may be anybody's by now.
     pub(super) async fn read_again(&mut self, ctx: &Context) -> Result<(), Failure> {
         self.endpoints = self.workload.endpoints(ctx).await?;
+        if self.container.is_some() {
+            self.container = match ctx.host.inspect(&self.workload.id).await {
+                Ok(container) => Some(container),
+                Err(DockerError::NoSuchContainer { .. }) => None,
+                Err(error) => return Err(docker_failure(error)),
+            };
+            self.netns = self.container.as_ref().and_then(netns_of);
+        }
         Ok(())
     }
+
+    /// Refuses a workload whose interface is gone although its record is there: its namespace is a new one.
+    ///
+    /// # Errors
+    /// With the commands that connect it again.
+    pub(super) async fn check_connected(&self, ctx: &Context, typed: &str) -> Result<(), Failure> {
+        let gone = |endpoint: &&WorkloadEndpoint| !ctx.host.interface_exists(&endpoint.spec.interface_name);
+        let Some(endpoint) = self.endpoints.iter().find(gone) else { return Ok(()) };
+        let names = TypedNames::read(ctx).await?;
+        let addresses: Vec<String> = super::of_endpoint(endpoint).iter().map(ToString::to_string).collect();
+        let mut commands = vec![
+            format!("calicoctl container remove {typed}"),
+            format!("calicoctl container add {typed} {}", addresses.join(" ")),
+        ];
+        if !endpoint.spec.profiles.is_empty() {
+            let profiles: Vec<&str> = endpoint.spec.profiles.iter().map(|stored| names.shown(stored)).collect();
+            commands.push(format!("calicoctl container {typed} profile set {}", profiles.join(" ")));
+        }
+        let interface = &endpoint.spec.interface_name;
+        Err(Failure::new(format!("{typed} is not connected any more: its interface {interface} is gone."))
+            .because("it was restarted, or this host was; its record and its addresses are kept")
+            .hint(format!("connect it again: {}", commands.join(" && "))))
+    }
+}
+
+/// How to enter a container that runs.
+fn netns_of(container: &Container) -> Option<NetnsRef> {
+    (container.running && container.pid > 0).then_some(NetnsRef::Pid(container.pid))
 }
 
 /// This host's endpoints whose names go on, after the host's name, with `rest`. Names may be longer than they look:
@@ -130,7 +168,7 @@ pub(super) async fn find(ctx: &Context, word: &str) -> Result<Found, Failure> {
         Ok(container) => {
             let workload = Workload::container(&container.id);
             let endpoints = workload.endpoints(ctx).await?;
-            let netns = (container.running && container.pid > 0).then_some(NetnsRef::Pid(container.pid));
+            let netns = netns_of(&container);
             Ok(Found { workload, endpoints, netns, container: Some(container) })
         }
         // Without Docker the records still say enough to show and to clean up.

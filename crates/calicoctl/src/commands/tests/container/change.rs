@@ -181,3 +181,50 @@ async fn profiles_of_a_container() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn a_restarted_container_is_told_how_to_be_connected_again() {
+    let bench = bench().await;
+    let mut profile = calico_model::Profile::classic_default(&ProfileName::typed("PROF_A").unwrap());
+    profile.prepare().unwrap();
+    bench.put(profile).await;
+    text(calicoctl(&bench, "add A 192.168.0.1 fd80:24e2:f998:72d6::1").await);
+    text(calicoctl(&bench, "A profile set PROF_A").await);
+    let before = bench.everything().await;
+    // The pair goes with the namespace of the first run.
+    bench.host.attached.lock().unwrap().clear();
+    let again = [
+        "calicoctl container remove A",
+        "calicoctl container add A 192.168.0.1 fd80:24e2:f998:72d6::1",
+        "calicoctl container A profile set PROF_A",
+    ];
+    for words in ["add A", "A ip add ipv4", "A ip remove 192.168.0.1"] {
+        let said = refusal(calicoctl(&bench, words).await);
+        assert!(said.contains(&format!("hint: connect it again: {}", again.join(" && "))), "{words}: {said}");
+        assert_eq!(bench.everything().await, before, "{words}");
+    }
+    for command in again {
+        text(calicoctl(&bench, command.strip_prefix("calicoctl container ").unwrap()).await);
+    }
+    let spec = endpoints(&bench).await.remove(0).spec;
+    assert!(bench.host.attached.lock().unwrap().contains_key(&spec.interface_name));
+    assert_eq!(spec.ip_networks, ["192.168.0.1/32", "fd80:24e2:f998:72d6::1/128"]);
+    assert_eq!(spec.profiles.len(), 1);
+}
+
+/// A restart while a command waits for another: the number of the old process may be anybody's.
+#[tokio::test]
+async fn the_container_is_looked_at_again_once_it_is_locked() {
+    let bench = bench().await;
+    let containers = bench.host.containers.lock().unwrap().take().unwrap();
+    let stopped = {
+        let mut stopped = containers.clone();
+        let container = stopped.get_mut("A").unwrap();
+        (container.running, container.pid) = (false, 0);
+        stopped
+    };
+    *bench.host.containers.lock().unwrap() = Some(containers);
+    *bench.host.on_lock.lock().unwrap() = Some(stopped);
+    let said = refusal(calicoctl(&bench, "add A").await);
+    assert!(said.contains("A is not currently running."), "{said}");
+}
