@@ -9,7 +9,14 @@ use futures::{StreamExt, stream::BoxStream};
 use tokio::time::{Instant, interval_at, timeout};
 
 use super::{CONTAINER, Caller, PREVIOUS, SECRET, Settings, exists, public_pairs, remember_name};
-use crate::{commands::docker_failure, context::Context, failure::Failure, host::RUN_DIR, output::Output, undo::Undo};
+use crate::{
+    commands::docker_failure,
+    context::Context,
+    failure::Failure,
+    host::{RUN_DIR, WorkloadLock},
+    output::Output,
+    undo::Undo,
+};
 
 /// What the service says when it has started.
 const STARTED: &str = "Calico node started successfully";
@@ -32,8 +39,14 @@ const TLS_FILES: [(&str, &str); 3] = [
 /// Folders that an operator may have filled; the service only reads them.
 const OPERATORS_FOLDERS: [&str; 2] = ["/etc/calico/confd/templates", "/etc/calico/bgp-secrets"];
 
-/// Starts the container, in place of one that is there.
-pub(super) async fn launch(ctx: &Context, settings: &Settings, caller: &Caller) -> Result<Output, Failure> {
+/// Starts the container, in place of one that is there. Others may start one when this one has started, also if it is
+/// attended.
+pub(super) async fn launch(
+    ctx: &Context,
+    settings: &Settings,
+    caller: &Caller,
+    alone: WorkloadLock,
+) -> Result<Output, Failure> {
     let name = settings.name.clone().unwrap_or_else(|| ctx.node.clone());
     for folder in [settings.log_dir.as_path(), Path::new(RUN_DIR), Path::new("/var/lib/calico")] {
         let made = ctx.runtime.make_folder(folder);
@@ -55,6 +68,7 @@ pub(super) async fn launch(ctx: &Context, settings: &Settings, caller: &Caller) 
         ctx.console.note(&format!("warning: the replaced container {PREVIOUS} could not be removed: {error}"));
     }
     remember_name(ctx, &name);
+    drop(alone);
     if !settings.detach {
         return attend(ctx, &mut relay).await;
     }

@@ -41,6 +41,8 @@ pub(crate) struct Caller {
 pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> Result<Output, Failure> {
     let settings = Settings::parse(args)?;
     ctx.require_root()?;
+    // Two at once would each take the other's container for the one to replace, and both fail.
+    let alone = ctx.host.lock(CONTAINER).await?;
     if settings.runtime == Runtime::Docker {
         check_container(ctx).await?;
     }
@@ -55,7 +57,7 @@ pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> R
         }
     }
     let output = match settings.runtime {
-        Runtime::Docker => launch::launch(ctx, &settings, caller).await?,
+        Runtime::Docker => launch::launch(ctx, &settings, caller, alone).await?,
         Runtime::None => prepare_only(ctx, &settings, caller).await?,
     };
     Ok(output)
