@@ -9,6 +9,9 @@
 #![allow(clippy::missing_panics_doc, reason = "every helper panics when the product does not do what the test says")]
 #![allow(clippy::unwrap_used, reason = "a test's helper: the panic is the report")]
 
+pub mod refused;
+pub mod world;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
