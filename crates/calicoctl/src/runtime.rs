@@ -44,8 +44,9 @@ pub(crate) trait Runtime: Send + Sync {
     /// Remembers what the service calls this host.
     fn remember_name(&self, name: &str) -> std::io::Result<()>;
 
-    /// Forgets the name, and the BIRD configuration by which a service that starts knows that it ran here before.
-    fn forget(&self) -> std::io::Result<()>;
+    /// Takes what the service left on this host away: rules and routes in the kernel, the name, and the BIRD
+    /// configuration by which a service that starts knows that it ran here before.
+    async fn forget(&self) -> Result<(), String>;
 
     /// As [`calico_startup::prepare`].
     async fn prepare(
@@ -126,10 +127,15 @@ impl Runtime for Machine {
         std::fs::rename(&half, path)
     }
 
-    fn forget(&self) -> std::io::Result<()> {
+    async fn forget(&self) -> Result<(), String> {
+        calico_dataplane::purge(&calico_dataplane::Options::default(), calico_confd::KERNEL_METRIC)
+            .await
+            .map_err(|error| error.to_string())?;
         for path in [Path::new(crate::context::NAME_FILE), &Path::new(RUN_DIR).join("bird.cfg")] {
             match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(format!("{}: {error}", path.display()));
+                }
                 _ => {}
             }
         }

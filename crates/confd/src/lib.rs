@@ -35,7 +35,7 @@ mod state;
 
 pub use config::{AddPaths, BirdConfig, FamilyConfig, NextHop, Password, Peer, PeerKind, Verbosity};
 pub use decide::{Decision, Waiting};
-pub use render::{Template, TemplateError};
+pub use render::{KERNEL_METRIC, Template, TemplateError};
 pub use run::{Options, Report, RunError, run};
 pub use secrets::{FileSecrets, SECRETS_DIR, SecretError, SecretKeyRef, Secrets};
 pub use state::{Problem, State};

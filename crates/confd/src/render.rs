@@ -18,6 +18,10 @@ use minijinja::{
 
 use crate::config::{BirdConfig, FamilyConfig};
 
+/// Metric of the routes that BIRD writes into the kernel with the built-in template. By it, and by the protocol
+/// number `bird`, the routes of our BIRD are known.
+pub const KERNEL_METRIC: u32 = 2048;
+
 /// The built-in template.
 const BUILT_IN: &str = include_str!("../templates/bird.cfg.j2");
 
@@ -118,6 +122,11 @@ mod tests {
 
     fn set(texts: &[&str], form: Option<&str>) -> String {
         prefix_set(texts.iter().map(ToString::to_string).collect(), form.map(str::to_owned)).unwrap()
+    }
+
+    #[test]
+    fn the_metric_is_that_of_the_built_in_template() {
+        assert_eq!(BUILT_IN.matches(&format!("metric {KERNEL_METRIC};")).count(), 1, "one for both families");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, F
         let failure = faults.into_iter().fold(failure, Failure::because);
         return Err(failure.hint("when the cause is gone, run the command again"));
     }
-    if is_this_host && let Err(error) = ctx.runtime.forget() {
+    if is_this_host && let Err(error) = ctx.runtime.forget().await {
         ctx.console.note(&format!("warning: what this host keeps of the service could not be removed: {error}"));
     }
     Ok(Output::line("Node configuration removed"))

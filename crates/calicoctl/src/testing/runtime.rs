@@ -178,7 +178,7 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    fn forget(&self) -> std::io::Result<()> {
+    async fn forget(&self) -> Result<(), String> {
         *self.name.lock().unwrap() = None;
         Ok(())
     }
