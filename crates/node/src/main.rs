@@ -37,7 +37,7 @@ const EXAMPLES: &str = "Examples:
   calico-node health -o json
 
 The datastore is found by ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME and
-ETCD_PASSWORD. CALICO_LOG sets the verbosity: error, warn, info, debug, trace.";
+ETCD_PASSWORD, or ETCD_PASSWORD_FILE with the password in a file of mode 0600. CALICO_LOG sets the verbosity: error, warn, info, debug, trace.";
 
 #[derive(Subcommand)]
 enum Command {

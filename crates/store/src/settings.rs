@@ -3,14 +3,17 @@
 //! `ETCD_ENDPOINTS` is a comma-separated list of `http[s]://host:port`; without it `ETCD_SCHEME` and
 //! `ETCD_AUTHORITY` give one endpoint (`http` and `127.0.0.1:2379`). With `https`, `ETCD_CA_CERT_FILE` is needed,
 //! `ETCD_CERT_FILE` and `ETCD_KEY_FILE` are given both or neither; with `http` the three are ignored.
-//! `ETCD_USERNAME` and `ETCD_PASSWORD` are given both or neither. A variable that is set but blank counts as not
-//! set, and each may also be spelled with the prefix `CALICO_`, which wins.
+//! `ETCD_USERNAME` and a password are given both or neither; the password is in `ETCD_PASSWORD`, or, where an
+//! environment is seen by too many, in a file of its owner alone that `ETCD_PASSWORD_FILE` names. A variable that is set
+//! but blank counts as not set, and each may also be spelled with the prefix `CALICO_`, which wins.
 //!
 //! No error and no `Debug` output shows the password.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read},
     net::Ipv6Addr,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +28,7 @@ pub(crate) const CERT_FILE: &str = "ETCD_CERT_FILE";
 pub(crate) const KEY_FILE: &str = "ETCD_KEY_FILE";
 pub(crate) const USERNAME: &str = "ETCD_USERNAME";
 const PASSWORD: &str = "ETCD_PASSWORD";
+const PASSWORD_FILE: &str = "ETCD_PASSWORD_FILE";
 
 /// Where etcd is and how to speak to it. Made by [`from_env`](Self::from_env); what it holds has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,11 +60,13 @@ pub(crate) struct TlsFiles {
 pub(crate) struct Credentials {
     pub(crate) user: String,
     pub(crate) password: String,
+    /// Where the password was read, if it was not given itself.
+    file: Option<PathBuf>,
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Credentials").field("user", &self.user).field("file", &self.file).finish_non_exhaustive()
     }
 }
 
@@ -102,17 +108,12 @@ impl ConnectOptions {
             true => Some(tls_files(get(CA_FILE), get(CERT_FILE), get(KEY_FILE))?),
             false => None,
         };
-        let credentials = match (get(USERNAME), get(PASSWORD)) {
-            (Some(user), Some(password)) => Some(Credentials { user, password }),
-            (None, None) => None,
-            (Some(_), None) => return Err(settings(PASSWORD, format!("{USERNAME} is set, so this is needed too"))),
-            (None, Some(_)) => return Err(settings(USERNAME, format!("{PASSWORD} is set, so this is needed too"))),
-        };
+        let credentials = credentials(get(USERNAME), get(PASSWORD), get(PASSWORD_FILE))?;
         Ok(Self { endpoints, tls, credentials })
     }
 
     /// The same settings as environment variables, to hand to a child process or a container; `ETCD_PASSWORD` is
-    /// among them if there is one.
+    /// among them if that is how the password was given.
     pub fn env_pairs(&self) -> Vec<(&'static str, String)> {
         let mut pairs = vec![(ENDPOINTS, self.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))];
         let mut file = |name, path: &Path| pairs.push((name, path.to_string_lossy().into_owned()));
@@ -123,18 +124,25 @@ impl ConnectOptions {
                 file(KEY_FILE, key);
             }
         }
-        if let Some(Credentials { user, password }) = &self.credentials {
+        if let Some(Credentials { user, password, file }) = &self.credentials {
             pairs.push((USERNAME, user.clone()));
-            pairs.push((PASSWORD, password.clone()));
+            pairs.push(match file {
+                Some(file) => (PASSWORD_FILE, file.to_string_lossy().into_owned()),
+                None => (PASSWORD, password.clone()),
+            });
         }
         pairs
     }
 
-    /// The files that the settings name (authority, certificate, key), for mounting them into a container.
+    /// The files that the settings name (authority, certificate, key, password), for mounting them into a container.
     pub fn files(&self) -> Vec<&Path> {
-        let Some(tls) = &self.tls else { return Vec::new() };
-        let identity = tls.identity.iter().flat_map(|(cert, key)| [cert.as_path(), key.as_path()]);
-        std::iter::once(tls.ca.as_path()).chain(identity).collect()
+        let mut files = Vec::new();
+        if let Some(TlsFiles { ca, identity }) = &self.tls {
+            files.push(ca.as_path());
+            files.extend(identity.iter().flat_map(|(cert, key)| [cert.as_path(), key.as_path()]));
+        }
+        files.extend(self.credentials.iter().filter_map(|credentials| credentials.file.as_deref()));
+        files
     }
 
     /// The endpoints, for messages: `http://10.0.0.1:2379, http://10.0.0.2:2379`.
@@ -169,6 +177,51 @@ pub(crate) fn read_pem(variable: &str, path: &Path, label: &str) -> Result<Vec<u
         return Ok(bytes);
     }
     Err(settings(variable, format!("{} holds no {} in PEM form", path.display(), label.to_lowercase())))
+}
+
+fn credentials(
+    user: Option<String>,
+    password: Option<String>,
+    file: Option<String>,
+) -> Result<Option<Credentials>, Error> {
+    let needed = |missing, by| Err(settings(missing, format!("{by} is set, so this is needed too")));
+    let (password, file) = match (password, file) {
+        (Some(_), Some(_)) => {
+            return Err(settings(PASSWORD_FILE, format!("{PASSWORD} is set too; set only one of them")));
+        }
+        (Some(password), None) => (password, None),
+        (None, Some(file)) if user.is_some() => (read_password(Path::new(&file))?, Some(PathBuf::from(file))),
+        (None, Some(_)) => return needed(USERNAME, PASSWORD_FILE),
+        (None, None) if user.is_some() => return needed(PASSWORD, USERNAME),
+        (None, None) => return Ok(None),
+    };
+    match user {
+        Some(user) => Ok(Some(Credentials { user, password, file })),
+        None => needed(USERNAME, PASSWORD),
+    }
+}
+
+/// Reads the file with the password: a regular file that nobody but its owner may read. The checks are made on the
+/// open file, so that it cannot be exchanged between check and reading.
+fn read_password(path: &Path) -> Result<String, Error> {
+    const MOST: u64 = 4096;
+    let refuse = |cause: String| Err(settings(PASSWORD_FILE, format!("{} {cause}", path.display())));
+    let file = fs::File::open(path).map_err(|error| unreadable(PASSWORD_FILE, path, &error))?;
+    let found = file.metadata().map_err(|error| unreadable(PASSWORD_FILE, path, &error))?;
+    if !found.is_file() {
+        return refuse("is not a regular file".to_owned());
+    }
+    if found.mode() & 0o077 != 0 {
+        return refuse(format!("is open to others (mode {:04o}); chmod 600 it", found.mode() & 0o7777));
+    }
+    let mut text = String::new();
+    file.take(MOST).read_to_string(&mut text).map_err(|error| unreadable(PASSWORD_FILE, path, &error))?;
+    // One line end is what an editor or `echo` adds.
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    if password.is_empty() {
+        return refuse("is empty".to_owned());
+    }
+    Ok(password.to_owned())
 }
 
 pub(crate) fn settings(setting: &str, cause: impl Into<String>) -> Error {
@@ -334,6 +387,10 @@ mod tests {
             (vec![(DISCOVERY, "example.org")], DISCOVERY, ENDPOINTS),
             (vec![(USERNAME, "me")], PASSWORD, USERNAME),
             (vec![(PASSWORD, "s3cret")], USERNAME, PASSWORD),
+            (vec![(PASSWORD_FILE, "/p")], USERNAME, PASSWORD_FILE),
+            (vec![(USERNAME, "me"), (PASSWORD_FILE, "/no/such/file")], PASSWORD_FILE, "/no/such/file"),
+            (vec![(USERNAME, "me"), (PASSWORD_FILE, "/dev/null")], PASSWORD_FILE, "not a regular file"),
+            (vec![(USERNAME, "me"), (PASSWORD_FILE, "/p"), (PASSWORD, "s3cret")], PASSWORD_FILE, "only one"),
             (vec![(ENDPOINTS, "https://a:1")], CA_FILE, "needed with https"),
             (vec![(ENDPOINTS, "https://a:1"), (CA_FILE, "/no/such/ca")], CA_FILE, "/no/such/ca"),
             (vec![(ENDPOINTS, "https://a:1"), (CA_FILE, "/x"), (CERT_FILE, "/c")], KEY_FILE, "both or neither"),
@@ -380,5 +437,30 @@ mod tests {
         assert_eq!(options(&pairs).unwrap(), given);
         assert_eq!(given.files().len(), 3);
         assert!(!format!("{given:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_password_file_is_for_its_owner_alone_and_is_handed_on_as_a_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "s3cret word ").unwrap();
+        let path = file.path().to_str().unwrap();
+        let pairs = [(ENDPOINTS, "http://a:1"), (USERNAME, "me"), (PASSWORD_FILE, path)];
+        let given = options(&pairs).unwrap();
+        assert_eq!(given.credentials().unwrap().password, "s3cret word ");
+        assert_eq!(given.files(), [file.path()]);
+        let handed_on = given.env_pairs();
+        let handed_on: Vec<_> = handed_on.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(handed_on, pairs, "the password itself is not among them");
+        assert!(!format!("{given:?}").contains("s3cret"));
+
+        for mode in [0o640, 0o604, 0o660, 0o602] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = options(&pairs).unwrap_err().to_string();
+            assert!(error.contains("chmod 600") && !error.contains("s3cret"), "{mode:o}: {error}");
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(path, "\n").unwrap();
+        assert!(options(&pairs).unwrap_err().to_string().contains("is empty"));
     }
 }
