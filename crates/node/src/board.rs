@@ -112,6 +112,14 @@ impl Board {
         self.changed.notify_waiters();
     }
 
+    /// A component was asked and did not answer: not ready, and after [`SILENCE`] not live.
+    pub(crate) fn unheard(&self, name: &'static str, why: &str) {
+        if let Some(state) = self.states().get_mut(name) {
+            state.report = Report { reason: why.to_owned(), ..Report::default() };
+        }
+        self.changed.notify_waiters();
+    }
+
     /// Process id of a component, while it runs.
     pub(crate) fn pid(&self, name: &str) -> Option<u32> {
         self.states().get(name).and_then(|state| state.pid)
@@ -176,6 +184,10 @@ mod tests {
         assert!(board.health(Instant::now()).ready && board.is_ready("felix", Instant::now()));
         let silent = at(Instant::now() + SILENCE);
         assert!(!silent.live && !silent.ready && silent.reason.contains("not answered"));
+        board.unheard("felix", "no answer");
+        let unheard = at(Instant::now());
+        assert!(unheard.live && !unheard.ready && unheard.reason == "no answer");
+        assert!(!at(Instant::now() + SILENCE).live, "a failed question is no answer");
         board.ended("felix", "killed by signal 9");
         assert!(!at(Instant::now()).live && at(Instant::now()).reason.contains("signal 9"));
         board.started("felix", Some(8));

@@ -260,11 +260,13 @@ async fn poll_bird(surroundings: Surroundings) {
                 Ok(Ok(status)) => surroundings
                     .board
                     .reported("bird", Report { ready: true, reason: status.text, problems: Vec::new() }),
-                Ok(Err(error)) => surroundings.board.reported(
-                    "bird",
-                    Report { ready: false, reason: format!("its control socket: {error}"), problems: Vec::new() },
-                ),
-                Err(_) => {}
+                Ok(Err(error)) => surroundings.board.unheard("bird", &format!("its control socket: {error}")),
+                Err(_) => {
+                    let seconds = BIRD_POLL.as_secs();
+                    surroundings
+                        .board
+                        .unheard("bird", &format!("its control socket gives no answer within {seconds} s"));
+                }
             }
         }
         let well = surroundings.board.is_ready("bird", Instant::now());

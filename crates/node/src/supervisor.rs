@@ -166,7 +166,8 @@ fn program_at(path: Option<PathBuf>) -> PathBuf {
     path.filter(|path| path.exists()).unwrap_or_else(|| Path::new("/proc/self/exe").to_owned())
 }
 
-/// Runs `command` through `calico-node child`, which ties its life to ours.
+/// Runs `command` through `calico-node child`, which ties its life to ours. In a process group of its own, because
+/// Ctrl-C in a terminal goes to the whole group of the service, and BIRD must not be ended by a signal.
 fn spawn(command: &[OsString]) -> std::io::Result<Child> {
     Command::new(own_program())
         .arg0("calico-node")
@@ -178,6 +179,7 @@ fn spawn(command: &[OsString]) -> std::io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
 }
 
