@@ -181,7 +181,12 @@ struct StepFailure {
 }
 
 async fn prepare(store: &Store, request: &Request) -> Result<Prepared, StepFailure> {
-    calico_startup::prepare(store, request, &mut |progress: Progress| println!("{progress}"))
+    let mut say = |progress: Progress| match progress {
+        // In a log a step is one line: what came of it.
+        Progress::Started { .. } => {}
+        told => println!("{told}"),
+    };
+    calico_startup::prepare(store, request, &mut say)
         .await
         .map_err(|error| StepFailure { unreachable: error.is_unreachable(), report: explain(error) })
 }
