@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper: the panic is the report")]
 
 pub mod refused;
+pub mod trio;
 pub mod world;
 
 use std::{

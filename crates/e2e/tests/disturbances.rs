@@ -1,131 +1,104 @@
-//! Restarts, kills, strangers' flushes and a dead datastore, while traffic runs.
+//! Restarts, kills and a dead datastore, while traffic runs.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use calico_e2e::{Cluster, SOON, assert_matrix, eventually};
-use calico_lab::{Host, Pinger, wait_for, wait_until};
+use calico_e2e::{
+    SOON, eventually, start_node,
+    trio::{Trio, is_ready},
+};
+use calico_lab::{Host, wait_until};
 
-/// Two allowed containers on two hosts and a denied one, with 100 pings a second in both directions and at the denied
-/// pair, while `disturb` does its worst.
-fn undisturbed(cluster: &Cluster, what: &str, disturb: impl FnOnce()) {
-    let (host1, host2) = (cluster.lab.host(1), cluster.lab.host(2));
-    let address = |host: &Host, name: &str| {
-        let shown = host.ok(&format!("docker exec {name} ip -4 -o addr show eth1"));
-        shown.split_whitespace().find_map(|word| word.strip_suffix("/32")).unwrap().parse().unwrap()
-    };
-    let (a, b) = (address(host1, "wa"), address(host2, "wb"));
-    let there = Pinger::start(host1, "wa", b).unwrap();
-    let back = Pinger::start(host2, "wb", a).unwrap();
-    let denied = Pinger::start(host2, "denied", a).unwrap();
-    disturb();
-    // The effect of a disturbance may come late: a second of pings follows it.
-    let after = there.sent() + 100;
-    eventually("a second of pings after it", || there.sent() >= after);
-    let (there, back, denied) = (there.stop(), back.stop(), denied.stop());
-    assert!(there.sent > 100, "{what}: only {} pings were sent", there.sent);
-    assert!(there.lost.is_empty(), "{what}: a to b lost {} of {}: {:?}", there.lost.len(), there.sent, there.lost);
-    assert!(back.lost.is_empty(), "{what}: b to a lost {} of {}: {:?}", back.lost.len(), back.sent, back.lost);
-    assert_eq!(denied.received, 0, "{what}: the denied pair was answered");
+/// How long an outage of the datastore lasts.
+const OUTAGE: Duration = Duration::from_secs(30);
+
+fn pid_of(host: &Host, pattern: &str) -> Option<u32> {
+    host.run(&format!("pgrep -o {pattern}")).stdout.trim().parse().ok()
 }
 
-fn two_allowed_one_denied() -> Cluster {
-    let cluster = Cluster::up(2, "");
-    {
-        let (a, b, denied) = (cluster.add(1, "wa"), cluster.add(2, "wb"), cluster.add(2, "denied"));
-        cluster.lab.host(1).ok("calicoctl profile add P");
-        cluster.lab.host(1).ok("calicoctl profile add Q");
-        a.calicoctl("profile set P");
-        b.calicoctl("profile set P");
-        denied.calicoctl("profile set Q");
-        assert_matrix(&[&a, &b, &denied], &[("wa", "wb"), ("wb", "wa")]);
-    }
-    cluster.wait_for_mesh();
-    cluster
-}
-
-fn ready(host: &Host) -> bool {
-    host.run("docker exec calico-node calico-node health").success()
-}
-
-fn pid_of(host: &Host, pattern: &str) -> String {
-    host.ok(&format!("pgrep -o {pattern}")).trim().to_owned()
+/// The containers of the service on a host, running or not.
+fn services(host: &Host) -> Vec<String> {
+    let listed = host.ok("docker ps -a --filter name=calico-node --format '{{.Names}} {{.State}}'");
+    listed.lines().map(str::to_owned).collect()
 }
 
 #[test]
 fn restarts_and_kills_lose_nothing() {
-    let cluster = two_allowed_one_denied();
-    let host = cluster.lab.host(1);
-    undisturbed(&cluster, "docker restart calico-node", || {
+    let trio = Trio::up();
+    let host = trio.host();
+    trio.undisturbed("docker restart calico-node", || {
         host.ok("docker restart calico-node");
-        eventually("calico-node to be ready again", || ready(host));
+        eventually("calico-node to be ready again", || is_ready(host));
     });
     for (name, pattern) in
         [("felix", "-f '[c]alico-node felix'"), ("confd", "-f '[c]alico-node confd'"), ("bird", "-x bird")]
     {
-        undisturbed(&cluster, &format!("kill -9 of {name}"), || {
-            let old = pid_of(host, pattern);
+        trio.undisturbed(&format!("kill -9 of {name}"), || {
+            let old = pid_of(host, pattern).unwrap();
             host.ok(&format!("kill -9 {old}"));
-            eventually(&format!("another {name}"), || {
-                host.run(&format!("pgrep -o {pattern}"))
-                    .stdout
-                    .trim()
-                    .parse::<u32>()
-                    .is_ok_and(|pid| pid.to_string() != old)
-            });
-            eventually("calico-node to be ready again", || ready(host));
+            eventually(&format!("another {name}"), || pid_of(host, pattern).is_some_and(|pid| pid != old));
+            eventually("calico-node to be ready again", || is_ready(host));
         });
     }
-    undisturbed(&cluster, "kill -9 of the supervisor", || {
+    trio.undisturbed("kill -9 of the supervisor", || {
         let old = host.ok("docker inspect -f '{{.State.Pid}}' calico-node").trim().to_owned();
         host.ok(&format!("kill -9 {old}"));
-        eventually("Docker to start it again", || ready(host));
+        eventually("Docker to start it again", || is_ready(host));
         assert_eq!(host.ok("pgrep -x bird").lines().count(), 1, "the old bird ended with its supervisor");
-    });
-    undisturbed(&cluster, "calicoctl node again", || {
-        calico_e2e::start_node(host, "");
-        assert_eq!(host.ok("docker ps -a --filter name=calico-node -q").lines().count(), 1);
     });
 }
 
+/// `calicoctl node` on a host that is a node replaces the container, also when two people do it at the same moment;
+/// what is started past it is refused.
 #[test]
-fn flushes_by_strangers_are_repaired() {
-    let cluster = two_allowed_one_denied();
-    let host = cluster.lab.host(1);
-    let policy = host.ok("iptables -S FORWARD");
-    assert!(policy.contains("-P FORWARD DROP"), "this test is about Docker's default: {policy}");
-    // Our rules go with all others; a packet in between meets an open host, the next ones our rules again.
-    host.ok("nft list table ip calico");
-    let flushed = Instant::now();
-    host.ok("nft flush ruleset");
-    wait_for(SOON, "our tables to be back", || {
-        let shown = host.run("nft list table ip calico");
-        if shown.success() && shown.stdout.contains("wl-from") { Ok(()) } else { Err(shown.text()) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
-    assert!(flushed.elapsed() < Duration::from_secs(2), "back after {:?}", flushed.elapsed());
-    undisturbed(&cluster, "after the flush", || {});
+fn there_are_never_two_services() {
+    let trio = Trio::up();
+    let host = trio.host();
+    let id = || host.ok("docker inspect -f '{{.Id}}' calico-node");
+    let before = id();
+    trio.undisturbed("calicoctl node again", || start_node(host, ""));
+    assert_ne!(id(), before, "the container was replaced");
+    assert_eq!(services(host), ["calico-node running"]);
 
-    host.ok("iptables -P FORWARD DROP");
-    eventually("traffic under FORWARD DROP", || {
-        let a = host.ok("docker exec wa ip -4 -o addr show eth1");
-        let a = a.split_whitespace().find_map(|word| word.strip_suffix("/32")).unwrap().to_owned();
-        cluster.lab.host(2).run(&format!("docker exec wb ping -c 1 -W 1 {a}")).success()
+    trio.undisturbed("calicoctl node twice at once", || {
+        let outcomes = thread::scope(|scope| {
+            let runs = [(); 2].map(|()| scope.spawn(|| host.run("calicoctl node")));
+            runs.map(|run| run.join().unwrap())
+        });
+        assert!(outcomes.iter().any(calico_lab::Output::success), "both failed: {outcomes:#?}");
+        eventually("calico-node to be ready again", || is_ready(host));
     });
-    host.ok("iptables -F FORWARD");
-    undisturbed(&cluster, "after a flush of FORWARD", || {});
-    host.ok("ip route flush proto 80");
-    eventually("the routes to be back", || host.ok("ip route show proto 80").contains("dev cali"));
-    undisturbed(&cluster, "after a flush of our routes", || {});
+    assert_eq!(services(host), ["calico-node running"]);
+    assert_eq!(host.ok("pgrep -x bird").lines().count(), 1);
+
+    trio.undisturbed("a second one started by hand", || {
+        let run = |options: &str| {
+            let common = "docker run --rm --net=host --privileged -e ETCD_ENDPOINTS";
+            host.fails(&format!("{common} {options} calico/node"))
+        };
+        let refused = run("-v /var/run/calico:/var/run/calico").text();
+        assert!(refused.contains("another calico-node already serves this host"), "{refused}");
+        // Its own run directory hides the lock; the ports of the first one are still there.
+        let refused = run("").text();
+        assert!(refused.contains("the health port 127.0.0.1:9099 cannot be opened"), "{refused}");
+        let refused = run("-e CALICO_HEALTH_PORT=9098").text();
+        assert!(refused.contains("port 179") && refused.contains("taken"), "{refused}");
+    });
+    assert_eq!(services(host), ["calico-node running"]);
+    assert!(is_ready(host));
 }
 
 #[test]
 fn a_dead_datastore_stops_nothing() {
-    let cluster = two_allowed_one_denied();
-    let host = cluster.lab.host(1);
-    undisturbed(&cluster, "etcd stopped for 30 s", || {
-        cluster.lab.etcd().kill().unwrap();
+    let trio = Trio::up();
+    let host = trio.host();
+    let etcd = trio.cluster.lab.etcd();
+    trio.undisturbed("etcd stopped for 30 s", || {
         let down = Instant::now();
+        etcd.kill().unwrap();
         let asked = host.fails("calicoctl profile show");
         assert!(asked.elapsed < Duration::from_secs(10), "it took {:?}", asked.elapsed);
         assert!(asked.text().contains("unreachable"), "{}", asked.text());
@@ -136,16 +109,25 @@ fn a_dead_datastore_stops_nothing() {
         });
         // A restart of one agent meanwhile must not delete what it cannot read.
         host.ok("pkill -9 -f '[c]alico-node felix'");
-        wait_until(Duration::from_secs(60), "thirty seconds without etcd", || down.elapsed() > Duration::from_secs(30))
-            .unwrap_or_else(|error| panic!("{error}"));
-        cluster.lab.etcd().start().unwrap();
+        wait_until(OUTAGE * 2, "thirty seconds without etcd", || down.elapsed() > OUTAGE).unwrap();
+        etcd.start().unwrap();
     });
-    eventually("calico-node to be ready again", || ready(host));
-    let late = cluster.add(1, "late");
+    eventually("calico-node to be ready again", || is_ready(host));
+    let late = trio.cluster.add(1, "late");
     late.calicoctl("profile set P");
-    let b: std::net::IpAddr = {
-        let shown = cluster.lab.host(2).ok("docker exec wb ip -4 -o addr show eth1");
-        shown.split_whitespace().find_map(|word| word.strip_suffix("/32")).unwrap().parse().unwrap()
-    };
-    assert!(late.reaches(b, SOON), "all heals by itself");
+    assert!(late.reaches(trio.b, SOON), "all heals by itself");
+
+    // A datastore that keeps its connections but does not answer, and a service that is restarted meanwhile.
+    trio.undisturbed("etcd hung", || {
+        etcd.pause().unwrap();
+        let asked = host.fails("calicoctl profile show");
+        assert!(asked.text().contains("unreachable"), "{}", asked.text());
+        host.ok("docker restart calico-node");
+        eventually("another bird", || pid_of(host, "-x bird").is_some());
+        etcd.resume().unwrap();
+        eventually("calico-node to be ready again", || is_ready(host));
+    });
+    let later = trio.cluster.add(1, "later");
+    later.calicoctl("profile set P");
+    assert!(later.reaches(trio.b, SOON), "all heals by itself");
 }

@@ -76,7 +76,8 @@ fn straight_on_the_host() {
     let second = host1.fails("calico-node run");
     assert!(second.text().contains("already"), "{}", second.text());
     let container = host1.fails("calicoctl node");
-    assert!(container.text().contains("calico-node run"), "never two: {}", container.text());
+    assert!(container.text().contains("already runs on this host, outside Docker"), "{}", container.text());
+    assert!(host1.ok("docker ps -aq").is_empty(), "never two");
 
     let health: Value = serde_json::from_str(&host1.ok("calico-node health -o json")).unwrap();
     assert_eq!(health["ready"], true);
