@@ -21,6 +21,7 @@
 mod any;
 mod bgp;
 mod cluster;
+mod diagnose;
 mod duration;
 mod endpoint;
 mod felix;

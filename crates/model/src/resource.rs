@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{AnyResource, Fault, Invalid, Metadata, ResourceKey, schema, validate};
+use crate::{AnyResource, Fault, Invalid, Metadata, ResourceKey, diagnose, schema, validate};
 
 /// The one `apiVersion` of all resources here.
 pub(crate) const API_VERSION: &str = "projectcalico.org/v3";
@@ -208,11 +208,11 @@ impl<S: Kind> Resource<S> {
     /// where the value could not be read otherwise, `kind` may be missing but must not differ.
     ///
     /// # Errors
-    /// The JSON error, or a word on the wrong kind.
+    /// The JSON error with the member at fault, or a word on the wrong kind.
     pub fn from_json(bytes: &[u8], revision: Option<Revision>) -> Result<Self, serde_json::Error> {
         let mut wire: WireIn<S> = match serde_json::from_slice(bytes) {
             Ok(wire) => wire,
-            Err(error) => read_as_go(bytes).ok_or(error)?,
+            Err(error) => read_as_go(bytes, &error)?,
         };
         for dropped in ["resourceVersion", "selfLink"] {
             wire.metadata.extra.remove(dropped);
@@ -227,11 +227,17 @@ impl<S: Kind> Resource<S> {
     }
 }
 
-/// Reads what Go reads and a typed decoder does not: member names in another case, and null for anything.
-fn read_as_go<S: Kind>(bytes: &[u8]) -> Option<WireIn<S>> {
-    let mut value = serde_json::from_slice(bytes).ok()?;
+/// Reads what Go reads and a typed decoder does not: member names in another case, and null for anything. `error` is
+/// what the typed decoder said.
+fn read_as_go<S: Kind>(bytes: &[u8], error: &serde_json::Error) -> Result<WireIn<S>, serde_json::Error> {
+    let Ok(mut value) = serde_json::from_slice(bytes) else {
+        return Err(serde::de::Error::custom(format!("it is not JSON: {error}")));
+    };
     schema::tidy(S::NAME, &mut value);
-    serde_json::from_value(value).ok()
+    WireIn::deserialize(&value).map_err(|error| match bytes.len() {
+        0..=diagnose::LARGEST => diagnose::at_member::<WireIn<S>>(&value, error),
+        _ => error,
+    })
 }
 
 /// Go's `encoding/json` escapes these so that JSON can stand inside HTML; upstream's stored objects have them.
