@@ -29,11 +29,12 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long the output of a container that has ended may still arrive.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(300);
 
-/// Where the TLS files are inside the container, by the variable that names them.
-const TLS_FILES: [(&str, &str); 3] = [
+/// Where the files of the datastore's settings are inside the container, by the variable that names them.
+const ETCD_FILES: [(&str, &str); 4] = [
     ("ETCD_CA_CERT_FILE", "/etc/calico/certs/ca_cert.crt"),
     ("ETCD_CERT_FILE", "/etc/calico/certs/cert.crt"),
     ("ETCD_KEY_FILE", "/etc/calico/certs/key.pem"),
+    ("ETCD_PASSWORD_FILE", "/etc/calico/certs/etcd-password"),
 ];
 
 /// Folders that an operator may have filled; the service only reads them.
@@ -54,6 +55,12 @@ pub(super) async fn launch(
     }
     make_sure_of_image(ctx, settings).await?;
     let service = service(ctx, settings, caller, &name);
+    if has_open_secret(caller) {
+        ctx.console.note(
+            "warning: whoever may use Docker can read ETCD_PASSWORD in the container's environment; better name a file \
+             of mode 0600 that holds it by ETCD_PASSWORD_FILE",
+        );
+    }
 
     let _acting = ctx.interrupt.acting();
     let mut undo = Undo::new();
@@ -132,7 +139,7 @@ fn service(ctx: &Context, settings: &Settings, caller: &Caller, name: &str) -> S
         mounts.push(Mount { read_only: true, ..read_write(folder) });
     }
     for (variable, value) in caller.etcd.env_pairs() {
-        match TLS_FILES.iter().find(|(file, _)| *file == variable) {
+        match ETCD_FILES.iter().find(|(file, _)| *file == variable) {
             Some((_, target)) => {
                 // Docker takes a relative source for the name of a volume.
                 let source = std::path::absolute(&value).map_or(value, |path| path.to_string_lossy().into_owned());
@@ -154,9 +161,14 @@ fn service(ctx: &Context, settings: &Settings, caller: &Caller, name: &str) -> S
     }
 }
 
+/// True if a password is handed on in the environment.
+fn has_open_secret(caller: &Caller) -> bool {
+    caller.etcd.env_pairs().len() > public_pairs(&caller.etcd).count()
+}
+
 /// The command line that a person would type. A password is taken from that person's environment and not shown.
 fn command_line(service: &ServiceContainer, caller: &Caller) -> String {
-    if caller.etcd.env_pairs().len() == public_pairs(&caller.etcd).count() {
+    if !has_open_secret(caller) {
         return equivalent_command_line(service);
     }
     let mut shown = service.clone();

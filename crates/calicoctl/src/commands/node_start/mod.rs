@@ -37,9 +37,20 @@ pub(crate) struct Caller {
     pub(crate) in_container: bool,
 }
 
+impl Caller {
+    /// Whether the default pools are not wanted, read as the service reads it.
+    fn no_default_pools(&self) -> Result<bool, Failure> {
+        let variable = |name: &str| (name == "NO_DEFAULT_POOLS").then(|| self.no_default_pools.clone());
+        let request = Request::from_environment(variable)
+            .map_err(|error| Failure::new(sentence(&error)).hint("say true or false, or unset it"))?;
+        Ok(request.no_default_pools)
+    }
+}
+
 /// `node`
 pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> Result<Output, Failure> {
     let settings = Settings::parse(args)?;
+    let no_default_pools = caller.no_default_pools()?;
     ctx.require_root()?;
     // Two at once would each take the other's container for the one to replace, and both fail.
     let alone = ctx.host.lock(CONTAINER).await?;
@@ -58,7 +69,7 @@ pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> R
     }
     let output = match settings.runtime {
         Runtime::Docker => launch::launch(ctx, &settings, caller, alone).await?,
-        Runtime::None => prepare_only(ctx, &settings, caller).await?,
+        Runtime::None => prepare_only(ctx, &settings, caller, no_default_pools).await?,
     };
     Ok(output)
 }
@@ -85,14 +96,19 @@ async fn check_datastore(ctx: &Context) -> Result<(), Failure> {
 }
 
 /// `--runtime=none`: does what the service does first, and says how to run the rest.
-async fn prepare_only(ctx: &Context, settings: &Settings, caller: &Caller) -> Result<Output, Failure> {
+async fn prepare_only(
+    ctx: &Context,
+    settings: &Settings,
+    caller: &Caller,
+    no_default_pools: bool,
+) -> Result<Output, Failure> {
     let name = settings.name.clone().unwrap_or_else(|| ctx.node.clone());
     let request = Request {
         name: Some(name),
         ip: settings.ip,
         ip6: settings.ip6,
         as_number: settings.as_number,
-        no_default_pools: caller.no_default_pools.eq_ignore_ascii_case("true"),
+        no_default_pools,
     };
     let _acting = ctx.interrupt.acting();
     let console = &ctx.console;
@@ -113,8 +129,7 @@ async fn prepare_only(ctx: &Context, settings: &Settings, caller: &Caller) -> Re
     let mut words = vec![format!("HOSTNAME={}", prepared.node), format!("IP={}", prepared.ipv4.addr())];
     words.extend(prepared.ipv6.map(|ipv6| format!("IP6={}", ipv6.addr())));
     words.extend(prepared.as_number.map(|number| format!("AS={number}")));
-    words
-        .extend((!caller.no_default_pools.is_empty()).then(|| format!("NO_DEFAULT_POOLS={}", caller.no_default_pools)));
+    words.extend(no_default_pools.then(|| "NO_DEFAULT_POOLS=true".to_owned()));
     words.extend(public_pairs(&caller.etcd).map(|(name, value)| format!("{name}={}", quoted(&value))));
     let command = format!("env {} calico-node run", words.join(" "));
     let text = format!(

@@ -127,6 +127,38 @@ async fn tls_files_are_mounted_read_only_and_a_password_is_never_shown() {
     assert!(ran.env.contains(&("ETCD_PASSWORD".into(), "s3cr3t".into())));
     let said = bench.said().join("\n");
     assert!(!said.contains("s3cr3t") && said.contains("-e ETCD_PASSWORD "), "{said}");
+    assert!(said.contains("ETCD_PASSWORD_FILE"), "how to do better: {said}");
+}
+
+#[tokio::test]
+async fn a_password_in_a_file_stays_out_of_the_environment() {
+    let bench = bench();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "s3cr3t\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let variables = [("ETCD_ENDPOINTS", "http://etcd:2379"), ("ETCD_USERNAME", "calico"), ("ETCD_PASSWORD_FILE", path)];
+    text(start(&bench.ctx, &args(""), &caller(&variables)).await);
+    let ran = bench.runtime.ran.lock().unwrap().clone().unwrap();
+    let mount = ran.mounts.iter().find(|mount| mount.source == path).unwrap();
+    assert!(mount.read_only);
+    assert!(ran.env.contains(&("ETCD_PASSWORD_FILE".into(), mount.target.clone())));
+    assert!(!format!("{ran:?}").contains("s3cr3t") && !bench.said().join("\n").contains("can read ETCD_PASSWORD"));
+}
+
+#[tokio::test]
+async fn default_pools_are_refused_in_the_words_that_the_service_knows() {
+    for (word, unwanted) in [("true", true), ("1", true), ("YES", true), ("0", false), ("", false)] {
+        let bench = bench();
+        text(start(&bench.ctx, &args("--runtime=none"), &caller(&[("NO_DEFAULT_POOLS", word)])).await);
+        let request = bench.runtime.prepared.lock().unwrap().clone().unwrap();
+        assert_eq!(request.no_default_pools, unwanted, "{word}");
+    }
+    for words in ["", "--runtime=none"] {
+        let bench = bench();
+        let said = refusal(start(&bench.ctx, &args(words), &caller(&[("NO_DEFAULT_POOLS", "maybe")])).await);
+        assert!(said.contains("NO_DEFAULT_POOLS") && said.contains("maybe"), "{said}");
+        assert!(bench.runtime.all().is_empty() && bench.runtime.prepared.lock().unwrap().is_none());
+    }
 }
 
 #[tokio::test]
