@@ -74,6 +74,6 @@ pub fn datastore(etcd: &Etcd<'_>) -> BTreeMap<String, String> {
     let text = etcd.ctl("get --prefix /calico/").unwrap_or_else(|error| panic!("{error}"));
     // A line with the key, a line with the value; no value of ours or of upstream has a line break.
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines.len() % 2 == 0, "a value of several lines in:\n{text}");
+    assert!(lines.len().is_multiple_of(2), "a value of several lines in:\n{text}");
     lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
 }
