@@ -47,8 +47,10 @@ fn main() -> ExitCode {
         let _ = args::Cli::command().print_help();
         return ExitCode::SUCCESS;
     };
-    // The netlink library warns of answers that are expected (no such interface); ours says what matters.
-    let filter = EnvFilter::try_from_env("CALICO_LOG").unwrap_or_else(|_| EnvFilter::new("warn,nlink=error"));
+    // The netlink library warns of answers that are expected (no such interface), and ipam of records that a command
+    // has told of itself; ours says what matters.
+    let filter = EnvFilter::try_from_env("CALICO_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,nlink=error,calico_ipam::ipam=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
