@@ -44,6 +44,8 @@ pub struct Dataplane {
     /// Interfaces whose settings are to be looked at.
     unconfigured: BTreeSet<IfName>,
     links_stale: bool,
+    /// The rules of a family were missing, or changed by somebody: connections made meanwhile were not judged.
+    exposed: [bool; 2],
     filter_stale: [bool; 2],
     legacy_drops: [bool; 2],
 }
@@ -77,6 +79,7 @@ impl Dataplane {
             rp_filter: sysctl::default_rp_filter(),
             unconfigured: BTreeSet::new(),
             links_stale: true,
+            exposed: [false; 2],
             filter_stale: [true; 2],
             legacy_drops: [false; 2],
             options,
@@ -93,6 +96,7 @@ impl Dataplane {
         for family in Family::ALL {
             if !self.nft.has_table(family).await? {
                 missing.push(family);
+                self.exposed[family.index()] = true;
             }
         }
         let mut base = State::new(self.options.clone());
@@ -132,15 +136,18 @@ impl Dataplane {
         let mut report = Report::default();
         let notices = self.events.drain();
         self.hear(notices);
-        for (interface, endpoint) in self.state.flush() {
-            self.routing.attach(interface, endpoint.as_ref().map(|(_, endpoint)| endpoint.as_ref()));
-            self.unconfigured.insert(interface);
-        }
         if self.links_stale {
             let links = self.rtnl.links().await?;
             self.routing.read_links(&links);
             self.unconfigured.extend(self.routing.interfaces().map(|(link, _)| link.name));
             self.links_stale = false;
+        }
+        for interface in self.routing.take_changed() {
+            self.state.link(interface, self.routing.interface(&interface).is_some());
+        }
+        for (interface, endpoint) in self.state.flush() {
+            self.routing.attach(interface, endpoint.as_ref().map(|(_, endpoint)| endpoint.as_ref()));
+            self.unconfigured.insert(interface);
         }
         self.apply_rules(&mut report).await?;
         self.apply_settings(&mut report);
@@ -239,7 +246,10 @@ impl Dataplane {
         for family in Family::ALL {
             if self.state.table(family).stale {
                 let read = self.nft.read_table(family).await?;
-                self.state.read_back(family, read);
+                if self.state.read_back(family, read) {
+                    tracing::warn!(%family, "rules were changed by somebody; workloads' connections are judged anew");
+                    self.exposed[family.index()] = true;
+                }
             }
         }
         let plan = if rebuild { self.state.rebuild() } else { self.state.plan() };
@@ -278,6 +288,11 @@ impl Dataplane {
 
     /// Routes and neighbours. A route that is there against expectation makes us read back, once.
     async fn apply_routes(&mut self, report: &mut Report) -> Result<(), Error> {
+        for family in Family::ALL {
+            if std::mem::take(&mut self.exposed[family.index()]) {
+                self.routing.distrust_connections(family);
+            }
+        }
         for round in 0..2 {
             if self.routing.stale {
                 let (mut routes, mut neighbours) = (Vec::new(), std::collections::HashMap::new());

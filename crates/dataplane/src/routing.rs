@@ -20,6 +20,7 @@ use ipnet::IpNet;
 
 use crate::{
     Options, Problem,
+    family::Family,
     ifname::IfName,
     netlink::{Link, LinkEvent},
     tracker::{Fingerprint, Step, Tracker},
@@ -79,6 +80,8 @@ pub(crate) struct Routing {
     unusable: BTreeSet<(IfName, IpAddr)>,
     links: HashMap<u32, Link>,
     indexes: HashMap<IfName, u32>,
+    /// Interfaces that came, changed or went since somebody last asked.
+    changed: BTreeSet<IfName>,
     /// The interface that each address is, or was last, routed to.
     owners: HashMap<IpAddr, u32>,
     moved: BTreeSet<IpAddr>,
@@ -105,6 +108,7 @@ impl Routing {
             unusable: BTreeSet::new(),
             links: HashMap::new(),
             indexes: HashMap::new(),
+            changed: BTreeSet::new(),
             owners: HashMap::new(),
             moved: BTreeSet::new(),
             routes: Tracker::default(),
@@ -175,6 +179,7 @@ impl Routing {
             self.indexes.insert(after.name, after.index);
         }
         let names: BTreeSet<IfName> = [before, after].into_iter().flatten().map(|link| link.name).collect();
+        self.changed.extend(&names);
         for name in names {
             let addresses = self.attached.get(&name).map(|attached| attached.addresses.clone()).unwrap_or_default();
             for address in addresses {
@@ -182,6 +187,11 @@ impl Routing {
             }
         }
         true
+    }
+
+    /// The interfaces that came, changed or went since the last call.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<IfName> {
+        std::mem::take(&mut self.changed)
     }
 
     /// Whether a route stands where one of ours is to be.
@@ -235,6 +245,11 @@ impl Routing {
     /// Addresses whose connection tracking entries must go before they are routed.
     pub(crate) fn moved(&self) -> Vec<IpAddr> {
         self.moved.iter().copied().collect()
+    }
+
+    /// Has the connection tracking entries of all workloads' addresses of a family deleted.
+    pub(crate) fn distrust_connections(&mut self, family: Family) {
+        self.moved.extend(self.owners.keys().filter(|address| Family::of_address(address) == family));
     }
 
     /// They are gone.

@@ -103,6 +103,11 @@ impl<K: Clone + Eq + Hash + Ord, W: Want> Tracker<K, W> {
         self.dirty.retain(|key| self.wanted.get(key).map(Want::fingerprint) != self.present.get(key).copied());
     }
 
+    /// Whether what was read lacks anything that is believed to be there, or has it with other content.
+    pub(crate) fn was_changed(&self, read: &HashMap<K, Fingerprint>) -> bool {
+        self.present.iter().any(|(key, there)| read.get(key) != Some(there))
+    }
+
     /// What must happen, ordered by key.
     pub(crate) fn steps(&self) -> Vec<(K, Step)> {
         let mut steps: Vec<(K, Step)> = self

@@ -50,6 +50,8 @@ pub(crate) struct State {
     claims: HashMap<IfName, Claims>,
     /// Lists of profiles, and by how many interfaces each is used.
     lists: HashMap<Arc<[ProfileId]>, usize>,
+    /// Interfaces that were there and are gone: their endpoints have no rules until they are back.
+    gone: HashSet<IfName>,
     /// The list that an interface's elements lead to.
     attached: HashMap<IfName, Arc<[ProfileId]>>,
     literals: HashMap<(Family, String), usize>,
@@ -79,6 +81,7 @@ impl State {
             settings: Settings::default(),
             endpoints: HashMap::new(),
             claims: HashMap::new(),
+            gone: HashSet::new(),
             lists: HashMap::new(),
             attached: HashMap::new(),
             literals: HashMap::new(),
@@ -130,7 +133,8 @@ impl State {
         for interface in interfaces {
             let winner = self.claims.get(&interface).and_then(|claims| claims.first_key_value());
             let winner = winner.map(|(id, endpoint)| (id.clone(), endpoint.clone()));
-            self.attach(interface, winner.as_ref(), &mut profiles);
+            let governed = winner.as_ref().filter(|_| !self.gone.contains(&interface));
+            self.attach(interface, governed, &mut profiles);
             attachments.push((interface, winner));
         }
         for profile in profiles {
@@ -172,12 +176,25 @@ impl State {
         &mut self.tables[family.index()]
     }
 
-    /// Takes what was read for what is there.
-    pub(crate) fn read_back(&mut self, family: Family, read: Option<crate::table::ReadTable>) {
+    /// Takes what was read for what is there. Returns whether somebody changed what was known to be there.
+    pub(crate) fn read_back(&mut self, family: Family, read: Option<crate::table::ReadTable>) -> bool {
         // The table asks for content while it is being changed: lend it out.
         let mut table = std::mem::replace(&mut self.tables[family.index()], Table::new(family));
-        table.read_back(read, self);
+        let changed = table.read_back(read, self);
         self.tables[family.index()] = table;
+        changed
+    }
+
+    /// An interface came or went. The rules of an endpoint may come before its interface, so that it finds them, but
+    /// go with it: an endpoint whose interface went is dead until somebody says otherwise.
+    pub(crate) fn link(&mut self, interface: IfName, there: bool) {
+        let changed = match there {
+            true => self.gone.remove(&interface),
+            false => self.claims.contains_key(&interface) && self.gone.insert(interface),
+        };
+        if changed {
+            self.dirty.interfaces.insert(interface);
+        }
     }
 
     /// The host-wide settings.
@@ -228,6 +245,7 @@ impl State {
             claims.remove(id);
             if claims.is_empty() {
                 self.claims.remove(&interface);
+                self.gone.remove(&interface);
             }
         }
         self.dirty.interfaces.insert(interface);

@@ -103,15 +103,18 @@ impl Table {
         self.sets.want(name, want);
     }
 
-    /// Takes what was read for what is there; `None` if there is no table.
-    pub(crate) fn read_back(&mut self, read: Option<ReadTable>, content: &dyn Content) {
-        self.present = read.as_ref().is_some_and(|table| !table.dormant);
+    /// Takes what was read for what is there; `None` if there is no table. Returns whether chains or dispatch elements
+    /// that were known to be there are gone or have other content: then packets may have passed unjudged.
+    pub(crate) fn read_back(&mut self, read: Option<ReadTable>, content: &dyn Content) -> bool {
+        let was_present = std::mem::replace(&mut self.present, read.as_ref().is_some_and(|table| !table.dormant));
         (self.broken, self.stale) = (false, false);
         self.pending.clear();
         let ReadTable { chains, sets, dormant: _ } = read.unwrap_or_default();
         self.bases = chains.iter().map(|(name, chain)| (name.clone(), chain.base)).collect();
         let contents = chains.into_iter().map(|(name, chain)| (name, fingerprint(&(chain.base, chain.content))));
-        self.chains.read_back(contents.collect());
+        let contents = contents.collect();
+        let chains_changed = self.chains.was_changed(&contents);
+        self.chains.read_back(contents);
         let (mut specs, mut from, mut to) = (HashMap::new(), HashMap::new(), HashMap::new());
         for (name, ReadSet { spec, elements }) in sets {
             specs.insert(name.clone(), fingerprint(&spec));
@@ -132,8 +135,10 @@ impl Table {
             }
         }
         self.sets.read_back(specs);
+        let changed = chains_changed || self.from.was_changed(&from) || self.to.was_changed(&to);
         self.from.read_back(from);
         self.to.read_back(to);
+        was_present && (changed || !self.present)
     }
 
     /// Adds this table's part to a plan.

@@ -23,7 +23,7 @@ use calico_policy::instruction::{
 pub use namespace::*;
 
 /// How long is waited for something that must not happen. Delivery over veth takes microseconds.
-const SILENCE: Duration = Duration::from_millis(80);
+pub const SILENCE: Duration = Duration::from_millis(80);
 
 /// Runs a test on a host with the addresses 192.0.2.1 and 2001:db8::1.
 pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
