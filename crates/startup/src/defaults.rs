@@ -3,7 +3,7 @@
 //! As upstream's node does at its start, with these differences, each on purpose: the AS number and the mesh are
 //! written out, so that tools show them; the default pools neither masquerade nor encapsulate, and the IPv6 pool is
 //! the fixed one that people know; `calicoVersion` stays empty, because upstream's calicoctl refuses to work beside
-//! another version than its own.
+//! another version than its own; there is no IPAMConfiguration, because on etcd nobody acts on it.
 
 use std::fmt;
 
