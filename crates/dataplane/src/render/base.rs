@@ -1,6 +1,9 @@
 //! The chains that are always there.
 
+use std::net::Ipv4Addr;
+
 use calico_policy::instruction::HostAction;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
     Options,
@@ -31,7 +34,7 @@ pub(crate) enum BaseChain {
     DispatchTo,
     /// From a workload to its own host.
     WorkloadToHost,
-    /// Marks and spoofing.
+    /// Marks, spoofing, the host's loopback.
     RawPrerouting,
     /// To the host.
     Input,
@@ -73,7 +76,10 @@ impl BaseChain {
             Self::RawPrerouting => {
                 let spoofed = Rule::new(vec![workload(Interface::Incoming), Match::Spoofed], vec![Action::Drop]);
                 let clear = Rule::new(Vec::new(), vec![Action::ClearMark(options.marks())]);
-                ("raw-pre", filter(Hook::Prerouting, -300), vec![clear, spoofed.counted("spoofed source address")])
+                let mut rules = vec![clear, spoofed.counted("spoofed source address")];
+                // The kernel itself refuses this for ::1.
+                rules.extend((family == Family::V4).then(|| to_loopback(workload(Interface::Incoming))));
+                ("raw-pre", filter(Hook::Prerouting, -300), rules)
             }
             Self::Input => {
                 let goto = Rule::new(vec![workload(Interface::Incoming)], vec![Action::Goto(TO_HOST.to_owned())]);
@@ -101,6 +107,15 @@ impl BaseChain {
         };
         Chain { name: name.to_owned(), base, comment: None, rules }
     }
+}
+
+/// Workload interfaces have `route_localnet`, so that the host's owner can lead connections to 127.0.0.1 by DNAT. That
+/// would also let a workload address the host's loopback itself, and whatever listens there because only the host can
+/// reach it. Before any DNAT a packet with such a destination is never one that the owner led there.
+fn to_loopback(workload: Match) -> Rule {
+    let loopback = IpNet::from(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+    let matches = vec![workload, Match::Net { end: End::Destination, net: loopback, negated: false }];
+    Rule::new(matches, vec![Action::Drop]).counted("to the host's loopback")
 }
 
 /// Marks off, the endpoint's chain by the map, and what was not accepted there is dropped: also that of an interface

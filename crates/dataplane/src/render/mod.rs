@@ -3,7 +3,7 @@
 //! The layout, per family, all in the table `calico`:
 //!
 //! ```text
-//! raw-pre         prerouting -300   our mark bits off; spoofed packets of workloads dropped
+//! raw-pre         prerouting -300   our mark bits off; workloads: spoofed packets and 127.0.0.0/8 dropped
 //! f-input         input      -5     from workloads → wl-to-host → d-wl-from, then the host action
 //! f-forward       forward    -5     from workloads → d-wl-from, to workloads → d-wl-to
 //! f-forward-mark  forward    -1     what got here and touches a workload was allowed: mark it for other tables

@@ -214,6 +214,39 @@ fn a_source_that_is_not_the_workloads_own_is_dropped() {
     });
 }
 
+/// Workload interfaces have `route_localnet`, for DNAT by the host's owner; a workload that sends to 127.0.0.1 itself
+/// must not reach what listens there because it trusts everybody on its host.
+#[test]
+fn the_loopback_of_the_host_is_out_of_a_workloads_reach() {
+    on_a_host(|host| async move {
+        let mut dataplane = dataplane().await;
+        let a = host.workload(1);
+        absorb(&mut dataplane, [open(), a.endpoint(&["open"]), host_action(HostAction::Accept)]);
+        dataplane.apply().await.unwrap();
+        assert_eq!(to_host(&a, 80), [true; 2], "policy lets it reach the host");
+        run("ip link set lo up");
+        a.namespace.sh(
+            "ip address flush dev lo; for f in /proc/sys/net/ipv4/conf/*/route_localnet; do echo 1 > $f; done && \
+             ip route del local 127.0.0.0/8 dev lo table local 2>/dev/null; ip link set lo down; \
+             ip route add 127.0.0.0/8 via 192.0.2.1 dev eth0 onlink src 10.65.0.1",
+        );
+        for loopback in ["127.0.0.1:80", "127.1.2.3:80"] {
+            assert!(!udp_arrives(Some(&a.namespace), a.v4, None, loopback.parse().unwrap()), "{loopback}");
+        }
+        // What the host's owner leads there arrives.
+        run("nft add table ip owner && nft add chain ip owner pre '{ type nat hook prerouting priority -100; }' && \
+             nft add rule ip owner pre iifname cali1 ip daddr 192.0.2.1 udp dport 81 dnat to 127.0.0.1:80");
+        let listener = bound(|| std::net::UdpSocket::bind("127.0.0.1:80"));
+        listener.set_read_timeout(Some(PATIENCE)).unwrap();
+        let source = a.v4;
+        a.namespace.run(move || {
+            std::net::UdpSocket::bind((source, 0)).unwrap().send_to(b"probe", "192.0.2.1:81").unwrap();
+        });
+        let mut buffer = [0; 8];
+        assert_eq!(listener.recv_from(&mut buffer).expect("what was led there").0, 5);
+    });
+}
+
 #[test]
 fn from_workload_to_host_the_setting_decides_after_policy() {
     on_a_host(|host| async move {
