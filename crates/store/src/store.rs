@@ -1,10 +1,13 @@
 //! Resources by kind and name, over any [`Kv`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use calico_model::{Kind, Resource, ResourceKey};
 
 use crate::{Entry, Error, Kv};
+
+/// How many lost races are taken up again.
+const MOST_RACES: u32 = 20;
 
 /// The typed datastore. Cheap to clone.
 #[derive(Clone)]
@@ -92,7 +95,8 @@ impl Store {
         Ok(resource)
     }
 
-    /// Reads, changes and stores a resource until no race is lost; `change` may be called several times.
+    /// Reads, changes and stores a resource until no race is lost, with growing pauses; `change` may be called several
+    /// times.
     ///
     /// # Errors
     /// What [`get_key`](Self::get_key) and [`update`](Self::update) return, what `change` returns, and
@@ -102,12 +106,17 @@ impl Store {
         key: &ResourceKey,
         mut change: impl FnMut(&mut Resource<S>) -> Result<(), E>,
     ) -> Result<Resource<S>, E> {
-        let mut tries = 0;
+        let mut lost = 0;
         loop {
             let mut resource = self.get_key::<S>(key).await?;
             change(&mut resource)?;
             match self.update(resource).await {
-                Err(Error::Conflict { .. }) if tries < 20 => tries += 1,
+                Err(Error::Conflict { .. }) if lost < MOST_RACES => {
+                    lost += 1;
+                    let wait = Duration::from_millis(1 << lost.min(6));
+                    tracing::debug!(%key, lost, ?wait, "changed by somebody else meanwhile, trying again");
+                    tokio::time::sleep(wait).await;
+                }
                 other => return Ok(other?),
             }
         }
@@ -127,4 +136,30 @@ impl Store {
 fn decode<S: Kind>(entry: &Entry) -> Result<Resource<S>, Error> {
     Resource::from_json(&entry.value, Some(entry.revision))
         .map_err(|error| Error::Corrupt { key: entry.key.clone(), cause: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use calico_model::{Node, NodeSpec};
+
+    use super::*;
+    use crate::MemoryKv;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_loses_every_race_gives_up() {
+        let kv = Arc::new(MemoryKv::new());
+        let store = Store::new(kv.clone());
+        let node = store.create(Node::new("h1", NodeSpec::default())).await.unwrap();
+        let key = node.key();
+        let (mut calls, begin) = (0, tokio::time::Instant::now());
+        let lost = store.modify::<NodeSpec, Error>(&key, |changed| {
+            calls += 1;
+            kv.put(&key.to_string(), changed.to_json());
+            Ok(())
+        });
+        assert!(matches!(lost.await, Err(Error::Conflict { .. })));
+        assert_eq!(calls, MOST_RACES + 1);
+        assert!(begin.elapsed() > Duration::from_millis(500), "with pauses: {:?}", begin.elapsed());
+    }
 }
