@@ -194,6 +194,7 @@ fn a_host_that_keeps_new_interfaces_off_ipv6_still_serves_those_that_ask_for_it(
     assert!(workload.pings(&format!("{DEFAULT_GATEWAY6}%eth1")), "{}", host.namespace.state());
 
     // Without an IPv6 address the interface is left as the host wants it.
-    block_on(attach(&docker_container(&host, 2).at(), &attachment("cali2", "eth1", &["192.168.1.7"]))).unwrap();
+    let other = docker_container(&host, 2);
+    block_on(attach(&other.at(), &attachment("cali2", "eth1", &["192.168.1.7"]))).unwrap();
     assert_eq!(host.namespace.run("sysctl -n net.ipv6.conf.cali2.disable_ipv6").trim_end(), "1");
 }
