@@ -37,6 +37,8 @@ impl Options {
 
 /// First wait after a failed write; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
+/// How often it is said that disturbances do not end.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Longest wait between two tries of a write.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -112,6 +114,8 @@ struct Felix<D> {
     effort: Effort,
     /// When to mend a disturbance, if not at once.
     mend_at: Option<Instant>,
+    /// When it was said last that mending has to wait.
+    told: Option<Instant>,
     /// The next write mends a disturbance.
     mending: bool,
     /// Endpoints of this host that are in force or about to be.
@@ -142,6 +146,7 @@ impl<D: Driver> Felix<D> {
             next_resync: Instant::now() + options.resync,
             effort: Effort::new(Instant::now()),
             mend_at: None,
+            told: None,
             mending: false,
             endpoints: BTreeSet::new(),
             applied_once: false,
@@ -188,7 +193,10 @@ impl<D: Driver> Felix<D> {
         match self.effort.wait_until(now) {
             None => self.mend(),
             Some(at) if self.mend_at.is_none() => {
-                warn!(wait = ?(at - now), "rules, routes or interfaces are changed by somebody all the time; mending waits");
+                if self.told.is_none_or(|told| now - told >= TELL_AGAIN) {
+                    self.told = Some(now);
+                    warn!("somebody changes our rules, routes or interfaces all the time; mending them waits");
+                }
                 self.mend_at = Some(at);
             }
             Some(_) => {}

@@ -226,12 +226,12 @@ fn mending_without_end_leaves_time_for_others() {
         tokio::time::pause();
         bench.driver.script.borrow_mut().slow = Duration::from_millis(10);
         let (before, begin) = (bench.applies(), Instant::now());
-        while begin.elapsed() < Duration::from_secs(10) {
+        while begin.elapsed() < Duration::from_secs(100) {
             bench.driver.disturbance.notify_one();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let mended = bench.applies() - before;
-        assert!((400..=510).contains(&mended), "{mended} times 10 ms in 10 s");
+        assert!((5_000..6_000).contains(&mended), "{mended} times 10 ms in 100 s, with 5 s saved up");
     });
 }
 
