@@ -23,13 +23,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use calico_confd::bird::Client;
 use futures::future::BoxFuture;
+use miette::{IntoDiagnostic, Result, miette};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncRead,
     process::{Child, Command},
     sync::watch,
     task::JoinHandle,
+    time::timeout,
 };
 use tracing::{info, warn};
 
@@ -42,6 +45,13 @@ use crate::{
 
 /// How long a process may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a stop waits for BIRD to be done with the restart before; Docker gives us ten seconds for all.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(4);
+const RECOVERY_POLL: Duration = Duration::from_millis(50);
+/// How often it is asked after its recovery until its announcements are surely out.
+const ANNOUNCING: u32 = 4;
+/// A BIRD that is younger may have recovered just now.
+const YOUNG: Duration = Duration::from_secs(2);
 /// How long the output of a process that has ended may still arrive; what it started may hold the pipe open for ever.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
 /// Longer lines of a log are cut, in bytes.
@@ -251,7 +261,7 @@ async fn end(service: &Service, child: &mut Child, surroundings: &Surroundings) 
         StopWith::GracefulRestart => graceful_restart(surroundings).await,
     };
     let patience = if asked { STOP_PATIENCE } else { Duration::ZERO };
-    if tokio::time::timeout(patience, child.wait()).await.is_err() {
+    if timeout(patience, child.wait()).await.is_err() {
         warn!(process = service.name, "did not end when asked; killing it");
         signal(child, Signal::KILL);
         let _ = child.wait().await;
@@ -265,21 +275,43 @@ fn signal(child: &Child, signal: Signal) -> bool {
     pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
+/// Asks BIRD to end so that its peers keep our routes until it is back.
 async fn graceful_restart(surroundings: &Surroundings) -> bool {
-    let ask = async {
-        let mut client = calico_confd::bird::Client::connect(&surroundings.bird_socket).await?;
-        client.graceful_restart().await
-    };
-    match tokio::time::timeout(STOP_PATIENCE, ask).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
+    match ask_to_restart(surroundings).await {
+        Ok(()) => true,
+        Err(error) => {
             warn!(%error, "bird does not take the graceful restart command");
             false
         }
-        Err(_) => {
-            warn!("bird does not answer on its control socket");
-            false
+    }
+}
+
+async fn ask_to_restart(surroundings: &Surroundings) -> Result<()> {
+    let silent = |_| miette!("no answer on its control socket within {} s", STOP_PATIENCE.as_secs());
+    let connected = timeout(STOP_PATIENCE, Client::connect(&surroundings.bird_socket)).await;
+    let mut client = connected.map_err(silent)?.into_diagnostic()?;
+    if timeout(RECOVERY_PATIENCE, recovered(&mut client)).await.is_err() {
+        warn!("bird ends before its restart is over; peers may drop this host's routes until it is back");
+    }
+    timeout(STOP_PATIENCE, client.graceful_restart()).await.map_err(silent)?.into_diagnostic()
+}
+
+/// Until a BIRD that was started a moment ago has announced its routes again. A peer that sees two restarts in a row
+/// without that drops what it kept through the first (RFC 4724, section 4.2).
+async fn recovered(client: &mut Client) {
+    let mut seen_well = 0;
+    // A question that fails shows again in the command that follows.
+    while let Ok(status) = client.status().await {
+        let age = status.last_reboot.zip(status.server_time).and_then(|(from, to)| to.duration_since(from).ok());
+        if status.recovery.is_some() {
+            seen_well = 0;
+        } else if seen_well >= ANNOUNCING || (seen_well == 0 && age.is_none_or(|age| age >= YOUNG)) {
+            return;
+        } else {
+            seen_well += 1;
         }
+        // Each question also wakes BIRD's event loop, which would send announcements late otherwise.
+        tokio::time::sleep(RECOVERY_POLL).await;
     }
 }
 
