@@ -6,39 +6,42 @@ use calico_lab::{Host, PingReport, Pinger};
 
 use crate::{Cluster, assert_matrix, eventually};
 
+/// The arguments of `calicoctl node` on both hosts; see [`Cluster::up`].
+pub const NODE: &str = "--ip6={ip6}";
+
 /// `wa` on the first host and `wb` on the second may talk; `denied` on the second may talk to neither.
 pub struct Trio {
     /// The hosts.
     pub cluster: Cluster,
-    /// Address of `wa`.
-    pub a: IpAddr,
-    /// Address of `wb`.
-    pub b: IpAddr,
+    /// Addresses of `wa`, one of each family.
+    pub a: Vec<IpAddr>,
+    /// Addresses of `wb`, one of each family.
+    pub b: Vec<IpAddr>,
 }
 
-/// What became of the three streams of pings.
+/// What became of the streams of pings, each with its name.
 pub struct Streams {
-    /// `wa` to `wb`.
-    pub there: PingReport,
-    /// `wb` to `wa`.
-    pub back: PingReport,
-    /// `denied` to `wa`.
-    pub denied: PingReport,
+    /// Between `wa` and `wb`, in both directions.
+    pub allowed: Vec<(String, PingReport)>,
+    /// From `denied` to `wa`.
+    pub denied: Vec<(String, PingReport)>,
 }
 
 impl Trio {
     /// Raises the hosts and the containers, and waits until the allowed pair talks and BGP is up.
     pub fn up() -> Self {
-        let cluster = Cluster::up(2, "");
+        let cluster = Cluster::up(2, NODE);
         let (a, b) = {
-            let (a, b, denied) = (cluster.add(1, "wa"), cluster.add(2, "wb"), cluster.add(2, "denied"));
+            let mut workloads = [cluster.add(1, "wa"), cluster.add(2, "wb"), cluster.add(2, "denied")];
             cluster.lab.host(1).ok("calicoctl profile add P");
             cluster.lab.host(1).ok("calicoctl profile add Q");
-            a.calicoctl("profile set P");
-            b.calicoctl("profile set P");
-            denied.calicoctl("profile set Q");
-            assert_matrix(&[&a, &b, &denied], &[("wa", "wb"), ("wb", "wa")]);
-            (a.ip(), b.ip())
+            for (workload, profile) in workloads.iter_mut().zip(["P", "P", "Q"]) {
+                workload.ip_add("ipv6");
+                workload.calicoctl(&format!("profile set {profile}"));
+            }
+            let [a, b, denied] = &workloads;
+            assert_matrix(&[a, b, denied], &[("wa", "wb"), ("wb", "wa")]);
+            (a.addresses.clone(), b.addresses.clone())
         };
         cluster.wait_for_mesh();
         Self { cluster, a, b }
@@ -49,27 +52,34 @@ impl Trio {
         self.cluster.lab.host(1)
     }
 
-    /// A hundred pings a second in both directions and at the denied pair while `disturb` does its worst, and for a
-    /// second after it, as its effect may come late.
+    /// A hundred pings a second in both families and directions, and at the denied pair, while `disturb` does its worst
+    /// and for a second after it, as its effect may come late.
     pub fn ping_during(&self, disturb: impl FnOnce()) -> Streams {
         let (host1, host2) = (self.host(), self.cluster.lab.host(2));
-        let there = Pinger::start(host1, "wa", self.b).unwrap();
-        let back = Pinger::start(host2, "wb", self.a).unwrap();
-        let denied = Pinger::start(host2, "denied", self.a).unwrap();
+        let start = |host: &Host, from: &str, to: &[IpAddr]| -> Vec<(String, Pinger)> {
+            to.iter().map(|to| (format!("{from} to {to}"), Pinger::start(host, from, *to).unwrap())).collect()
+        };
+        let mut allowed = start(host1, "wa", &self.b);
+        allowed.extend(start(host2, "wb", &self.a));
+        let denied = start(host2, "denied", &self.a);
         disturb();
-        let after = there.sent() + 100;
-        eventually("a second of pings after it", || there.sent() >= after);
-        Streams { there: there.stop(), back: back.stop(), denied: denied.stop() }
+        let after = allowed[0].1.sent() + 100;
+        eventually("a second of pings after it", || allowed[0].1.sent() >= after);
+        let stop = |streams: Vec<(String, Pinger)>| streams.into_iter().map(|(name, p)| (name, p.stop())).collect();
+        Streams { allowed: stop(allowed), denied: stop(denied) }
     }
 
     /// Asserts that `disturb` loses no ping of the allowed pair and lets none of the denied pair through.
     #[track_caller]
     pub fn undisturbed(&self, what: &str, disturb: impl FnOnce()) {
-        let Streams { there, back, denied } = self.ping_during(disturb);
-        assert!(there.sent > 100, "{what}: only {} pings were sent", there.sent);
-        assert!(there.lost.is_empty(), "{what}: wa to wb: {there}");
-        assert!(back.lost.is_empty(), "{what}: wb to wa: {back}");
-        assert_eq!(denied.received, 0, "{what}: the denied pair was answered: {denied}");
+        let Streams { allowed, denied } = self.ping_during(disturb);
+        for (name, report) in allowed {
+            assert!(report.sent > 100, "{what}: {name}: only {} pings were sent", report.sent);
+            assert!(report.lost.is_empty(), "{what}: {name}: {report}");
+        }
+        for (name, report) in denied {
+            assert_eq!(report.received, 0, "{what}: {name} was answered: {report}");
+        }
     }
 }
 
