@@ -11,14 +11,14 @@ const FIRST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(200);
 
 /// Lost races for one record.
-pub(super) struct Races {
+pub(crate) struct Races {
     what: String,
     lost: u32,
 }
 
 impl Races {
     /// None lost yet; `what` names the record in the failure.
-    pub(super) fn new(what: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), lost: 0 }
     }
 
@@ -26,7 +26,7 @@ impl Races {
     ///
     /// # Errors
     /// It was the last.
-    pub(super) async fn lost(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn lost(&mut self) -> Result<(), Failure> {
         self.lost += 1;
         if self.lost > MOST {
             return Err(Failure::new(format!("{} is being changed by somebody else all the time.", self.what))

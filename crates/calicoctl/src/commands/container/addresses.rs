@@ -15,6 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::workload::Workload;
 use crate::{
+    commands::race::Races,
     context::Context,
     failure::{Failure, sentence},
 };
@@ -188,7 +189,7 @@ impl<'a> Reservations<'a> {
             Wish::Exact(ip) => {
                 let intended_use = Some(IntendedUse::Workload);
                 let request = AssignIp { ip, host, handle, attrs, intended_use, max_alloc_per_handle: None };
-                return self.ipam.assign_ip(request).await.map(|()| ip).map_err(refused);
+                return self.assign_exact(request).await;
             }
             Wish::Ipv4 => AutoAssign { num4: 1, ..auto },
             Wish::Ipv6 => AutoAssign { num6: 1, ..auto },
@@ -198,6 +199,18 @@ impl<'a> Reservations<'a> {
         let assigned = self.ipam.auto_assign(request).await.map_err(refused)?;
         let address = assigned.v4.first().or(assigned.v6.first()).map(IpNet::addr);
         address.ok_or_else(|| exhausted(wish))
+    }
+
+    async fn assign_exact(&self, request: AssignIp) -> Result<IpAddr, Failure> {
+        let mut races = Races::new(format!("The block of {}", request.ip));
+        loop {
+            match self.ipam.assign_ip(request.clone()).await {
+                Ok(()) => return Ok(request.ip),
+                // The block is there now, and whoever has it, its addresses can be had by all.
+                Err(AssignError::LostClaim { .. }) => races.lost().await?,
+                Err(error) => return Err(refused(error)),
+            }
+        }
     }
 
     /// Gives back what this call has reserved.

@@ -269,6 +269,22 @@ async fn an_endpoint_that_appears_meanwhile_is_not_touched() {
 }
 
 #[tokio::test]
+async fn a_block_that_another_host_claims_at_the_same_moment_is_used_all_the_same() {
+    let bench = bench().await;
+    bench.kv.inject(|behind, write| {
+        if write.kind == WriteKind::Create && write.key.contains("/assignment/") {
+            let theirs = std::str::from_utf8(write.value.unwrap()).unwrap().replace(NODE, "host-2");
+            behind.put(write.key, theirs);
+        }
+        Injected::Proceed
+    });
+    assert_eq!(text(calicoctl(&bench, "add A 192.168.5.5").await), "IP 192.168.5.5 added to A\n");
+    assert_eq!(held(&bench, "A").await, ["192.168.5.5".parse::<IpAddr>().unwrap()]);
+    let of_host = |keys: &[(String, String)]| keys.iter().any(|(key, _)| key.contains("/ipam/v2/host/"));
+    assert!(!of_host(&bench.everything().await), "the claim that was lost is taken back");
+}
+
+#[tokio::test]
 async fn a_namespace_is_a_workload_too() {
     let bench = bench().await;
     let dir = tempfile::tempdir().unwrap();
