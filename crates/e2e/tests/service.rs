@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use calico_e2e::{Cluster, SOON, Workload, assert_matrix, eventually, start_node};
+use calico_e2e::{Cluster, SOON, Workload, assert_matrix, eventually, start_node, trio::NODE};
 use calico_lab::{EtcdMode, Host, Lab, LabOptions, Pinger, wait_for};
 use serde_json::Value;
 
@@ -23,10 +23,12 @@ fn sessions(host: &Host) -> Vec<(String, String)> {
 #[test]
 fn a_third_host_joins_and_leaves_without_a_flap() {
     let lab = Lab::up(&LabOptions::hosts(3).with_node_image()).unwrap();
-    start_node(lab.host(1), "");
-    start_node(lab.host(2), "");
+    start_node(lab.host(1), NODE);
+    start_node(lab.host(2), NODE);
     let cluster = Cluster { lab };
-    eventually("the session of two", || cluster.lab.host(1).ok("calicoctl status").contains("Established"));
+    eventually("the sessions of two, one of each family", || {
+        cluster.lab.host(1).ok("calicoctl status").matches("Established").count() == 2
+    });
     let (a, b) = (cluster.add(1, "wa"), cluster.add(2, "wb"));
     cluster.lab.host(1).ok("calicoctl profile add P");
     a.calicoctl("profile set P");
@@ -35,7 +37,7 @@ fn a_third_host_joins_and_leaves_without_a_flap() {
     let before = sessions(cluster.lab.host(1));
     let pings = Pinger::start(cluster.lab.host(1), "wa", b.ip()).unwrap();
 
-    start_node(cluster.lab.host(3), "");
+    start_node(cluster.lab.host(3), NODE);
     cluster.wait_for_mesh();
     let c = cluster.add(3, "wc");
     c.calicoctl("profile set P");
