@@ -60,7 +60,12 @@ fn main() -> ExitCode {
         .init();
     let format = commands::format(&command);
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(&command)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(&command));
+            // A name server that does not answer would hold up the exit, and with it the message.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(Failure::new("The system gives calicoctl no resources to work with.").cause(&error)),
     };
     match outcome {

@@ -139,7 +139,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     }
     // One thread: each agent is one loop, and the service mostly waits. Threads would only cost memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().into_diagnostic()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             Command::Run(args) => run::run(args).await,
             Command::Felix(args) => agents::felix(&args).await,
@@ -147,7 +147,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             Command::Health(args) => print_health(&args).await,
             Command::Child { .. } => unreachable!("handled above"),
         }
-    })
+    });
+    // A name server that does not answer must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn init_log() {
