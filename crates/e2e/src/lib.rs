@@ -143,8 +143,24 @@ impl Workload<'_> {
 /// do not. Pairs are tried at the same time.
 #[track_caller]
 pub fn assert_matrix(workloads: &[&Workload<'_>], allowed: &[(&str, &str)]) {
+    let wrong = wrong_pairs(workloads, allowed);
+    assert!(wrong.is_empty(), "wrong: {}", wrong.join("; "));
+}
+
+/// As [`assert_matrix`], right after a change that closes something: what was open until then may still get an answer
+/// for a moment.
+#[track_caller]
+pub fn assert_closes_to(workloads: &[&Workload<'_>], allowed: &[(&str, &str)]) {
+    wait_for(SOON, "the right pairs, and no others, to talk", || {
+        let wrong = wrong_pairs(workloads, allowed);
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn wrong_pairs(workloads: &[&Workload<'_>], allowed: &[(&str, &str)]) -> Vec<String> {
     let allowed: BTreeSet<(&str, &str)> = allowed.iter().copied().collect();
-    let wrong: Vec<String> = thread::scope(|scope| {
+    thread::scope(|scope| {
         let mut tries = Vec::new();
         for from in workloads {
             for to in workloads.iter().filter(|to| to.name != from.name) {
@@ -161,8 +177,7 @@ pub fn assert_matrix(workloads: &[&Workload<'_>], allowed: &[(&str, &str)]) {
             }
         }
         tries.into_iter().filter_map(|attempt| attempt.join().unwrap()).collect()
-    });
-    assert!(wrong.is_empty(), "wrong: {}", wrong.join("; "));
+    })
 }
 
 /// Waits for something of a host.

