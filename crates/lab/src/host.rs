@@ -17,7 +17,7 @@ use crate::error::{Context, LabError, Result};
 use crate::namespace::{in_namespaces_of, in_network_of, in_new_namespaces};
 use crate::process::{ProcessId, is_over};
 use crate::root::HostRoot;
-use crate::state::MachineRecord;
+use crate::state::{MachineRecord, thaw_containers};
 use crate::wait::wait_until;
 
 /// What the host's first process does before it becomes a mere reaper of orphans. It waits for the word that it is on
@@ -299,6 +299,7 @@ impl Host {
     /// The kernel keeps process 1 from ending before all others of its namespace have been waited for, and those that
     /// this process started are ours to wait for: hence the children first.
     pub(crate) fn end(&self) {
+        thaw_containers(&self.dir);
         let _ = pidfd_send_signal(&self.init, Signal::KILL);
         for child in self.children.lock().unwrap_or_else(PoisonError::into_inner).drain(..).filter_map(|c| c.upgrade())
         {

@@ -9,7 +9,7 @@
 //! is left of them on disk is removed when the next lab is raised.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -218,7 +218,19 @@ pub fn remove(name: &str) -> Result<()> {
     }
 }
 
+/// Lets paused containers of a host run on, whose folder this is: under control groups of version 1 a frozen process
+/// does not even die.
+pub(crate) fn thaw_containers(host: &Path) {
+    for container in sub_dirs(&host.join("docker/containers")) {
+        let id = container.file_name().unwrap_or_default();
+        let state = Path::new("/sys/fs/cgroup/freezer/docker").join(id).join("freezer.state");
+        // Not there with version 2, or when the container does not run.
+        let _ = fs::OpenOptions::new().write(true).open(state).and_then(|mut file| file.write_all(b"THAWED"));
+    }
+}
+
 fn end_hosts(record: &LabRecord) -> Vec<String> {
+    record.machines.iter().for_each(|machine| thaw_containers(&lab_dir(&record.name).join(&machine.name)));
     // First all get the signal, then all are awaited: the kernel takes them apart side by side.
     let threads: Vec<_> = record
         .machines

@@ -180,7 +180,7 @@ fn docker_runs_as_it_comes_and_leaves_nothing() {
     host.stop_docker().unwrap();
     host.fails("docker ps");
     host.start_docker().unwrap();
-    host.ok("docker start workload_A");
+    host.ok("docker start workload_A && docker pause workload_A");
     let inits = inits(&lab);
     let before_end = processes_of(&inits);
     assert!(before_end.len() > 5, "dockerd, containerd, a container and more: {before_end:?}");
