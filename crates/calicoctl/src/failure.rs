@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! error: IP address is already assigned in pool 192.168.0.0/16.
-//!   cause: 192.168.0.1 belongs to handle docker.4f2a…
-//! hint: leave the address out to get a free one
+//!   cause: 192.168.0.1 belongs to container 4f2a70c1d39e on host-1
+//! hint: choose another address, or leave it out to get a free one
 //! ```
 
 use std::{error::Error, fmt, process::ExitCode};

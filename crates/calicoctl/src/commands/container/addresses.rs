@@ -134,7 +134,9 @@ pub(super) async fn check_free(ctx: &Context, wish: Wish) -> Result<(), Failure>
             let pools = pools(ctx).await?;
             let pool = pools.iter().find(|pool| pool.cidr.contains(&address));
             let cidr = pool.map_or(assignment.block, |pool| pool.cidr);
-            Err(taken(cidr, address, assignment.attribute.handle_id.as_deref()))
+            let attribute = assignment.attribute;
+            let node = attribute.secondary.as_ref().and_then(|secondary| secondary.get("node"));
+            Err(taken(cidr, address, attribute.handle_id.as_deref(), node.map(String::as_str)))
         }
         Err(LookupError::Access(error)) => Err(Failure::new(sentence(&error)).hint(DATASTORE_HINT)),
         Err(_) => Ok(()),
@@ -143,13 +145,17 @@ pub(super) async fn check_free(ctx: &Context, wish: Wish) -> Result<(), Failure>
 
 const DATASTORE_HINT: &str = "is etcd running, and does ETCD_ENDPOINTS say where?";
 
-fn taken(pool: IpNet, address: IpAddr, handle: Option<&str>) -> Failure {
-    let failure = Failure::new(format!("IP address is already assigned in pool {pool}."));
-    match handle {
-        Some(handle) => failure.because(format!("{address} belongs to {handle}")),
-        None => failure.because(format!("{address} belongs to somebody")),
-    }
-    .hint("choose another address, or leave it out to get a free one")
+fn taken(pool: IpNet, address: IpAddr, handle: Option<&str>, node: Option<&str>) -> Failure {
+    let owner = match handle.map(|handle| handle.strip_prefix("docker.").ok_or(handle)) {
+        // As `docker ps` shows it.
+        Some(Ok(id)) => format!("container {}", id.get(..12).unwrap_or(id)),
+        Some(Err(handle)) => handle.to_owned(),
+        None => "somebody".to_owned(),
+    };
+    let place = node.map_or_else(String::new, |node| format!(" on {node}"));
+    Failure::new(format!("IP address is already assigned in pool {pool}."))
+        .because(format!("{address} belongs to {owner}{place}"))
+        .hint("choose another address, or leave it out to get a free one")
 }
 
 /// One call's reservations for one workload.
@@ -264,7 +270,9 @@ fn exhausted(wish: Wish) -> Failure {
 /// A refused assignment in the words that users of the classic tool know.
 fn refused(error: AssignError) -> Failure {
     match &error {
-        AssignError::Taken { address, pool, handle } => taken(*pool, *address, handle.as_ref().map(HandleId::as_str)),
+        AssignError::Taken { address, pool, handle } => {
+            taken(*pool, *address, handle.as_ref().map(HandleId::as_str), None)
+        }
         AssignError::NotInPool { address, pools } => {
             let pools = pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Failure::new(format!("{address} is not in any configured pools")).hint(format!("the pools are {pools}"))

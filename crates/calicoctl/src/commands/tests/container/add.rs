@@ -100,6 +100,9 @@ async fn refusals_come_in_order_and_change_nothing() {
         assert!(said.contains(expected), "{words} ({also}): {said}");
         assert_eq!(bench.everything().await, before, "{words}");
     }
+    let said = refusal(calicoctl(&bench, "add A 192.168.0.7").await);
+    let owner = bench.host.containers.lock().unwrap().as_ref().unwrap()["B"].id[..12].to_owned();
+    assert!(said.contains(&format!("192.168.0.7 belongs to container {owner} on {NODE}\n")), "{said}");
     assert_eq!(bench.host.attached.lock().unwrap().len(), 1);
 }
 
