@@ -54,7 +54,10 @@ fn a_restart_changes_nothing() {
             assert_eq!(talks(&a, &b, 80), [true; 2]);
         }
         let before = kernel_state();
-        assert!(before.contains("counter packets 1 "), "there is something to lose: {before}");
+        assert!(
+            before.contains("counter packets 1 ") || before.contains("counter packets 2 "),
+            "something to lose: {before}"
+        );
         let mut second = dataplane().await;
         assert_eq!(kernel_state(), before, "after the start");
         absorb(&mut second, scene(&a, &b));
@@ -153,54 +156,86 @@ fn a_set_of_a_hundred_thousand_members() {
     });
 }
 
-/// A stream of numbered datagrams between two workloads; counts what was sent and what arrived.
+/// Datagrams from one workload to two others, one that it may reach and one that it may not, in turn.
+///
+/// Only so many are under way at a time: the kernel's queue between the two ends of a veth pair holds 1,000 packets
+/// per processor, and on a busy machine a faster sender fills it. What is lost then, no rule lost.
 struct Stream {
     stop: Arc<AtomicBool>,
-    sent: thread::JoinHandle<u64>,
-    received: Arc<AtomicU64>,
-    receiver: thread::JoinHandle<()>,
+    sender: thread::JoinHandle<(u64, u64)>,
+    arrived: Arc<AtomicU64>,
+    leaked: Arc<AtomicU64>,
+    receivers: Vec<thread::JoinHandle<()>>,
+}
+
+/// What a stream came to.
+#[derive(Debug)]
+struct Tally {
+    sent: u64,
+    lost: u64,
+    leaked: u64,
 }
 
 impl Stream {
-    fn start(from: &Workload, to: &Workload, port: u16) -> Self {
-        let destination = SocketAddr::new(to.v4, port);
-        let source = from.v4;
-        let receiver = to.namespace.run(move || UdpSocket::bind(destination).unwrap());
-        rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, 8 << 20).unwrap();
-        receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let sender = from.namespace.run(move || UdpSocket::bind((source, 0)).unwrap());
+    fn start(from: &Workload, allowed: (&Workload, u16), denied: (&Workload, u16)) -> Self {
+        const UNDER_WAY: u64 = 200;
         let stop = Arc::new(AtomicBool::new(false));
-        let received = Arc::new(AtomicU64::new(0));
-        let stopped = stop.clone();
-        let sent = thread::spawn(move || {
-            let mut sent = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                sent += u64::from(sender.send_to(b"n", destination).is_ok());
-                if sent % 16 == 0 {
-                    thread::sleep(Duration::from_micros(200));
+        let mut receivers = Vec::new();
+        let mut receive = |(workload, port): (&Workload, u16)| {
+            let address = SocketAddr::new(workload.v4, port);
+            let socket = workload.namespace.run(move || bound(|| UdpSocket::bind(address)));
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let (count, stop) = (Arc::new(AtomicU64::new(0)), stop.clone());
+            let counter = count.clone();
+            receivers.push(thread::spawn(move || {
+                loop {
+                    match socket.recv(&mut [0; 8]) {
+                        Ok(_) => drop(counter.fetch_add(1, Ordering::Relaxed)),
+                        Err(_) if stop.load(Ordering::Relaxed) => return,
+                        Err(_) => {}
+                    }
                 }
-            }
-            sent
-        });
-        let (stopped, count) = (stop.clone(), received.clone());
-        let receiver = thread::spawn(move || {
+            }));
+            (address, count)
+        };
+        let (to_allowed, arrived) = receive(allowed);
+        let (to_denied, leaked) = receive(denied);
+        let source = from.v4;
+        let socket = from.namespace.run(move || UdpSocket::bind((source, 0)).unwrap());
+        let (stopped, progress) = (stop.clone(), arrived.clone());
+        let sender = thread::spawn(move || {
+            let (mut sent, mut lost) = (0, 0);
+            let mut last = (0, Instant::now());
             loop {
-                match receiver.recv(&mut [0; 8]) {
-                    Ok(_) => drop(count.fetch_add(1, Ordering::Relaxed)),
-                    Err(_) if stopped.load(Ordering::Relaxed) => return,
-                    Err(_) => {}
+                let now = progress.load(Ordering::Relaxed);
+                if now != last.0 {
+                    last = (now, Instant::now());
+                }
+                let under_way = sent - lost - now;
+                let stopping = stopped.load(Ordering::Relaxed);
+                if under_way < UNDER_WAY && !stopping {
+                    socket.send_to(b"allowed", to_allowed).unwrap();
+                    socket.send_to(b"denied", to_denied).unwrap();
+                    sent += 1;
+                } else if stopping && under_way == 0 {
+                    return (sent, lost);
+                } else if last.1.elapsed() > Duration::from_secs(1) {
+                    // They will not come any more.
+                    lost += under_way;
+                    last.1 = Instant::now();
+                } else {
+                    thread::yield_now();
                 }
             }
         });
-        Self { stop, sent, received, receiver }
+        Self { stop, sender, arrived, leaked, receivers }
     }
 
-    /// Sent and received.
-    fn finish(self) -> (u64, u64) {
+    fn finish(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
-        let sent = self.sent.join().unwrap();
-        self.receiver.join().unwrap();
-        (sent, self.received.load(Ordering::Relaxed))
+        let (sent, lost) = self.sender.join().unwrap();
+        self.receivers.into_iter().for_each(|receiver| receiver.join().unwrap());
+        Tally { sent, lost, leaked: self.leaked.load(Ordering::Relaxed) }
     }
 }
 
@@ -237,8 +272,8 @@ fn under_constant_change_nothing_allowed_is_lost_and_nothing_denied_leaks() {
             [profile("spare", vec![], vec![]), a.endpoint(&["web"]), b.endpoint(&["web"]), c.endpoint(&["web"])],
         );
         dataplane.apply().await.unwrap();
-        let (allowed, denied) = (Stream::start(&a, &b, 4000), Stream::start(&a, &c, 4001));
-        eventually("the stream flows", || allowed.received.load(Ordering::Relaxed) > 100);
+        let stream = Stream::start(&a, (&b, 4000), (&c, 4001));
+        eventually("the stream flows", || stream.arrived.load(Ordering::Relaxed) > 100);
         let start = Instant::now();
         let mut changes = 0;
         while start.elapsed() < Duration::from_secs(3) {
@@ -257,11 +292,9 @@ fn under_constant_change_nothing_allowed_is_lost_and_nothing_denied_leaks() {
             }
             dataplane.apply().await.unwrap();
         }
-        let (sent, received) = allowed.finish();
-        let (tried, leaked) = denied.finish();
-        assert!(changes > 30 && sent > 10_000 && tried > 10_000, "{changes} changes, {sent} and {tried} packets");
-        assert_eq!(sent - received, 0, "lost of {sent} during {changes} changes");
-        assert_eq!(leaked, 0, "leaked of {tried} during {changes} changes");
+        let tally = stream.finish();
+        assert!(changes > 30 && tally.sent > 5_000, "{tally:?} during {changes} changes: too little to tell");
+        assert_eq!((tally.lost, tally.leaked), (0, 0), "{tally:?} during {changes} changes");
     });
 }
 
