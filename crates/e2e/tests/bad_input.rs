@@ -104,6 +104,12 @@ fn containers_and_addresses() {
             Case(&wrong_interface, FAILED, &["no interface eth7"]),
         ],
     );
+    // The name that its interface on the host would have is taken there.
+    host.ok(
+        "ip link add cali$(printf docker.$(docker inspect -f '{{.Id}}' plain) | sha256sum | cut -c1-11) type bridge",
+    );
+    let says = ["plain has an interface of Calico's already", "cali", "calicoctl container remove plain"];
+    check_all(&cluster.lab, host, &[Case("calicoctl container add plain", FAILED, &says)]);
 }
 
 #[test]
