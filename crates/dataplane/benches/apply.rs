@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use calico_dataplane::Dataplane;
-use calico_policy::instruction::{EndpointId, Instruction, SetId};
+use calico_policy::instruction::{EndpointId, Instruction, Members, SetId};
 use support::{absorb, allow, allow_from, dataplane, endpoint, on_a_host, profile, run, set};
 
 const ROUNDS: u32 = 200;
@@ -77,9 +77,12 @@ async fn measure(size: u32) {
     percentiles(&format!("dataplane/profile/{size}"), times, "rules of a profile that a tenth of the endpoints has");
     let mut times = Vec::new();
     for round in 0..ROUNDS {
-        let added = vec![format!("10.99.{}.{}/32", round / 250, round % 250).parse().expect("a network")];
+        let net = format!("10.99.{}.{}/32", round / 250, round % 250).parse().expect("a network");
+        let added = Members::Nets(vec![net]);
         let id = SetId("s:all".to_owned());
-        times.push(timed(&mut dataplane, vec![Instruction::SetDelta { id, added, removed: Vec::new() }]).await);
+        times.push(
+            timed(&mut dataplane, vec![Instruction::SetDelta { id, added, removed: Members::Nets(Vec::new()) }]).await,
+        );
     }
     percentiles(&format!("dataplane/member/{size}"), times, "one more member of a set");
     let mut times = Vec::new();

@@ -66,6 +66,7 @@ fn entity() -> impl Strategy<Value = EntityMatch> {
             not_sets,
             ports,
             not_ports,
+            ..EntityMatch::default()
         },
     )
 }
@@ -116,6 +117,7 @@ fn endpoint() -> impl Strategy<Value = Instruction> {
                 mac: None,
                 addresses: addresses.to_vec(),
                 profiles,
+                ..Endpoint::default()
             },
         }
     })
@@ -126,7 +128,7 @@ pub(crate) fn instruction() -> impl Strategy<Value = Instruction> {
     let members = || prop::collection::btree_set(net(), 0..5);
     let host_action = select(&[HostAction::Drop, HostAction::Accept, HostAction::Return][..]);
     prop_oneof![
-        3 => (set_id(), members()).prop_map(|(id, members)| Instruction::SetReplace { id, members }),
+        3 => (set_id(), members()).prop_map(|(id, members)| Instruction::SetReplace { id, members: members.into_iter().collect() }),
         4 => (set_id(), members(), members()).prop_map(|(id, added, removed)| Instruction::SetDelta {
             id,
             added: added.difference(&removed).copied().collect(),
@@ -142,7 +144,7 @@ pub(crate) fn instruction() -> impl Strategy<Value = Instruction> {
         1 => prop::collection::vec((net(), any::<bool>()), 0..3).prop_map(|pools| Instruction::Pools {
             pools: pools.into_iter().map(|(cidr, masquerade)| Pool { cidr, masquerade }).collect(),
         }),
-        1 => host_action.prop_map(|endpoint_to_host| Instruction::Settings(Settings { endpoint_to_host })),
+        1 => host_action.prop_map(|endpoint_to_host| Instruction::Settings(Settings { endpoint_to_host, ..Settings::default() })),
     ]
 }
 

@@ -2,7 +2,7 @@
 //!
 //! After an intended change, set `INSTA_UPDATE=always` and look at the difference.
 
-use std::{collections::BTreeSet, fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc};
 
 use calico_model::MacAddress;
 use calico_policy::instruction::{
@@ -94,7 +94,7 @@ fn every_condition() -> Vec<Rule> {
 }
 
 fn set(name: &str, members: &[&str]) -> Instruction {
-    Instruction::SetReplace { id: SetId(name.to_owned()), members: nets(members).into_iter().collect::<BTreeSet<_>>() }
+    Instruction::SetReplace { id: SetId(name.to_owned()), members: nets(members).into_iter().collect() }
 }
 
 fn endpoint(number: u8, profiles: &[&str]) -> Instruction {
@@ -105,6 +105,7 @@ fn endpoint(number: u8, profiles: &[&str]) -> Instruction {
             mac: Some(MacAddress([2, 0, 0, 0, 0, number])),
             addresses: vec![format!("10.65.0.{number}").parse().expect("an address")],
             profiles: profiles.iter().map(|p| ProfileId((*p).to_owned())).collect(),
+            ..Endpoint::default()
         },
     }
 }
@@ -128,7 +129,7 @@ fn everything() -> Vec<Instruction> {
         Instruction::Pools {
             pools: vec![pool("10.65.0.0/16", true), pool("10.66.0.0/16", false), pool("fd65::/64", false)],
         },
-        Instruction::Settings(Settings { endpoint_to_host: HostAction::Accept }),
+        Instruction::Settings(Settings { endpoint_to_host: HostAction::Accept, ..Settings::default() }),
     ]
 }
 

@@ -1,9 +1,9 @@
 //! Plans against a small kernel: any sequence of instructions, applied in any portions.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use calico_policy::{
-    instruction::{Endpoint, EndpointId, Instruction, ProfileId, Rule, RuleAction, RuleSet, SetId},
+    instruction::{Endpoint, EndpointId, Instruction, Members, ProfileId, Rule, RuleAction, RuleSet, SetId},
     interpret::Programmed,
     packet::{Hop, Packet, Transport, Verdict},
 };
@@ -75,7 +75,9 @@ impl Bench {
     fn fresh_start(&self) -> FakeKernel {
         let mut other = Self::new();
         let Programmed { sets, profiles, endpoints, pools, settings } = self.asked.clone();
-        let sets = sets.into_iter().map(|(id, members)| Instruction::SetReplace { id, members });
+        let sets = sets
+            .into_iter()
+            .map(|(id, members)| Instruction::SetReplace { id, members: members.into_iter().collect() });
         let profiles = profiles.into_iter().map(|(id, rules)| Instruction::ProfileUpdate { id, rules });
         let endpoints = endpoints.into_iter().map(|(id, endpoint)| Instruction::EndpointUpdate { id, endpoint });
         let rest = [Instruction::Pools { pools }, Instruction::Settings(settings)];
@@ -89,7 +91,7 @@ impl Bench {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Instruction(Instruction),
+    Instruction(Box<Instruction>),
     Apply,
     /// Somebody else changes the tables; the notification comes before the next apply.
     Vandal(usize),
@@ -99,7 +101,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        12 => instruction().prop_map(Event::Instruction),
+        12 => instruction().prop_map(|instruction| Event::Instruction(Box::new(instruction))),
         4 => Just(Event::Apply),
         1 => any::<usize>().prop_map(Event::Vandal),
         1 => Just(Event::Restart),
@@ -136,7 +138,7 @@ proptest! {
                     let applied = bench.applied.clone();
                     bench = Bench::new();
                     let Programmed { sets, profiles, endpoints, pools, settings } = asked;
-                    sets.into_iter().for_each(|(id, members)| bench.absorb(&Instruction::SetReplace { id, members }));
+                    sets.into_iter().for_each(|(id, members)| bench.absorb(&Instruction::SetReplace { id, members: members.into_iter().collect() }));
                     profiles.into_iter().for_each(|(id, rules)| bench.absorb(&Instruction::ProfileUpdate { id, rules }));
                     endpoints.into_iter().for_each(|(id, endpoint)| bench.absorb(&Instruction::EndpointUpdate { id, endpoint }));
                     bench.absorb(&Instruction::Pools { pools });
@@ -178,6 +180,10 @@ fn populated() -> Bench {
     bench
 }
 
+fn one(net: &str) -> Members {
+    Members::Nets(vec![net.parse().expect("a network")])
+}
+
 fn numbered(number: u8, profiles: &[&str]) -> Instruction {
     Instruction::EndpointUpdate {
         id: EndpointId { namespace: "ns".to_owned(), name: format!("n{number}") },
@@ -186,6 +192,7 @@ fn numbered(number: u8, profiles: &[&str]) -> Instruction {
             mac: None,
             addresses: Vec::new(),
             profiles: profiles.iter().map(|p| ProfileId((*p).to_owned())).collect(),
+            ..Endpoint::default()
         },
     }
 }
@@ -221,13 +228,13 @@ fn a_change_of_a_profile_is_one_transaction_however_many_endpoints_have_it() {
 fn a_member_is_one_element() {
     let mut bench = populated();
     let id = SetId("s:a".to_owned());
-    let members = BTreeSet::from(["10.0.0.1/32".parse().expect("a network")]);
+    let members = one("10.0.0.1/32");
     change(&mut bench, Instruction::SetReplace { id: id.clone(), members });
-    let added = vec!["10.0.0.2/32".parse().expect("a network")];
-    let plan = change(&mut bench, Instruction::SetDelta { id: id.clone(), added, removed: Vec::new() });
+    let added = one("10.0.0.2/32");
+    let plan = change(&mut bench, Instruction::SetDelta { id: id.clone(), added, removed: Members::Nets(Vec::new()) });
     assert_eq!((plan.prepare.len(), plan.switch.len(), plan.cleanup.len()), (0, 1, 0), "{plan:?}");
-    let added = vec!["10.0.0.0/8".parse().expect("a network")];
-    let plan = change(&mut bench, Instruction::SetDelta { id, added, removed: Vec::new() });
+    let added = one("10.0.0.0/8");
+    let plan = change(&mut bench, Instruction::SetDelta { id, added, removed: Members::Nets(Vec::new()) });
     assert_eq!(plan.cleanup.len(), 2, "a network makes it another kind of set, the old one goes: {plan:?}");
 }
 

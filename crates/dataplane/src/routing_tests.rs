@@ -11,7 +11,7 @@ fn endpoint(interface: &str, addresses: &[&str]) -> Endpoint {
         interface: interface.to_owned(),
         mac: Some(calico_model::MacAddress([2, 0, 0, 0, 0, 1])),
         addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
-        profiles: Vec::new(),
+        ..Endpoint::default()
     }
 }
 

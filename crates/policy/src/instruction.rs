@@ -1,20 +1,57 @@
 //! What the engine tells the dataplane, in words that fit any dataplane.
 //!
+//! Order within a flush: settings, hosts and pools; sets; policies and profiles; endpoints; then removals the other
+//! way round, so that nothing is ever referred to before it exists or removed while it is referred to.
+//!
 //! Instructions are the complete interface: a dataplane that applies them in order holds everything this host
 //! needs and nothing else. They are level-triggered: an update carries the whole new value.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
 use calico_model::MacAddress;
 use ipnet::IpNet;
 
-/// A set of addresses that rules refer to; upstream's identifier (`s:` and a hash of the canonical selector).
+/// A set of addresses, or of addresses with a port, that rules refer to; upstream's identifier (`s:` and a hash of the
+/// canonical selector, `n:` for a named port).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(pub String);
 
 /// A profile's name as stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProfileId(pub String);
+
+/// Which of the two kinds a policy is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyKind {
+    /// `GlobalNetworkPolicy`
+    Global,
+    /// `NetworkPolicy`
+    Namespaced,
+}
+
+/// A policy: kind, namespace (empty for a global one) and name of its resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId {
+    /// The kind.
+    pub kind: PolicyKind,
+    /// The resource's namespace; empty for a global policy.
+    pub namespace: String,
+    /// The resource's name.
+    pub name: String,
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            PolicyKind::Global => write!(f, "{}", self.name),
+            PolicyKind::Namespaced => write!(f, "{}/{}", self.namespace, self.name),
+        }
+    }
+}
+
+/// A host endpoint of this host: the name of its resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostEndpointId(pub String);
 
 /// A local workload endpoint: namespace and name of its resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,17 +75,17 @@ pub enum Instruction {
     SetReplace {
         /// Which.
         id: SetId,
-        /// All members, both families. Overlaps are possible.
-        members: BTreeSet<IpNet>,
+        /// All members, both families. Overlaps are possible. A set never changes between the two sorts.
+        members: Members,
     },
     /// Change a set that exists.
     SetDelta {
         /// Which.
         id: SetId,
-        /// Members to add; none is there yet.
-        added: Vec<IpNet>,
-        /// Members to remove; all are there.
-        removed: Vec<IpNet>,
+        /// Members to add; none is there yet. Of the set's sort.
+        added: Members,
+        /// Members to remove; all are there. Of the set's sort.
+        removed: Members,
     },
     /// Remove a set; nothing refers to it any more.
     SetRemove {
@@ -67,6 +104,18 @@ pub enum Instruction {
         /// Which.
         id: ProfileId,
     },
+    /// Create or replace a policy's rules.
+    PolicyUpdate {
+        /// Which.
+        id: PolicyId,
+        /// Its rules.
+        rules: RuleSet,
+    },
+    /// Remove a policy; no endpoint refers to it any more.
+    PolicyRemove {
+        /// Which.
+        id: PolicyId,
+    },
     /// Create or replace a local endpoint.
     EndpointUpdate {
         /// Which.
@@ -79,6 +128,23 @@ pub enum Instruction {
         /// Which.
         id: EndpointId,
     },
+    /// Create or replace a host endpoint of this host.
+    HostEndpointUpdate {
+        /// Which.
+        id: HostEndpointId,
+        /// All there is to know of it.
+        endpoint: HostEndpoint,
+    },
+    /// Remove a host endpoint.
+    HostEndpointRemove {
+        /// Which.
+        id: HostEndpointId,
+    },
+    /// Replace the list of all hosts' addresses: those that tunnels and `NATOutgoingExclusions` speak of.
+    Hosts {
+        /// Sorted, without repeats.
+        addresses: Vec<IpAddr>,
+    },
     /// Replace the list of pools.
     Pools {
         /// All pools, disabled ones too.
@@ -88,7 +154,65 @@ pub enum Instruction {
     Settings(Settings),
 }
 
-/// The rules of a policy or profile.
+/// Members of a set: sorted, without repeats.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Members {
+    /// Networks; single addresses as /32 and /128.
+    Nets(Vec<IpNet>),
+    /// Addresses with a protocol and port.
+    Ports(Vec<PortMember>),
+}
+
+impl Members {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Nets(nets) => nets.len(),
+            Self::Ports(ports) => ports.len(),
+        }
+    }
+
+    /// True if there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl FromIterator<IpNet> for Members {
+    /// In any order, with repeats.
+    fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
+        let mut nets: Vec<IpNet> = nets.into_iter().collect();
+        nets.sort_unstable();
+        nets.dedup();
+        Self::Nets(nets)
+    }
+}
+
+impl FromIterator<PortMember> for Members {
+    /// In any order, with repeats.
+    fn from_iter<I: IntoIterator<Item = PortMember>>(ports: I) -> Self {
+        let mut ports: Vec<PortMember> = ports.into_iter().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self::Ports(ports)
+    }
+}
+
+/// One port of one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortMember {
+    /// The endpoint's address.
+    pub address: IpAddr,
+    /// IP protocol number: TCP, UDP or SCTP.
+    pub protocol: u8,
+    /// The port.
+    pub port: u16,
+}
+
+/// The rules of a policy or profile. A rule's index is its place in the resource's list, so the two lists have one
+/// length each; what cannot be followed has made the whole set one that denies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RuleSet {
     /// For packets to the endpoint.
@@ -97,8 +221,54 @@ pub struct RuleSet {
     pub egress: Vec<Rule>,
 }
 
+/// The policies of one tier that apply to an endpoint, in order of evaluation. A tier without a policy for a direction
+/// takes no part in it.
+///
+/// In each direction: the first policy with a matching rule decides; allow and deny end the evaluation, pass leaves the
+/// tier. If no rule matched, the tier denies, unless [`pass_at_end`](Self::pass_at_end) says that it passes (untracked
+/// and pre-DNAT lists never deny at the end of a tier).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TierPolicies {
+    /// The tier's name.
+    pub tier: String,
+    /// `defaultAction` is Pass.
+    pub pass_at_end: bool,
+    /// For packets to the endpoint. Staged policies are not among them.
+    pub ingress: Vec<PolicyId>,
+    /// For packets from the endpoint.
+    pub egress: Vec<PolicyId>,
+}
+
+/// One address of a workload under which another one, from outside, reaches it (floating IP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nat {
+    /// The endpoint's own.
+    pub internal: IpAddr,
+    /// The one that others use.
+    pub external: IpAddr,
+}
+
+/// Limits and marks of an endpoint's traffic; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Qos {
+    /// Packets per second to the endpoint, established ones too; above it they are dropped.
+    pub ingress_packet_rate: Option<u32>,
+    /// Packets that may come at once.
+    pub ingress_packet_burst: Option<u32>,
+    /// Packets per second from the endpoint.
+    pub egress_packet_rate: Option<u32>,
+    /// Packets that may come at once.
+    pub egress_packet_burst: Option<u32>,
+    /// TCP connections to the endpoint at a time; further ones are reset.
+    pub ingress_max_connections: Option<u32>,
+    /// TCP connections from the endpoint at a time.
+    pub egress_max_connections: Option<u32>,
+    /// DSCP of packets to outside all pools and hosts, 0 to 63.
+    pub dscp: Option<u8>,
+}
+
 /// A local workload endpoint. No profile and no policy: nothing passes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// The host's end of the veth pair.
     pub interface: String,
@@ -106,8 +276,47 @@ pub struct Endpoint {
     pub mac: Option<MacAddress>,
     /// Addresses; each gets a route.
     pub addresses: Vec<IpAddr>,
-    /// Profiles in order of evaluation. Each has had its [`Instruction::ProfileUpdate`]; one that does not exist in
+    /// Networks that it may use as source although no route leads there. Empty unless the settings allow it.
+    pub spoofable: Vec<IpNet>,
+    /// Floating IPs; empty unless the settings allow them. An external address may have several claimants: the
+    /// lowest internal address gets it.
+    pub nats: Vec<Nat>,
+    /// Limits.
+    pub qos: Qos,
+    /// Policies, in the order of the tiers. Each has had its [`Instruction::PolicyUpdate`].
+    pub tiers: Vec<TierPolicies>,
+    /// Profiles, asked in each direction in which no tier decided, in order of evaluation. Each has had its [`Instruction::ProfileUpdate`]; one that does not exist in
     /// the datastore, or that cannot be followed, arrives with rules that deny everything.
+    pub profiles: Vec<ProfileId>,
+}
+
+/// The interfaces that a host endpoint stands for. Workload interfaces never, except that `AnyInterface` also sees
+/// their forwarded and pre-DNAT traffic. Of several host endpoints for one interface the lowest identifier wins; one
+/// that names an interface or its address goes before `AnyInterface`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostInterfaces {
+    /// The interface of this name.
+    Named(String),
+    /// The interface that has one of these addresses, followed as they come and go.
+    WithAddress(Vec<IpAddr>),
+    /// All that no other host endpoint has, `lo` among them (`interfaceName: "*"`).
+    AnyInterface,
+}
+
+/// A host endpoint. Which list sees which packets: `dataplane.md` 1.9. Failsafe ports pass all of them but `forward`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostEndpoint {
+    /// Where.
+    pub interfaces: HostInterfaces,
+    /// For traffic of the host itself; then the profiles; then deny.
+    pub normal: Vec<TierPolicies>,
+    /// For forwarded traffic. Without a policy for a direction in any tier, that direction's traffic is not judged.
+    pub forward: Vec<TierPolicies>,
+    /// Before connection tracking; an allow means neither tracking nor any further host endpoint policy.
+    pub untracked: Vec<TierPolicies>,
+    /// Incoming, before destination NAT; ingress only.
+    pub pre_dnat: Vec<TierPolicies>,
+    /// Profiles of the normal list.
     pub profiles: Vec<ProfileId>,
 }
 
@@ -132,11 +341,145 @@ pub enum HostAction {
     Return,
 }
 
-/// Host-wide settings.
+/// What deny does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DenyAction {
+    /// Silence.
+    #[default]
+    Drop,
+    /// An ICMP error, port unreachable, where the hook allows one to be sent; silence elsewhere.
+    Reject,
+}
+
+/// What becomes of packets to a service address that no service has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServiceLoop {
+    /// Dropped.
+    #[default]
+    Drop,
+    /// Refused with an ICMP error.
+    Reject,
+    /// Let alone.
+    Disabled,
+}
+
+/// A port of a host that no policy closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FailsafePort {
+    /// TCP, UDP or SCTP, by number.
+    pub protocol: u8,
+    /// The port.
+    pub port: u16,
+    /// The other end, anyone if `None`.
+    pub net: Option<IpNet>,
+}
+
+/// Which renderer writes the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Renderer {
+    /// nftables if the kernel has it, else iptables.
+    #[default]
+    Auto,
+    /// nftables.
+    Nftables,
+    /// iptables and ipset.
+    Iptables,
+}
+
+/// Which kernel interface iptables uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum IptablesBackend {
+    /// The one that the host's own rules are in.
+    #[default]
+    Auto,
+    /// `iptables-nft`.
+    Nft,
+    /// `iptables-legacy`.
+    Legacy,
+}
+
+/// How masquerading is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NatOutgoing {
+    /// This source address in place of the outgoing interface's.
+    pub address: Option<std::net::Ipv4Addr>,
+    /// Source ports of TCP and UDP, both ends included.
+    pub ports: Option<(u16, u16)>,
+    /// Only packets that leave by interfaces whose name is this, or starts with it if it ends in `+`.
+    pub interface: Option<String>,
+    /// Not what goes to hosts (`NATOutgoingExclusions: IPPoolsAndHostIPs`).
+    pub exclude_hosts: bool,
+}
+
+/// Host-wide settings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Workload to host.
     pub endpoint_to_host: HostAction,
+    /// Deny.
+    pub deny: DenyAction,
+    /// Ports of host endpoints that are always open from outside.
+    pub failsafe_inbound: Vec<FailsafePort>,
+    /// Ports elsewhere that this host always reaches through its host endpoints.
+    pub failsafe_outbound: Vec<FailsafePort>,
+    /// `LogPrefix` with its specifiers: %t tier, %k kind, %n name, %p namespace/name; `: ` is written after it.
+    pub log_prefix: String,
+    /// At most so many log lines of one rule, as (lines, seconds).
+    pub log_rate: Option<(u32, u32)>,
+    /// Log lines that may come at once.
+    pub log_burst: Option<u32>,
+    /// Workloads may send VXLAN packets, as far as policy lets them.
+    pub vxlan_from_workloads: bool,
+    /// Workloads may send IP-in-IP packets, as far as policy lets them.
+    pub ipip_from_workloads: bool,
+    /// Packets that connection tracking calls invalid are judged like others.
+    pub accept_invalid: bool,
+    /// UDP port of VXLAN between hosts, while a pool uses it.
+    pub vxlan_port: Option<u16>,
+    /// Masquerading.
+    pub nat_outgoing: NatOutgoing,
+    /// Addresses of services.
+    pub service_cidrs: Vec<IpNet>,
+    /// What becomes of packets to them that nobody took.
+    pub service_loop: ServiceLoop,
+    /// Packets that policy allowed are left to the user's own rules (`FilterAllowAction: Return`), where the renderer
+    /// can tell the difference.
+    pub return_allowed: bool,
+    /// Who writes the rules.
+    pub renderer: Renderer,
+    /// How iptables is spoken to.
+    pub iptables_backend: IptablesBackend,
+}
+
+impl Default for Settings {
+    /// Upstream's defaults, failsafe ports included.
+    fn default() -> Self {
+        let port = |protocol, port| FailsafePort { protocol, port, net: None };
+        let tcp = [179, 2379, 2380, 5473, 6443, 6666, 6667].map(|number| port(6, number));
+        let mut failsafe_inbound = vec![port(6, 22), port(17, 68)];
+        failsafe_inbound.extend(tcp);
+        let mut failsafe_outbound = vec![port(17, 53), port(17, 67)];
+        failsafe_outbound.extend(tcp);
+        Self {
+            endpoint_to_host: HostAction::default(),
+            deny: DenyAction::default(),
+            failsafe_inbound,
+            failsafe_outbound,
+            log_prefix: "calico-packet".to_owned(),
+            log_rate: None,
+            log_burst: None,
+            vxlan_from_workloads: false,
+            ipip_from_workloads: false,
+            accept_invalid: false,
+            vxlan_port: None,
+            nat_outgoing: NatOutgoing::default(),
+            service_cidrs: Vec::new(),
+            service_loop: ServiceLoop::default(),
+            return_allowed: false,
+            renderer: Renderer::default(),
+            iptables_backend: IptablesBackend::default(),
+        }
+    }
 }
 
 /// What a rule does.
@@ -209,8 +552,13 @@ pub struct EntityMatch {
     pub sets: Vec<SetId>,
     /// In none of these sets.
     pub not_sets: Vec<SetId>,
-    /// Port in any of these ranges, both ends included.
+    /// Port in any of these ranges, both ends included; or address, protocol and port in any of
+    /// [`port_sets`](Self::port_sets). No condition if both are empty.
     pub ports: Vec<(u16, u16)>,
     /// Port in none of these.
     pub not_ports: Vec<(u16, u16)>,
+    /// Sets of named ports and of services' back ends: see [`ports`](Self::ports).
+    pub port_sets: Vec<SetId>,
+    /// Address, protocol and port in none of these sets.
+    pub not_port_sets: Vec<SetId>,
 }

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use crate::{
     INTERFACE_PREFIX,
     instruction::{
-        Endpoint, EndpointId, EntityMatch, HostAction, IcmpMatch, Instruction, Pool, ProfileId, Rule, RuleAction,
-        RuleSet, SetId, Settings,
+        Endpoint, EndpointId, EntityMatch, HostAction, IcmpMatch, Instruction, Members, Pool, ProfileId, Rule,
+        RuleAction, RuleSet, SetId, Settings,
     },
     packet::{Hop, Packet, Verdict},
 };
@@ -62,9 +62,17 @@ impl Programmed {
 
     fn objection(&self, instruction: &Instruction) -> Option<String> {
         match instruction {
-            Instruction::SetReplace { .. } | Instruction::Pools { .. } | Instruction::Settings(_) => None,
+            Instruction::SetReplace { .. }
+            | Instruction::Pools { .. }
+            | Instruction::Settings(_)
+            | Instruction::PolicyUpdate { .. }
+            | Instruction::PolicyRemove { .. }
+            | Instruction::HostEndpointUpdate { .. }
+            | Instruction::HostEndpointRemove { .. }
+            | Instruction::Hosts { .. } => None,
             Instruction::SetDelta { id, added, removed } => {
                 let Some(members) = self.sets.get(id) else { return Some("there is no such set".into()) };
+                let (added, removed) = (nets(added), nets(removed));
                 let present = added.iter().find(|net| members.contains(net));
                 let absent = removed.iter().find(|net| !members.contains(net));
                 present
@@ -103,14 +111,14 @@ impl Programmed {
     fn accept(&mut self, instruction: Instruction) {
         match instruction {
             Instruction::SetReplace { id, members } => {
-                self.sets.insert(id, members);
+                self.sets.insert(id, nets(&members).iter().copied().collect());
             }
             Instruction::SetDelta { id, added, removed } => {
                 let members = self.sets.entry(id).or_default();
-                for net in &removed {
+                for net in nets(&removed) {
                     members.remove(net);
                 }
-                members.extend(added);
+                members.extend(nets(&added));
             }
             Instruction::SetRemove { id } => {
                 self.sets.remove(&id);
@@ -129,6 +137,11 @@ impl Programmed {
             }
             Instruction::Pools { pools } => self.pools = pools,
             Instruction::Settings(settings) => self.settings = settings,
+            Instruction::PolicyUpdate { .. }
+            | Instruction::PolicyRemove { .. }
+            | Instruction::HostEndpointUpdate { .. }
+            | Instruction::HostEndpointRemove { .. }
+            | Instruction::Hosts { .. } => {}
         }
     }
 
@@ -217,6 +230,13 @@ impl Programmed {
             && !entity.not_sets.iter().any(in_set)
             && (entity.ports.is_empty() || entity.ports.iter().any(in_range))
             && !entity.not_ports.iter().any(in_range)
+    }
+}
+
+fn nets(members: &Members) -> &[IpNet] {
+    match members {
+        Members::Nets(nets) => nets,
+        Members::Ports(_) => &[],
     }
 }
 

@@ -125,6 +125,11 @@ fn named<'a>(instructions: &'a [Instruction]) -> Vec<&'a str> {
         Instruction::EndpointRemove { .. } => "-endpoint",
         Instruction::Pools { .. } => "pools",
         Instruction::Settings(_) => "settings",
+        Instruction::PolicyUpdate { .. } => "policy",
+        Instruction::PolicyRemove { .. } => "-policy",
+        Instruction::HostEndpointUpdate { .. } => "host endpoint",
+        Instruction::HostEndpointRemove { .. } => "-host endpoint",
+        Instruction::Hosts { .. } => "hosts",
     };
     instructions.iter().map(name).collect()
 }

@@ -101,8 +101,8 @@ impl State {
     /// it stays, or becomes, closed.
     pub(crate) fn absorb(&mut self, instruction: Instruction) -> Result<(), Refused> {
         match instruction {
-            Instruction::SetReplace { id, members } => self.replace_set(id, &members),
-            Instruction::SetDelta { id, added, removed } => self.change_set(&id, &added, &removed),
+            Instruction::SetReplace { id, members } => self.replace_set(id, nets(&members)),
+            Instruction::SetDelta { id, added, removed } => self.change_set(&id, nets(&added), nets(&removed)),
             Instruction::SetRemove { id } => self.remove_set(&id),
             Instruction::ProfileUpdate { id, rules } => {
                 self.profiles.entry(id.clone()).or_default().rules = Some(rules);
@@ -121,6 +121,11 @@ impl State {
                 self.dirty.base |= settings != self.settings;
                 self.settings = settings;
             }
+            Instruction::PolicyUpdate { .. }
+            | Instruction::PolicyRemove { .. }
+            | Instruction::HostEndpointUpdate { .. }
+            | Instruction::HostEndpointRemove { .. }
+            | Instruction::Hosts { .. } => {}
         }
         Ok(())
     }
@@ -198,8 +203,8 @@ impl State {
     }
 
     /// The host-wide settings.
-    pub(crate) fn settings(&self) -> Settings {
-        self.settings
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Whether an endpoint has its interface, or another one has it.
@@ -447,4 +452,11 @@ pub(crate) struct Refused {
     pub id: Arc<EndpointId>,
     /// Why.
     pub reason: String,
+}
+
+fn nets(members: &calico_policy::instruction::Members) -> &[ipnet::IpNet] {
+    match members {
+        calico_policy::instruction::Members::Nets(nets) => nets,
+        calico_policy::instruction::Members::Ports(_) => &[],
+    }
 }

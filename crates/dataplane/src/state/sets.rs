@@ -3,7 +3,7 @@
 //! A set has one name while its members are single addresses and another with networks among them, per family; when
 //! that changes, the profiles that name the set are rendered again.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use calico_policy::instruction::{Pool, Rule as PolicyRule, SetId};
 use ipnet::IpNet;
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl State {
-    pub(super) fn replace_set(&mut self, id: SetId, members: &BTreeSet<IpNet>) {
+    pub(super) fn replace_set(&mut self, id: SetId, members: &[IpNet]) {
         let before = self.sets.insert(id.clone(), Members::collect(members));
         let existed = before.is_some();
         let (before, after) = (before.unwrap_or_default(), &self.sets[&id]);

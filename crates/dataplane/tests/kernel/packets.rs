@@ -33,7 +33,7 @@ fn open() -> Instruction {
 }
 
 fn host_action(endpoint_to_host: HostAction) -> Instruction {
-    Instruction::Settings(Settings { endpoint_to_host })
+    Instruction::Settings(Settings { endpoint_to_host, ..Settings::default() })
 }
 
 #[test]
@@ -111,8 +111,8 @@ fn members_of_a_set_get_in_and_others_do_not() {
         assert_eq!(talks(&c, &b, 80), [false; 2]);
         let delta = |added: &[&str], removed: &[&str]| Instruction::SetDelta {
             id: SetId("s:friends".to_owned()),
-            added: added.iter().map(|net| net.parse().unwrap()).collect(),
-            removed: removed.iter().map(|net| net.parse().unwrap()).collect(),
+            added: added.iter().map(|net| net.parse::<ipnet::IpNet>().unwrap()).collect(),
+            removed: removed.iter().map(|net| net.parse::<ipnet::IpNet>().unwrap()).collect(),
         };
         absorb(&mut dataplane, [delta(&["10.65.0.3/32", "fd65::3/128"], &["10.65.0.1/32", "fd65::1/128"])]);
         dataplane.apply().await.unwrap();

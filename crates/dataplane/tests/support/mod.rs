@@ -20,6 +20,7 @@ use calico_model::MacAddress;
 use calico_policy::instruction::{
     Endpoint, EndpointId, EntityMatch, Instruction, ProfileId, Rule, RuleAction, RuleSet, SetId,
 };
+use ipnet::IpNet;
 pub use namespace::*;
 
 /// How long is waited for something that must not happen. Delivery over veth takes microseconds.
@@ -173,6 +174,7 @@ pub fn endpoint(name: &str, interface: &str, addresses: &[IpAddr], profiles: &[&
             mac: Some(MacAddress([2, 0, 0, 0, 0, number])),
             addresses: addresses.to_vec(),
             profiles: profiles.iter().map(|p| ProfileId((*p).to_owned())).collect(),
+            ..Endpoint::default()
         },
     }
 }
@@ -184,7 +186,7 @@ pub fn profile(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Instruction
 pub fn set(name: &str, members: &[&str]) -> Instruction {
     Instruction::SetReplace {
         id: SetId(name.to_owned()),
-        members: members.iter().map(|member| member.parse().unwrap()).collect(),
+        members: members.iter().map(|member| member.parse::<IpNet>().unwrap()).collect(),
     }
 }
 

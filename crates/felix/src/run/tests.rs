@@ -14,6 +14,7 @@ use super::*;
 use crate::Applied;
 
 /// What the driver was told, in order.
+#[allow(clippy::large_enum_variant, reason = "a handful of values in a test")]
 #[derive(Clone, Debug, PartialEq)]
 enum Call {
     InstallBase,

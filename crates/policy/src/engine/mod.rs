@@ -83,8 +83,8 @@ impl Engine {
     pub fn flush(&mut self) -> Vec<Instruction> {
         let mut out = Vec::new();
         let settings = self.settings.settings();
-        if self.sent_settings != Some(settings) {
-            self.sent_settings = Some(settings);
+        if self.sent_settings.as_ref() != Some(&settings) {
+            self.sent_settings = Some(settings.clone());
             out.push(Instruction::Settings(settings));
         }
         let pools = self.distinct_pools();
@@ -166,6 +166,7 @@ fn claim(
             mac: identity.mac,
             addresses: identity.addresses,
             profiles: spec.profiles.iter().cloned().map(ProfileId).collect(),
+            ..Endpoint::default()
         }),
         (identity, interface) => {
             let mut faults = identity.err().unwrap_or_default();

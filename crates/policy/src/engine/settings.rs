@@ -44,7 +44,8 @@ impl FelixSettings {
     /// The settings in force. A word that is none closes.
     pub(super) fn settings(&self) -> Settings {
         let action = self.node.as_ref().or(self.cluster.as_ref());
-        Settings { endpoint_to_host: action.map_or(HostAction::Return, |a| parse(a).unwrap_or(HostAction::Drop)) }
+        let endpoint_to_host = action.map_or(HostAction::Return, |a| parse(a).unwrap_or(HostAction::Drop));
+        Settings { endpoint_to_host, ..Settings::default() }
     }
 
     pub(super) fn problems(&self, node: &str) -> Option<Problem> {

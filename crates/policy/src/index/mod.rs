@@ -33,7 +33,7 @@ use self::{
     sets::Sets,
     symbols::Symbols,
 };
-use crate::instruction::{Instruction, SetId};
+use crate::instruction::{Instruction, Members, SetId};
 
 /// A set in use; given back by [`Index::release`].
 #[derive(Debug, PartialEq, Eq)]
@@ -183,10 +183,11 @@ impl Index {
                 _ => {}
             }
         }
+        let (added, removed) = (Members::Nets(added), Members::Nets(removed));
         (!added.is_empty() || !removed.is_empty()).then_some(Instruction::SetDelta { id, added, removed })
     }
 
-    fn members(&self, set: u32) -> BTreeSet<IpNet> {
+    fn members(&self, set: u32) -> Members {
         let items = self.sets.get(set).classes.iter().flat_map(|&class| self.classes.members(class));
         items.flat_map(|&item| self.items.nets(item)).copied().collect()
     }

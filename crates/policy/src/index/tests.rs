@@ -97,9 +97,10 @@ impl Pair {
         for instruction in changes.updates.into_iter().chain(changes.removals) {
             match instruction {
                 Instruction::SetReplace { id, members } => {
-                    prop_assert!(self.sent.insert(id, members).is_none(), "a set is made once");
+                    let Members::Nets(members) = members else { unreachable!() };
+                    prop_assert!(self.sent.insert(id, members.into_iter().collect()).is_none(), "a set is made once");
                 }
-                Instruction::SetDelta { id, added, removed } => {
+                Instruction::SetDelta { id, added: Members::Nets(added), removed: Members::Nets(removed) } => {
                     let members = self.sent.get_mut(&id).unwrap();
                     for net in removed {
                         prop_assert!(members.remove(&net));
