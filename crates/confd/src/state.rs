@@ -159,7 +159,7 @@ impl State {
     pub fn absorb(&mut self, event: Event) -> bool {
         match event {
             Event::Change(Change::Set { key, resource }) => self.set(&key, *resource),
-            Event::Change(Change::Remove { key }) => self.remove(&key),
+            Event::Change(Change::Remove { key } | Change::Unusable { key, .. }) => self.remove(&key),
             Event::Raw(KvEvent::Put(entry)) => self.put_affinity(entry),
             Event::Raw(KvEvent::Delete { key, .. }) => {
                 self.unreadable.remove(&key).is_some() | self.blocks.remove(&key).is_some()

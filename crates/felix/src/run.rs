@@ -216,7 +216,9 @@ impl<D: Driver> Felix<D> {
                 Event::Raw(_) => {}
                 Event::Unreadable(error) => {
                     warn!(%error, "record skipped; what it governs stays closed");
-                    self.unreadable.insert(error.key().clone(), error.to_string());
+                    let (key, reason) = (error.key().clone(), error.to_string());
+                    self.absorb_change(error.into());
+                    self.unreadable.insert(key, reason);
                 }
                 Event::InSync => {
                     info!("datastore snapshot complete");
@@ -243,7 +245,7 @@ impl<D: Driver> Felix<D> {
                 }
                 key
             }
-            Change::Remove { key } => {
+            Change::Remove { key } | Change::Unusable { key, .. } => {
                 if key.kind == KindName::ClusterInformation {
                     self.datastore_ready = false;
                 }

@@ -1,45 +1,23 @@
 //! The closed set of resources that the agents follow.
 
-use crate::{
-    BGPConfiguration, BGPPeer, ClusterInformation, Fault, FelixConfiguration, HostEndpoint, IPPool, IPReservation,
-    Invalid, KindName, Metadata, Node, Profile, Resource, ResourceKey, Revision, Tier, WorkloadEndpoint, validate,
-};
+use crate::{Fault, Invalid, KindVisitor, Metadata, Resource, ResourceKey, Revision, kind::with_kinds, validate};
 
-/// The same for a resource of whatever kind.
-macro_rules! each {
-    ($any:expr, $resource:ident => $result:expr) => {
-        match $any {
-            Self::BGPConfiguration($resource) => $result,
-            Self::BGPPeer($resource) => $result,
-            Self::ClusterInformation($resource) => $result,
-            Self::FelixConfiguration($resource) => $result,
-            Self::HostEndpoint($resource) => $result,
-            Self::IPPool($resource) => $result,
-            Self::IPReservation($resource) => $result,
-            Self::Node($resource) => $result,
-            Self::Profile($resource) => $result,
-            Self::Tier($resource) => $result,
-            Self::WorkloadEndpoint($resource) => $result,
+/// What is the same for every kind.
+macro_rules! any {
+    ($($kind:ident $spec:ident $plural:literal $namespaced:literal $doc:literal),+ $(,)?) => {
+        /// The same for a resource of whatever kind.
+        macro_rules! each {
+            ($any:expr, $resource:ident => $result:expr) => {
+                match $any { $(Self::$kind($resource) => $result),+ }
+            };
         }
+
+        /// A resource of any kind.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum AnyResource { $(#[doc = $doc] $kind(Resource<crate::$spec>)),+ }
     };
 }
-
-/// A resource of any kind.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
-pub enum AnyResource {
-    BGPConfiguration(BGPConfiguration),
-    BGPPeer(BGPPeer),
-    ClusterInformation(ClusterInformation),
-    FelixConfiguration(FelixConfiguration),
-    HostEndpoint(HostEndpoint),
-    IPPool(IPPool),
-    IPReservation(IPReservation),
-    Node(Node),
-    Profile(Profile),
-    Tier(Tier),
-    WorkloadEndpoint(WorkloadEndpoint),
-}
+with_kinds!(any);
 
 /// One change of the datastore's resources, the input of everything that follows them. Level-triggered: a set
 /// carries the whole new value and may repeat the old one.
@@ -52,11 +30,41 @@ pub enum Change {
         /// What stands there now.
         resource: Box<AnyResource>,
     },
-    /// Deleted, or no longer readable.
+    /// Deleted.
     Remove {
         /// Where it was.
         key: ResourceKey,
     },
+    /// Stored, but it cannot be used: what it governs must be closed, not left as if it were not there.
+    Unusable {
+        /// Where it is stored.
+        key: ResourceKey,
+        /// What is wrong with it, in one line.
+        reason: String,
+        /// As much of it as could be read.
+        resource: Option<Box<AnyResource>>,
+    },
+}
+
+impl Change {
+    /// The resource that changes.
+    pub fn key(&self) -> &ResourceKey {
+        match self {
+            Self::Set { key, .. } | Self::Remove { key } | Self::Unusable { key, .. } => key,
+        }
+    }
+}
+
+impl From<DecodeError> for Change {
+    fn from(error: DecodeError) -> Self {
+        let reason = error.reason();
+        match error {
+            DecodeError::Invalid { key, resource, .. } | DecodeError::Name { key, resource, .. } => {
+                Self::Unusable { key, reason, resource: Some(resource) }
+            }
+            DecodeError::Json { key, .. } => Self::Unusable { key, reason, resource: None },
+        }
+    }
 }
 
 /// A stored value that is not what its key says.
@@ -78,6 +86,8 @@ pub enum DecodeError {
         key: ResourceKey,
         /// What is wrong.
         invalid: Invalid,
+        /// What was read.
+        resource: Box<AnyResource>,
     },
     /// The name inside differs from the key.
     #[error("{key} holds a {} named {name:?}", key.kind)]
@@ -86,6 +96,8 @@ pub enum DecodeError {
         key: ResourceKey,
         /// The name inside.
         name: String,
+        /// What was read.
+        resource: Box<AnyResource>,
     },
 }
 
@@ -96,6 +108,15 @@ impl DecodeError {
             Self::Json { key, .. } | Self::Invalid { key, .. } | Self::Name { key, .. } => key,
         }
     }
+
+    /// What is wrong, without the key.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Json { key, source } => format!("it is not a valid {}: {source}", key.kind),
+            Self::Invalid { invalid, .. } => invalid.reasons(),
+            Self::Name { key, name, .. } => format!("it holds a {} named {name:?}", key.kind),
+        }
+    }
 }
 
 impl AnyResource {
@@ -104,19 +125,17 @@ impl AnyResource {
     /// # Errors
     /// [`DecodeError`] names the key and what is wrong.
     pub fn decode(key: &ResourceKey, value: &[u8], revision: Revision) -> Result<Self, DecodeError> {
-        match key.kind {
-            KindName::BGPConfiguration => decode::<crate::BGPConfigurationSpec>(key, value, revision),
-            KindName::BGPPeer => decode::<crate::BGPPeerSpec>(key, value, revision),
-            KindName::ClusterInformation => decode::<crate::ClusterInformationSpec>(key, value, revision),
-            KindName::FelixConfiguration => decode::<crate::FelixConfigurationSpec>(key, value, revision),
-            KindName::HostEndpoint => decode::<crate::HostEndpointSpec>(key, value, revision),
-            KindName::IPPool => decode::<crate::IPPoolSpec>(key, value, revision),
-            KindName::IPReservation => decode::<crate::IPReservationSpec>(key, value, revision),
-            KindName::Node => decode::<crate::NodeSpec>(key, value, revision),
-            KindName::Profile => decode::<crate::ProfileSpec>(key, value, revision),
-            KindName::Tier => decode::<crate::TierSpec>(key, value, revision),
-            KindName::WorkloadEndpoint => decode::<crate::WorkloadEndpointSpec>(key, value, revision),
+        struct Decode<'a>(&'a ResourceKey, &'a [u8], Revision);
+
+        impl KindVisitor for Decode<'_> {
+            type Out = Result<AnyResource, DecodeError>;
+
+            fn visit<S: crate::Kind>(self) -> Self::Out {
+                decode::<S>(self.0, self.1, self.2)
+            }
         }
+
+        key.kind.visit(Decode(key, value, revision))
     }
 
     /// Reads the value stored under `key` and refuses what cannot be used. The agents skip such a record, as if it
@@ -128,7 +147,7 @@ impl AnyResource {
         let resource = Self::decode(key, value, revision)?;
         match Invalid::unless_empty(key.kind, &key.name, resource.faults()) {
             Ok(()) => Ok(resource),
-            Err(invalid) => Err(DecodeError::Invalid { key: key.clone(), invalid }),
+            Err(invalid) => Err(DecodeError::Invalid { key: key.clone(), invalid, resource: Box::new(resource) }),
         }
     }
 
@@ -183,8 +202,13 @@ fn faults<S: crate::Kind>(resource: &Resource<S>) -> Vec<Fault> {
 fn decode<S: crate::Kind>(key: &ResourceKey, value: &[u8], revision: Revision) -> Result<AnyResource, DecodeError> {
     let resource = Resource::<S>::from_json(value, Some(revision))
         .map_err(|source| DecodeError::Json { key: key.clone(), source })?;
-    if resource.name() != key.name {
-        return Err(DecodeError::Name { key: key.clone(), name: resource.name().to_owned() });
+    let name = resource.name();
+    // A policy of an older release is read under a name without its tier; see `policy`.
+    let agrees = name == key.name || (S::HAS_OLD_NAMES && key.name.strip_prefix("default.") == Some(name));
+    let name = (!agrees).then(|| name.to_owned());
+    let resource = S::into_any(resource);
+    match name {
+        None => Ok(resource),
+        Some(name) => Err(DecodeError::Name { key: key.clone(), name, resource: Box::new(resource) }),
     }
-    Ok(S::into_any(resource))
 }

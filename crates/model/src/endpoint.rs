@@ -62,7 +62,44 @@ pub struct WorkloadEndpointSpec {
     /// Prefixes that the workload may use as source beside its own addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub allow_spoofed_source_prefixes: Vec<String>,
-    /// `qosControls` and members not known here.
+    /// Limits of traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos_controls: Option<QosControls>,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Limits of an endpoint's traffic; absent and zero are none. Bandwidths, peak rates are in bits per second, bursts in
+/// bits, packet rates in packets per second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct QosControls {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_bandwidth: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_bandwidth: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_burst: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_burst: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_packet_rate: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_packet_rate: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_packet_burst: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_packet_burst: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_max_connections: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_max_connections: Option<i64>,
+    /// The DSCP that packets leave with: a number or a name such as `AF41`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<Value>,
+    /// `ingressPeakrate`, `ingressMinburst`, … and members not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }

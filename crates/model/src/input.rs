@@ -23,7 +23,9 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-use crate::{AnyResource, Fault, Invalid, Kind, KindName, Resource, Revision, resource::API_VERSION, schema};
+use crate::{
+    AnyResource, Fault, Invalid, Kind, KindName, KindVisitor, Resource, Revision, resource::API_VERSION, schema,
+};
 
 /// Why input is refused.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,11 @@ pub fn documents(text: &str) -> Result<Vec<Value>, InputError> {
     Ok(found)
 }
 
+/// Drops the members of a stored resource that its kind has not, so that what is shown can be read as input again.
+pub fn only_known(kind: KindName, value: &mut Value) {
+    schema::prune(kind, value);
+}
+
 /// The kind of a resource as written.
 ///
 /// # Errors
@@ -97,19 +104,17 @@ pub fn kind(value: &Value) -> Result<KindName, InputError> {
 /// # Errors
 /// What [`kind`] and [`parse_as`] return.
 pub fn parse(value: Value) -> Result<AnyResource, InputError> {
-    Ok(match kind(&value)? {
-        KindName::BGPConfiguration => AnyResource::BGPConfiguration(parse_as(value)?),
-        KindName::BGPPeer => AnyResource::BGPPeer(parse_as(value)?),
-        KindName::ClusterInformation => AnyResource::ClusterInformation(parse_as(value)?),
-        KindName::FelixConfiguration => AnyResource::FelixConfiguration(parse_as(value)?),
-        KindName::HostEndpoint => AnyResource::HostEndpoint(parse_as(value)?),
-        KindName::IPPool => AnyResource::IPPool(parse_as(value)?),
-        KindName::IPReservation => AnyResource::IPReservation(parse_as(value)?),
-        KindName::Node => AnyResource::Node(parse_as(value)?),
-        KindName::Profile => AnyResource::Profile(parse_as(value)?),
-        KindName::Tier => AnyResource::Tier(parse_as(value)?),
-        KindName::WorkloadEndpoint => AnyResource::WorkloadEndpoint(parse_as(value)?),
-    })
+    struct Parse(Value);
+
+    impl KindVisitor for Parse {
+        type Out = Result<AnyResource, InputError>;
+
+        fn visit<S: Kind>(self) -> Self::Out {
+            parse_as::<S>(self.0).map(S::into_any)
+        }
+    }
+
+    kind(&value)?.visit(Parse(value))
 }
 
 /// One resource of a kind that is known. A `resourceVersion` becomes its revision.

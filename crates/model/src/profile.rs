@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ANNOTATION_TYPED_NAME, Action, AnyResource, EntityRule, Fault, Kind, KindName, ProfileName, Resource, Rule,
-    metadata::null_is_empty, validate,
+    ANNOTATION_TYPED_NAME, Action, AnyResource, Direction, EntityRule, Fault, Kind, KindName, ProfileName, Resource,
+    Rule, metadata::null_is_empty, validate,
 };
 
 /// A profile resource.
@@ -64,8 +64,8 @@ impl Kind for ProfileSpec {
     const NAME: KindName = KindName::Profile;
 
     fn faults(resource: &Resource<Self>) -> Vec<Fault> {
-        let mut faults = validate::rules("spec.ingress", validate::Direction::Ingress, &resource.spec.ingress);
-        faults.extend(validate::rules("spec.egress", validate::Direction::Egress, &resource.spec.egress));
+        let mut faults = validate::rules("spec.ingress", Direction::Ingress, &resource.spec.ingress);
+        faults.extend(validate::rules("spec.egress", Direction::Egress, &resource.spec.egress));
         faults.extend(validate::labels("spec.labelsToApply", &resource.spec.labels_to_apply));
         faults
     }

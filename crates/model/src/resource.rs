@@ -4,12 +4,12 @@
 //! with `<`, `>`, `&`, U+2028 and U+2029 escaped as Go does. Members that this crate does not know survive a
 //! read-modify-write: a newer peer's data must not be lost by passing through us.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{AnyResource, Fault, Invalid, Metadata, ResourceKey, diagnose, schema, validate};
+use crate::{AnyResource, Fault, Invalid, KindName, Metadata, ResourceKey, diagnose, schema, validate};
 
 /// The one `apiVersion` of all resources here.
 pub(crate) const API_VERSION: &str = "projectcalico.org/v3";
@@ -31,8 +31,21 @@ pub trait Kind: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + 
     /// True where upstream's struct has a `status` that is always written, even empty (`"status":{}`).
     const STATUS_ALWAYS: bool = false;
 
+    /// True where older releases stored `default.<name>` for what is called `<name>` now.
+    const HAS_OLD_NAMES: bool = false;
+
     /// Fills in what upstream's client and its CRD schemas fill in on every write.
     fn set_defaults(resource: &mut Resource<Self>) {
+        let _ = resource;
+    }
+
+    /// Turns metadata as it stands in the resource into what is stored. Policies carry their name a second time.
+    fn stored_metadata(metadata: &Metadata) -> Cow<'_, Metadata> {
+        Cow::Borrowed(metadata)
+    }
+
+    /// The other way round, for a resource just read.
+    fn read_metadata(resource: &mut Resource<Self>) {
         let _ = resource;
     }
 
@@ -41,68 +54,6 @@ pub trait Kind: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + 
 
     /// Wraps the resource for the agents' closed enum.
     fn into_any(resource: Resource<Self>) -> AnyResource;
-}
-
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident $plural:literal $namespaced:literal),+ $(,)?) => {
-        /// Every kind that this crate knows, by upstream's name.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[allow(clippy::upper_case_acronyms)]
-        pub enum KindName { $($(#[$doc])* $variant),+ }
-
-        impl KindName {
-            /// All kinds.
-            pub const ALL: &'static [KindName] = &[$(KindName::$variant),+];
-
-            /// The kind as written in `kind:`.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(KindName::$variant => stringify!($variant)),+ }
-            }
-            /// The path segment in etcd, lower case.
-            pub const fn plural(self) -> &'static str {
-                match self { $(KindName::$variant => $plural),+ }
-            }
-            /// True if resources of this kind live in a namespace.
-            pub const fn is_namespaced(self) -> bool {
-                match self { $(KindName::$variant => $namespaced),+ }
-            }
-            /// The kind of a path segment, `None` for plurals that are not followed here.
-            pub fn from_plural(plural: &str) -> Option<Self> {
-                match plural { $($plural => Some(KindName::$variant),)+ _ => None }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// BGP settings of the cluster (`default`) or a node (`node.<name>`).
-    BGPConfiguration "bgpconfigurations" false,
-    /// A BGP neighbour.
-    BGPPeer "bgppeers" false,
-    /// The cluster's identity and readiness.
-    ClusterInformation "clusterinformations" false,
-    /// Felix settings.
-    FelixConfiguration "felixconfigurations" false,
-    /// An interface of a host that policy applies to.
-    HostEndpoint "hostendpoints" false,
-    /// A range of addresses for workloads.
-    IPPool "ippools" false,
-    /// Addresses that auto-assignment skips.
-    IPReservation "ipreservations" false,
-    /// A host.
-    Node "nodes" false,
-    /// Labels and rules that endpoints inherit by name.
-    Profile "profiles" false,
-    /// A group of policies with a default action.
-    Tier "tiers" false,
-    /// An interface of a workload.
-    WorkloadEndpoint "workloadendpoints" true,
-}
-
-impl fmt::Display for KindName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// One resource: metadata, spec, status, and the revision it was read at.
@@ -196,7 +147,7 @@ impl<S: Kind> Resource<S> {
         let wire = WireOut {
             kind: S::NAME.as_str(),
             api_version: API_VERSION,
-            metadata: &self.metadata,
+            metadata: &S::stored_metadata(&self.metadata),
             spec: &self.spec,
             status: self.status.as_ref(),
             extra: &self.extra,
@@ -223,7 +174,10 @@ impl<S: Kind> Resource<S> {
         if let Some(version) = wire.api_version.filter(|version| version != API_VERSION) {
             return Err(serde::de::Error::custom(format!("apiVersion is {version}, not {API_VERSION}")));
         }
-        Ok(Self { metadata: wire.metadata, spec: wire.spec, status: wire.status, revision, extra: wire.extra })
+        let mut resource =
+            Self { metadata: wire.metadata, spec: wire.spec, status: wire.status, revision, extra: wire.extra };
+        S::read_metadata(&mut resource);
+        Ok(resource)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rules of policies and profiles.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -46,8 +48,52 @@ pub struct Rule {
     /// Where it goes to.
     #[serde(default, skip_serializing_if = "EntityRule::is_empty", deserialize_with = "null_is_empty")]
     pub destination: EntityRule,
-    /// `http`, `metadata` and members not known here. A rule with conditions that felix does not implement must
-    /// not match more than written.
+    /// What the request must be like; needs a proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpMatch>,
+    /// Notes; says nothing of packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<RuleMetadata>,
+    /// Members not known here. A rule with conditions that felix does not implement must not match more than written.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Conditions on HTTP requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HttpMatch {
+    /// Any of these methods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub methods: Vec<String>,
+    /// Any of these paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub paths: Vec<HttpPath>,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A path of HTTP requests: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HttpPath {
+    /// The whole path.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub exact: String,
+    /// Its beginning.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Notes on a rule.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RuleMetadata {
+    /// Notes for tools and people.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Members not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -100,6 +146,9 @@ pub struct EntityRule {
     /// Label selector over namespaces.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace_selector: String,
+    /// The service behind which the address stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<ServiceMatch>,
     /// Ports, any of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub ports: Vec<Port>,
@@ -112,7 +161,38 @@ pub struct EntityRule {
     /// None of these ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub not_ports: Vec<Port>,
-    /// `serviceAccounts`, `services` and members not known here.
+    /// The service accounts of endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_accounts: Option<ServiceAccountMatch>,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Endpoints by their service accounts; where both are given, both must hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceAccountMatch {
+    /// Any of these names; empty is any name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub names: Vec<String>,
+    /// Label selector over service accounts.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
+    pub selector: String,
+    /// Members not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A Kubernetes service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceMatch {
+    /// Its name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its namespace; that of the policy if empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Members not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }

@@ -14,6 +14,10 @@ use crate::{AsNumber, Fault, KindName, Port, format_go_duration, parse_go_durati
 
 mod felix;
 mod kinds;
+mod policy;
+mod prune;
+
+pub(crate) use prune::prune;
 
 /// What may stand in a place.
 #[derive(Clone, Copy)]

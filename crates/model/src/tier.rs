@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 
 use crate::{AnyResource, Fault, Kind, KindName, Resource, validate};
 
+/// The order of a tier that names none.
+const DEFAULT_ORDER: i64 = 1_000_000;
+
 /// A tier resource.
 pub type Tier = Resource<TierSpec>;
 
@@ -24,9 +27,19 @@ pub struct TierSpec {
 }
 
 impl TierSpec {
+    /// Where the tier stands: lower first.
+    pub fn order(&self) -> f64 {
+        self.order.as_ref().and_then(serde_json::Number::as_f64).unwrap_or(DEFAULT_ORDER as f64)
+    }
+
+    /// True if what no policy of the tier decides goes on to the next tier; false if it is denied.
+    pub fn passes(&self) -> bool {
+        self.default_action == "Pass"
+    }
+
     /// The three tiers that every cluster has, by name.
     pub fn built_in() -> [Tier; 3] {
-        [("default", 1_000_000, "Deny"), ("kube-admin", 1_000, "Pass"), ("kube-baseline", 10_000_000, "Pass")].map(
+        [("default", DEFAULT_ORDER, "Deny"), ("kube-admin", 1_000, "Pass"), ("kube-baseline", 10_000_000, "Pass")].map(
             |(name, order, action)| {
                 Tier::new(
                     name,
@@ -42,7 +55,7 @@ impl Kind for TierSpec {
     const STATUS_ALWAYS: bool = true;
 
     fn set_defaults(resource: &mut Resource<Self>) {
-        resource.spec.order.get_or_insert_with(|| 1_000_000.into());
+        resource.spec.order.get_or_insert_with(|| DEFAULT_ORDER.into());
         if resource.spec.default_action.is_empty() {
             resource.spec.default_action = "Deny".into();
         }

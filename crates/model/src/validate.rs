@@ -8,9 +8,13 @@
 
 mod address;
 mod bgp;
+mod bgp_filter;
 mod endpoint;
 mod felix;
+mod network_set;
 mod node;
+mod others;
+mod policy;
 mod pool;
 mod rule;
 
@@ -21,11 +25,15 @@ use serde_json::{Map, Value};
 use crate::{KindName, Metadata};
 
 pub(crate) use bgp::{bgp_configuration, bgp_peer};
+pub(crate) use bgp_filter::bgp_filter;
 pub(crate) use endpoint::{host_endpoint, workload_endpoint};
 pub(crate) use felix::felix_configuration;
+pub(crate) use network_set::network_set;
 pub(crate) use node::node;
+pub(crate) use others::{block_affinity, ipam_configuration, node_status};
+pub(crate) use policy::{policy, staged_kubernetes};
 pub(crate) use pool::{pool, reservation, tier};
-pub(crate) use rule::{Direction, rules};
+pub(crate) use rule::rules;
 
 /// One reason why a resource is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +61,7 @@ impl fmt::Display for Fault {
 
 /// A resource with faults; it must not be stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} {name:?} is not valid: {}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+#[error("{kind} {name:?} is not valid: {}", self.reasons())]
 pub struct Invalid {
     /// Its kind.
     pub kind: KindName,
@@ -64,6 +72,11 @@ pub struct Invalid {
 }
 
 impl Invalid {
+    /// All faults in one line.
+    pub fn reasons(&self) -> String {
+        self.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
     /// `Ok` if there is no fault.
     pub(crate) fn unless_empty(kind: KindName, name: &str, faults: Vec<Fault>) -> Result<(), Self> {
         if faults.is_empty() { Ok(()) } else { Err(Self { kind, name: name.to_owned(), faults }) }
@@ -177,6 +190,15 @@ fn name(faults: &mut Faults, kind: KindName, name: &str) {
         KindName::ClusterInformation => {
             faults.check(name == "default", PATH, name, "there is one cluster information, named default");
         }
+        KindName::IPAMConfiguration => {
+            faults.check(name == "default", PATH, name, "there is one IPAM configuration, named default");
+        }
+        KindName::GlobalNetworkPolicy | KindName::StagedGlobalNetworkPolicy => {
+            faults.check(is_policy_name(name), PATH, name, POLICY_NAME_RULE);
+        }
+        KindName::NetworkPolicy | KindName::StagedNetworkPolicy => {
+            faults.check(is_policy_name(name) || is_foreign_policy_name(name), PATH, name, POLICY_NAME_RULE);
+        }
         _ => faults.check(is_subdomain(name), PATH, name, NAME_RULE),
     }
     if kind == KindName::Profile {
@@ -196,6 +218,19 @@ pub(crate) fn labels(path: &str, labels: &BTreeMap<String, String>) -> Vec<Fault
         faults.check(value.is_empty() || is_label_part(value), path, format_args!("{key}={value}"), rule);
     }
     faults.0
+}
+
+const POLICY_NAME_RULE: &str = "it must be lower-case letters, digits and '-', with one '.' in it at most, each part \
+                                starting and ending with a letter or digit";
+
+/// One label, or a tier's name and one label. Upstream lets a label be as long as the whole name.
+fn is_policy_name(name: &str) -> bool {
+    is_subdomain(name) && name.split('.').count() <= 2
+}
+
+/// Names that upstream's translations of Kubernetes' and OpenStack's policies have.
+fn is_foreign_policy_name(name: &str) -> bool {
+    ["knp.default.", "ossg.default."].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(is_subdomain))
 }
 
 /// A DNS-1123 subdomain, of any length.

@@ -8,10 +8,9 @@ use std::{
     net::IpAddr,
 };
 
-use calico_model::{Action, EntityRule, Fault, Icmp, Port, ProfileSpec, Protocol, Rule as V3Rule};
+use calico_model::{Action, EntityRule, Fault, Icmp, Port, ProfileSpec, Protocol, Rule as V3Rule, ServiceAccountMatch};
 use calico_selector::{Selector, parse, scope::EntitySelectors};
 use ipnet::IpNet;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::instruction::{EntityMatch, IcmpMatch, Rule, RuleAction, RuleSet, SetId};
@@ -77,7 +76,10 @@ impl Compiler {
             }
         };
         // Annotations say nothing of packets; every other member might be a condition.
-        self.unknown(path, &rule.extra, &["metadata"]);
+        self.unknown(path, &rule.extra);
+        if rule.http.is_some() {
+            self.fault(format!("{path}.http"), "", "this condition is not followed");
+        }
         let protocol = self.protocol(&format!("{path}.protocol"), rule.protocol.as_ref());
         let not_protocol = self.protocol(&format!("{path}.notProtocol"), rule.not_protocol.as_ref());
         let mut compiled = Rule {
@@ -184,14 +186,13 @@ impl Compiler {
     }
 
     fn selectors(&mut self, path: &str, entity: &EntityRule, compiled: &mut EntityMatch) {
-        self.unknown(path, &entity.extra, &["serviceAccounts"]);
-        let accounts = match entity.extra.get("serviceAccounts").filter(|value| !value.is_null()) {
-            None => ServiceAccounts::default(),
-            Some(value) => match ServiceAccounts::deserialize(value) {
-                Ok(accounts) => accounts,
-                Err(error) => return self.fault(format!("{path}.serviceAccounts"), value, error.to_string()),
-            },
-        };
+        self.unknown(path, &entity.extra);
+        if entity.services.is_some() {
+            self.fault(format!("{path}.services"), "", "this condition is not followed");
+        }
+        let nobody = ServiceAccountMatch::default();
+        let accounts = entity.service_accounts.as_ref().unwrap_or(&nobody);
+        self.unknown(&format!("{path}.serviceAccounts"), &accounts.extra);
         let combined = EntitySelectors {
             namespace: None,
             selector: &entity.selector,
@@ -253,9 +254,9 @@ impl Compiler {
         ranges
     }
 
-    fn unknown(&mut self, path: &str, members: &Map<String, Value>, known: &[&str]) {
+    fn unknown(&mut self, path: &str, members: &Map<String, Value>) {
         for (name, value) in members {
-            if !value.is_null() && !known.contains(&name.as_str()) {
+            if !value.is_null() {
                 self.fault(format!("{path}.{name}"), value, "this condition is not followed");
             }
         }
@@ -264,14 +265,6 @@ impl Compiler {
     fn fault(&mut self, path: String, value: impl std::fmt::Display, reason: impl Into<String>) {
         self.faults.push(Fault::new(path, value, reason));
     }
-}
-
-/// `serviceAccounts` of an entity rule.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct ServiceAccounts {
-    names: Vec<String>,
-    selector: String,
 }
 
 fn family_of(net: &IpNet) -> u8 {

@@ -12,7 +12,7 @@ use std::{
 
 use calico_model::{
     Action, AnyResource, Change, EntityRule, FelixConfiguration, Icmp, KindName, Port, Profile, Protocol, ResourceKey,
-    Rule, WorkloadEndpoint,
+    Rule, ServiceAccountMatch, WorkloadEndpoint,
 };
 use calico_selector::{
     Selector, parse,
@@ -187,7 +187,7 @@ impl State {
                 }
                 _ => {}
             },
-            Change::Remove { key } => match key.kind {
+            Change::Remove { key } | Change::Unusable { key, .. } => match key.kind {
                 KindName::WorkloadEndpoint => drop(self.endpoints.remove(&endpoint_id(key))),
                 KindName::Profile => drop(self.profiles.remove(&key.name)),
                 KindName::FelixConfiguration => drop(self.felix.remove(&key.name)),
@@ -364,12 +364,10 @@ fn unclear(rule: &Rule) -> Option<String> {
     let not_protocol = rule.not_protocol.as_ref().map(Protocol::number);
     let bad_protocol = |number: Option<Option<u8>>| matches!(number, Some(None | Some(0)));
     let bad_icmp = |icmp: &Icmp| icmp.icmp_type.is_some_and(|t| t > 254) || icmp.code.is_some_and(|code| code > 255);
-    let strange = |members: &serde_json::Map<String, serde_json::Value>, known: &str| {
-        members.iter().any(|(name, value)| name != known && !value.is_null())
-    };
+    let strange = |members: &serde_json::Map<String, serde_json::Value>| members.values().any(|value| !value.is_null());
     let checks = [
         (rule.parsed_action().is_none(), "its action is none"),
-        (strange(&rule.extra, "metadata"), "it has a condition that is not followed"),
+        (strange(&rule.extra) || rule.http.is_some(), "it has a condition that is not followed"),
         (rule.ip_version.is_some_and(|version| version != 4 && version != 6), "its IP version is none"),
         (bad_protocol(protocol) || bad_protocol(not_protocol), "its protocol is none"),
         (rule.icmp.iter().chain(&rule.not_icmp).any(bad_icmp), "its ICMP type or code is none"),
@@ -409,8 +407,11 @@ fn unclear_end(end: &EntityRule, protocol: Option<u8>) -> Option<String> {
     if let Some(port) = ports().find(|port| bad_port(port)) {
         return Some(format!("port {port} is none that is followed"));
     }
-    if let Some((name, _)) = end.extra.iter().find(|(name, value)| *name != "serviceAccounts" && !value.is_null()) {
+    if let Some((name, _)) = end.extra.iter().find(|(_, value)| !value.is_null()) {
         return Some(format!("{name} is not followed"));
+    }
+    if end.services.is_some() {
+        return Some("services is not followed".to_owned());
     }
     let selectors = match selectors_of(end) {
         Ok(selectors) => selectors,
@@ -444,26 +445,18 @@ fn net_of(text: &str) -> Option<IpNet> {
 
 /// The selectors of one end of a rule, joined as for a rule that belongs to no namespace.
 fn selectors_of(end: &EntityRule) -> Result<EntitySelector, String> {
-    let accounts = end.extra.get("serviceAccounts").filter(|value| !value.is_null());
-    let (mut names, mut selector) = (Vec::new(), String::new());
-    for (member, value) in accounts.into_iter().flat_map(|accounts| accounts.as_object().into_iter().flatten()) {
-        let read = match member.as_str() {
-            "names" => serde_json::from_value(value.clone()).map(|value| names = value),
-            "selector" => serde_json::from_value(value.clone()).map(|value| selector = value),
-            other => return Err(format!("serviceAccounts.{other} is not followed")),
-        };
-        read.map_err(|error| format!("serviceAccounts: {error}"))?;
-    }
-    if accounts.is_some_and(|accounts| !accounts.is_object()) {
-        return Err("serviceAccounts is not an object".to_owned());
+    let nobody = ServiceAccountMatch::default();
+    let accounts = end.service_accounts.as_ref().unwrap_or(&nobody);
+    if let Some((other, _)) = accounts.extra.iter().find(|(_, value)| !value.is_null()) {
+        return Err(format!("serviceAccounts.{other} is not followed"));
     }
     EntitySelectors {
         namespace: None,
         selector: &end.selector,
         not_selector: &end.not_selector,
         namespace_selector: &end.namespace_selector,
-        service_account_names: &names,
-        service_account_selector: &selector,
+        service_account_names: &accounts.names,
+        service_account_selector: &accounts.selector,
     }
     .combine()
     .map_err(|error| error.to_string())

@@ -385,7 +385,7 @@ fn nothing_is_closed_by_mistake() {
                 None => problem.object.kind == KindName::Profile,
                 Some(Change::Set { resource, .. }) => matches!(&**resource, AnyResource::WorkloadEndpoint(endpoint)
                     if !endpoint.spec.allow_spoofed_source_prefixes.is_empty()),
-                Some(Change::Remove { .. }) => false,
+                Some(Change::Remove { .. } | Change::Unusable { .. }) => false,
             };
             assert!(intended, "{}: {problem}", scenario["id"]);
         }

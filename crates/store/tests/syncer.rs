@@ -42,7 +42,7 @@ fn word(event: &Event) -> String {
             }
             _ => format!("set {}", key.name),
         },
-        Event::Change(Change::Remove { key }) => format!("remove {}", key.name),
+        Event::Change(Change::Remove { key } | Change::Unusable { key, .. }) => format!("remove {}", key.name),
         Event::Raw(KvEvent::Put(entry)) => format!("raw {}", entry.key),
         Event::Raw(KvEvent::Delete { key, .. }) => format!("raw-delete {key}"),
         Event::Unreadable(error) => format!("unreadable {}", error.key().name),
@@ -115,7 +115,7 @@ async fn records_that_cannot_be_used_are_said_once() {
     kv.put(&format!("{NODES}schema"), node("schema", 1).replace("\"asNumber\":1", "\"ipv4Address\":\"10.0.0.300/24\""));
     kv.put(&format!("{NODES}name"), node("other", 1));
     kv.put(&format!("{NODES}too/many"), node("many", 1));
-    kv.put("/calico/resources/v3/projectcalico.org/networksets/ns/x", "{another kind");
+    kv.put("/calico/resources/v3/projectcalico.org/livemigrations/ns/x", "{another kind");
     let mut syncer = spawn(&kv, &["/calico/resources/v3/projectcalico.org/"]);
     let words = until(&mut syncer, "in-sync").await;
     assert_eq!(words, ["set good 1", "unreadable json", "unreadable name", "unreadable schema", "in-sync"]);

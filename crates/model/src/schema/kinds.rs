@@ -1,11 +1,12 @@
-//! The members of each kind but FelixConfiguration, which has more than all others together.
+//! The members of each kind but policies, which share theirs, and FelixConfiguration, which has more than all others
+//! together.
 
-use super::{Shape, felix, member, needed};
+use super::{Shape, felix, member, needed, policy};
 use crate::KindName;
 
-use Shape::{Any, AsNumber, Bool, Duration, Int, List, Network, Number, Object, OneOf, Port, Protocol, Text, Texts};
+use Shape::{Any, AsNumber, Bool, Duration, Int, List, Network, Number, Object, OneOf, Protocol, Text, Texts};
 
-const TEXT_LIST: Shape = List(&Text);
+pub(super) const TEXT_LIST: Shape = List(&Text);
 
 const METADATA: Shape = Object(&[
     member("name", Text),
@@ -55,14 +56,25 @@ macro_rules! resource {
 pub(super) fn of(kind: KindName) -> Shape {
     match kind {
         KindName::BGPConfiguration => resource!(BGP_CONFIGURATION),
+        KindName::BGPFilter => resource!(BGP_FILTER),
         KindName::BGPPeer => resource!(BGP_PEER),
+        KindName::BlockAffinity => resource!(BLOCK_AFFINITY),
+        KindName::CalicoNodeStatus => resource!(NODE_STATUS_REQUEST, Any),
         KindName::ClusterInformation => resource!(CLUSTER_INFORMATION),
         KindName::FelixConfiguration => resource!(felix::FELIX_CONFIGURATION),
+        KindName::GlobalNetworkPolicy => resource!(policy::GLOBAL),
+        KindName::GlobalNetworkSet | KindName::NetworkSet => resource!(NETWORK_SET),
         KindName::HostEndpoint => resource!(HOST_ENDPOINT),
+        KindName::IPAMConfiguration => resource!(IPAM_CONFIGURATION),
         KindName::IPPool => resource!(POOL, CONDITIONS),
         KindName::IPReservation => resource!(RESERVATION),
+        KindName::KubeControllersConfiguration => resource!(Any, Any),
+        KindName::NetworkPolicy => resource!(policy::OF_A_NAMESPACE),
         KindName::Node => resource!(NODE, NODE_STATUS),
-        KindName::Profile => resource!(PROFILE),
+        KindName::Profile => resource!(policy::PROFILE),
+        KindName::StagedGlobalNetworkPolicy => resource!(policy::STAGED_GLOBAL),
+        KindName::StagedKubernetesNetworkPolicy => resource!(policy::STAGED_KUBERNETES),
+        KindName::StagedNetworkPolicy => resource!(policy::STAGED_OF_A_NAMESPACE),
         KindName::Tier => resource!(TIER, CONDITIONS),
         KindName::WorkloadEndpoint => resource!(WORKLOAD_ENDPOINT),
     }
@@ -115,6 +127,60 @@ const BGP_PEER: Shape = Object(&[
     member("localWorkloadSelector", Text),
     member("reversePeering", Text),
 ]);
+
+const PRIORITY: Shape = Int(1, 2_147_483_646);
+
+const FILTER_RULES: Shape = List(&Object(&[
+    member("cidr", Text),
+    member("prefixLength", Object(&[member("min", Int(0, 128)), member("max", Int(0, 128))])),
+    member("source", Text),
+    member("interface", Text),
+    member("matchOperator", Text),
+    member("peerType", Text),
+    member("communities", Object(&[member("values", TEXT_LIST)])),
+    member("asPathPrefix", List(&AsNumber)),
+    member("priority", PRIORITY),
+    member("action", Text),
+    member(
+        "operations",
+        List(&Object(&[
+            member("addCommunity", Object(&[needed("value", Text)])),
+            member("prependASPath", Object(&[needed("prefix", List(&AsNumber))])),
+            member("setPriority", Object(&[needed("value", PRIORITY)])),
+        ])),
+    ),
+]));
+
+const BGP_FILTER: Shape = Object(&[
+    member("exportV4", FILTER_RULES),
+    member("importV4", FILTER_RULES),
+    member("exportV6", FILTER_RULES),
+    member("importV6", FILTER_RULES),
+]);
+
+const BLOCK_AFFINITY: Shape = Object(&[
+    member("state", Text),
+    member("node", Text),
+    member("type", Text),
+    member("cidr", Text),
+    member("deleted", Any),
+]);
+
+const NODE_STATUS_REQUEST: Shape = Object(&[
+    member("node", Text),
+    member("classes", TEXT_LIST),
+    member("updatePeriodSeconds", Int(0, u32::MAX as i64)),
+]);
+
+const IPAM_CONFIGURATION: Shape = Object(&[
+    member("strictAffinity", Bool),
+    member("maxBlocksPerHost", Int(i32::MIN as i64, i32::MAX as i64)),
+    member("autoAllocateBlocks", Bool),
+    member("kubeVirtVMAddressPersistence", Text),
+    member("ipCooldownSeconds", Int(i32::MIN as i64, i32::MAX as i64)),
+]);
+
+const NETWORK_SET: Shape = Object(&[member("nets", TEXT_LIST)]);
 
 const CLUSTER_INFORMATION: Shape = Object(&[
     member("clusterGUID", Text),
@@ -177,42 +243,27 @@ const NODE: Shape = Object(&[
 const NODE_STATUS: Shape =
     Object(&[member("wireguardPublicKey", Text), member("wireguardPublicKeyV6", Text), member("podCIDRs", TEXT_LIST)]);
 
-const ICMP: Shape = Object(&[member("type", Int(0, 65535)), member("code", Int(0, 65535))]);
-
-const ENTITY: Shape = Object(&[
-    member("nets", TEXT_LIST),
-    member("selector", Text),
-    member("namespaceSelector", Text),
-    member("services", Object(&[member("name", Text), member("namespace", Text)])),
-    member("ports", List(&Port)),
-    member("notNets", TEXT_LIST),
-    member("notSelector", Text),
-    member("notPorts", List(&Port)),
-    member("serviceAccounts", Object(&[member("names", TEXT_LIST), member("selector", Text)])),
-]);
-
-const RULES: Shape = List(&Object(&[
-    member("action", Text),
-    member("ipVersion", Int(0, 255)),
-    member("protocol", Protocol),
-    member("icmp", ICMP),
-    member("notProtocol", Protocol),
-    member("notICMP", ICMP),
-    member("source", ENTITY),
-    member("destination", ENTITY),
-    member(
-        "http",
-        Object(&[
-            member("methods", TEXT_LIST),
-            member("paths", List(&Object(&[member("exact", Text), member("prefix", Text)]))),
-        ]),
-    ),
-    member("metadata", Object(&[member("annotations", Texts)])),
-]));
-
-const PROFILE: Shape = Object(&[member("ingress", RULES), member("egress", RULES), member("labelsToApply", Texts)]);
-
 const TIER: Shape = Object(&[member("order", Number), member("defaultAction", Text)]);
+
+const LIMIT: Shape = Int(i64::MIN, i64::MAX);
+
+const QOS_CONTROLS: Shape = Object(&[
+    member("ingressBandwidth", LIMIT),
+    member("egressBandwidth", LIMIT),
+    member("ingressBurst", LIMIT),
+    member("egressBurst", LIMIT),
+    member("ingressPeakrate", LIMIT),
+    member("egressPeakrate", LIMIT),
+    member("ingressMinburst", LIMIT),
+    member("egressMinburst", LIMIT),
+    member("ingressPacketRate", LIMIT),
+    member("egressPacketRate", LIMIT),
+    member("ingressPacketBurst", LIMIT),
+    member("egressPacketBurst", LIMIT),
+    member("ingressMaxConnections", LIMIT),
+    member("egressMaxConnections", LIMIT),
+    member("dscp", Any),
+]);
 
 const WORKLOAD_ENDPOINT: Shape = Object(&[
     member("orchestrator", Text),
@@ -240,7 +291,7 @@ const WORKLOAD_ENDPOINT: Shape = Object(&[
         ])),
     ),
     member("allowSpoofedSourcePrefixes", TEXT_LIST),
-    member("qosControls", Any),
+    member("qosControls", QOS_CONTROLS),
 ]);
 
 #[cfg(test)]

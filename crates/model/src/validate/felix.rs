@@ -1,8 +1,6 @@
 //! Felix configurations: the settings that this version acts on, and the rules that concern the object as a whole.
 //! Other settings are checked for their form where people type them ([`crate::input`]).
 
-use serde_json::Value;
-
 use super::{Fault, Faults, bgp::LOG_LEVELS, shown};
 use crate::FelixConfiguration;
 
@@ -19,7 +17,7 @@ pub(crate) fn felix_configuration(resource: &FelixConfiguration) -> Vec<Fault> {
     let action = |word: &str| ["drop", "accept", "return"].contains(&word.to_ascii_lowercase().as_str());
     let given = spec.default_endpoint_to_host_action.as_ref();
     faults.check_optional("spec.defaultEndpointToHostAction", given, action, "it is Drop, Accept or Return");
-    let selector = spec.extra.get("nodeSelector").and_then(Value::as_str).unwrap_or_default();
+    let selector = spec.node_selector.as_deref().unwrap_or_default();
     faults.selector("spec.nodeSelector", selector);
     let fixed = resource.name() == "default" || resource.name().starts_with("node.");
     let reason = "default and node.<name> say by their name which nodes they concern";

@@ -3,14 +3,7 @@
 use ipnet::IpNet;
 
 use super::{Fault, Faults, address};
-use crate::{EntityRule, Icmp, Port, Protocol, Rule};
-
-/// Which way the packets of a rule go, seen from the endpoint.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Ingress,
-    Egress,
-}
+use crate::{Direction, EntityRule, Icmp, Port, Protocol, Rule};
 
 /// A list of rules. The path is that of the list.
 pub(crate) fn rules(path: &str, direction: Direction, rules: &[Rule]) -> Vec<Fault> {
@@ -32,7 +25,7 @@ fn check(faults: &mut Faults, path: &str, direction: Direction, rule: &Rule) {
     }
     families(faults, path, rule);
     services(faults, path, direction, rule);
-    if direction == Direction::Egress && rule.extra.contains_key("http") {
+    if direction == Direction::Egress && rule.http.is_some() {
         faults.add(format!("{path}.http"), "", "HTTP conditions are for ingress rules");
     }
 }
@@ -62,8 +55,8 @@ fn entity(faults: &mut Faults, path: &str, protocol: Option<&Protocol>, end: &En
     faults.selector(&format!("{path}.selector"), &end.selector);
     faults.selector(&format!("{path}.notSelector"), &end.not_selector);
     faults.selector(&format!("{path}.namespaceSelector"), &end.namespace_selector);
-    if let Some(selector) = end.extra.get("serviceAccounts").and_then(|accounts| accounts.get("selector")?.as_str()) {
-        faults.selector(&format!("{path}.serviceAccounts.selector"), selector);
+    if let Some(accounts) = &end.service_accounts {
+        faults.selector(&format!("{path}.serviceAccounts.selector"), &accounts.selector);
     }
     for (name, ports) in [("ports", &end.ports), ("notPorts", &end.not_ports)] {
         check_ports(faults, &format!("{path}.{name}"), protocol, ports);
@@ -117,7 +110,7 @@ fn services(faults: &mut Faults, path: &str, direction: Direction, rule: &Rule) 
         Direction::Ingress => ("destination", &rule.destination),
         Direction::Egress => ("source", &rule.source),
     };
-    if near.extra.contains_key("services") {
+    if near.services.is_some() {
         faults.add(format!("{path}.{name}.services"), "", "a service can only be the other end of the connection");
     }
 }

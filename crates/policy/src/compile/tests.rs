@@ -156,7 +156,7 @@ fn what_is_unclear_is_a_fault_with_its_place() {
         (json!({"action": "Allow", "source": {"serviceAccounts": {"names": ["a'b"]}}}), "serviceAccounts.names"),
         (
             json!({"action": "Allow", "source": {"serviceAccounts": {"name": "a"}}}),
-            "source.serviceAccounts: unknown field",
+            "source.serviceAccounts.name: this condition is not followed",
         ),
         (
             json!({"action": "Allow", "source": {"services": {"name": "a"}}}),

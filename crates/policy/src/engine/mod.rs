@@ -60,7 +60,7 @@ impl Engine {
     /// Takes a change in. Changes of kinds that do not matter here are ignored; a repeated value changes nothing.
     pub fn absorb(&mut self, change: Change) {
         match change {
-            Change::Remove { key } => self.remove(&key),
+            Change::Remove { key } | Change::Unusable { key, .. } => self.remove(&key),
             Change::Set { key, resource } => match *resource {
                 AnyResource::WorkloadEndpoint(endpoint) => self.set_endpoint(&key, &endpoint),
                 AnyResource::Profile(profile) => {

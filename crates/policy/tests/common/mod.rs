@@ -30,7 +30,7 @@ pub(crate) fn set<S: Kind>(resource: Resource<S>) -> Change {
 
 pub(crate) fn key_of(change: &Change) -> &ResourceKey {
     match change {
-        Change::Set { key, .. } | Change::Remove { key } => key,
+        Change::Set { key, .. } | Change::Remove { key } | Change::Unusable { key, .. } => key,
     }
 }
 
@@ -126,8 +126,8 @@ fn ports(bad: bool, chance: u32) -> impl Strategy<Value = Vec<Port>> {
 }
 
 fn entity(bad: bool, has_ports: bool) -> impl Strategy<Value = EntityRule> {
-    let members = |json: serde_json::Value| Just(json.as_object().unwrap().clone());
-    let extra = prop_oneof![
+    let members = |json: serde_json::Value| Just(serde_json::from_value::<EntityRule>(json).unwrap());
+    let others = prop_oneof![
         40 => members(serde_json::json!({})),
         2 => members(serde_json::json!({"serviceAccounts": {"names": ["robot"]}})),
         u32::from(bad) => members(serde_json::json!({"serviceAccounts": {"names": ["it's"]}})),
@@ -144,10 +144,10 @@ fn entity(bad: bool, has_ports: bool) -> impl Strategy<Value = EntityRule> {
         (nets(bad, 20), nets(bad, 10)),
         (selector(bad, 30), selector(bad, 15), namespace),
         (ports(bad, port_chance), ports(bad, port_chance / 3)),
-        extra,
+        others,
     )
-        .prop_map(|((nets, not_nets), (selector, not_selector, namespace_selector), (ports, not_ports), extra)| {
-            EntityRule { nets, not_nets, selector, not_selector, namespace_selector, ports, not_ports, extra }
+        .prop_map(|((nets, not_nets), (selector, not_selector, namespace_selector), (ports, not_ports), others)| {
+            EntityRule { nets, not_nets, selector, not_selector, namespace_selector, ports, not_ports, ..others }
         })
 }
 
@@ -176,15 +176,15 @@ fn rule(bad: bool) -> impl Strategy<Value = Rule> {
     ];
     let version = prop_oneof![10 => Just(None), 2 => select(vec![Some(4), Some(6)]), u32::from(bad) => Just(Some(5))];
     let not_protocol = prop_oneof![9 => Just(None), 1 => protocol(bad)];
-    let members = |json: serde_json::Value| Just(json.as_object().unwrap().clone());
-    let extra = prop_oneof![
+    let members = |json: serde_json::Value| Just(serde_json::from_value::<Rule>(json).unwrap());
+    let others = prop_oneof![
         9 => members(serde_json::json!({})),
         1 => members(serde_json::json!({"metadata": {"annotations": {"why": "test"}}, "http": null})),
         u32::from(bad) => members(serde_json::json!({"http": {"methods": ["GET"]}})),
     ];
     let stray = prop_oneof![9 => Just(false), u32::from(bad) => Just(true)];
-    (action, version, protocol(bad), not_protocol, extra, stray).prop_flat_map(
-        move |(action, ip_version, protocol, not_protocol, extra, stray)| {
+    (action, version, protocol(bad), not_protocol, others, stray).prop_flat_map(
+        move |(action, ip_version, protocol, not_protocol, others, stray)| {
             let has_ports = stray || protocol.as_ref().is_some_and(Protocol::has_ports);
             let has_types = stray || matches!(protocol.as_ref().and_then(Protocol::number), Some(1 | 58));
             let ends = (entity(bad, has_ports), entity(bad, has_ports));
@@ -197,7 +197,7 @@ fn rule(bad: bool) -> impl Strategy<Value = Rule> {
                 not_icmp: not_icmp.filter(|_| has_types && icmp.is_none()),
                 source,
                 destination,
-                extra: extra.clone(),
+                ..others.clone()
             })
         },
     )
@@ -299,7 +299,7 @@ pub(crate) fn standing(steps: &[Step]) -> BTreeMap<ResourceKey, AnyResource> {
     for step in steps {
         match step {
             Step::Change(Change::Set { key, resource }) => drop(standing.insert(key.clone(), (**resource).clone())),
-            Step::Change(Change::Remove { key }) => drop(standing.remove(key)),
+            Step::Change(Change::Remove { key } | Change::Unusable { key, .. }) => drop(standing.remove(key)),
             Step::Flush => {}
         }
     }
