@@ -135,7 +135,7 @@ pub(crate) fn instruction() -> impl Strategy<Value = Instruction> {
             removed: removed.into_iter().collect(),
         }),
         1 => set_id().prop_map(|id| Instruction::SetRemove { id }),
-        5 => (profile_id(), rules()).prop_map(|(id, rules)| Instruction::ProfileUpdate { id, rules }),
+        5 => (profile_id(), rules()).prop_map(|(id, rules)| Instruction::ProfileUpdate { id, rules: rules.into() }),
         1 => profile_id().prop_map(|id| Instruction::ProfileRemove { id }),
         6 => endpoint(),
         1 => (0..INTERFACES.len()).prop_map(|index| Instruction::EndpointRemove {

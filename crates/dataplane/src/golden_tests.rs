@@ -113,7 +113,7 @@ fn endpoint(number: u8, profiles: &[&str]) -> Instruction {
 fn everything() -> Vec<Instruction> {
     let profile = |name: &str, ingress, egress| Instruction::ProfileUpdate {
         id: ProfileId(name.to_owned()),
-        rules: RuleSet { ingress, egress },
+        rules: RuleSet { ingress, egress }.into(),
     };
     let pool = |cidr: &str, masquerade| Pool { cidr: cidr.parse().expect("a network"), masquerade };
     vec![

@@ -171,7 +171,7 @@ fn populated() -> Bench {
     let mut bench = Bench::new();
     for name in ["one", "two"] {
         let rules = RuleSet { ingress: vec![Rule::of(RuleAction::Allow)], egress: Vec::new() };
-        bench.absorb(&Instruction::ProfileUpdate { id: ProfileId(name.to_owned()), rules });
+        bench.absorb(&Instruction::ProfileUpdate { id: ProfileId(name.to_owned()), rules: rules.into() });
     }
     for number in 0..20 {
         bench.absorb(&numbered(number, &["one"]));
@@ -219,7 +219,7 @@ fn an_endpoint_of_a_new_kind_gets_its_chains_before_it_is_switched() {
 fn a_change_of_a_profile_is_one_transaction_however_many_endpoints_have_it() {
     let mut bench = populated();
     let rules = RuleSet { ingress: vec![Rule::of(RuleAction::Deny)], egress: Vec::new() };
-    let plan = change(&mut bench, Instruction::ProfileUpdate { id: ProfileId("one".to_owned()), rules });
+    let plan = change(&mut bench, Instruction::ProfileUpdate { id: ProfileId("one".to_owned()), rules: rules.into() });
     assert!(plan.prepare.is_empty() && plan.cleanup.is_empty());
     assert_eq!(plan.switch.len(), 4, "flush and one rule, two families: {plan:?}");
 }

@@ -6,7 +6,7 @@
 //! Instructions are the complete interface: a dataplane that applies them in order holds everything this host
 //! needs and nothing else. They are level-triggered: an update carries the whole new value.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use calico_model::MacAddress;
 use ipnet::IpNet;
@@ -97,7 +97,7 @@ pub enum Instruction {
         /// Which.
         id: ProfileId,
         /// Its rules.
-        rules: RuleSet,
+        rules: Arc<RuleSet>,
     },
     /// Remove a profile; no endpoint refers to it any more.
     ProfileRemove {
@@ -109,7 +109,7 @@ pub enum Instruction {
         /// Which.
         id: PolicyId,
         /// Its rules.
-        rules: RuleSet,
+        rules: Arc<RuleSet>,
     },
     /// Remove a policy; no endpoint refers to it any more.
     PolicyRemove {
@@ -283,8 +283,9 @@ pub struct Endpoint {
     pub nats: Vec<Nat>,
     /// Limits.
     pub qos: Qos,
-    /// Policies, in the order of the tiers. Each has had its [`Instruction::PolicyUpdate`].
-    pub tiers: Vec<TierPolicies>,
+    /// Policies, in the order of the tiers. Each has had its [`Instruction::PolicyUpdate`]. Shared by the endpoints
+    /// that have equal ones: thousands of policies may select each of hundreds of endpoints.
+    pub tiers: Arc<[TierPolicies]>,
     /// Profiles, asked in each direction in which no tier decided, in order of evaluation. Each has had its [`Instruction::ProfileUpdate`]; one that does not exist in
     /// the datastore, or that cannot be followed, arrives with rules that deny everything.
     pub profiles: Vec<ProfileId>,

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -26,7 +27,7 @@ pub struct Programmed {
     /// Members of each set.
     pub sets: BTreeMap<SetId, BTreeSet<IpNet>>,
     /// Rules of each profile.
-    pub profiles: BTreeMap<ProfileId, RuleSet>,
+    pub profiles: BTreeMap<ProfileId, Arc<RuleSet>>,
     /// The local endpoints.
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// The pools.

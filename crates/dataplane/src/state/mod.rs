@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Default)]
 struct Profile {
     /// `None`: named by endpoints, but does not exist.
-    rules: Option<RuleSet>,
+    rules: Option<Arc<RuleSet>>,
     /// How many lists of profiles in use name it.
     uses: usize,
     /// Sets named by content that its rules use.

@@ -180,7 +180,7 @@ pub fn endpoint(name: &str, interface: &str, addresses: &[IpAddr], profiles: &[&
 }
 
 pub fn profile(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Instruction {
-    Instruction::ProfileUpdate { id: ProfileId(name.to_owned()), rules: RuleSet { ingress, egress } }
+    Instruction::ProfileUpdate { id: ProfileId(name.to_owned()), rules: RuleSet { ingress, egress }.into() }
 }
 
 pub fn set(name: &str, members: &[&str]) -> Instruction {

@@ -2,7 +2,10 @@
 //!
 //! Only profiles in use are compiled, and only at a flush, so that one that comes and goes in between costs nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use calico_model::{KindName, ProfileSpec, ResourceKey};
 
@@ -32,7 +35,7 @@ struct State {
 
 /// What the dataplane has of a profile.
 struct Sent {
-    rules: RuleSet,
+    rules: Arc<RuleSet>,
     sets: Vec<SetHandle>,
     /// Why the rules are closed, if they are.
     fault: Option<String>,
@@ -94,7 +97,7 @@ impl Profiles {
                 let before = state.sent.replace(next);
                 let rules = &state.sent.as_ref().expect("it was put there in the line above").rules;
                 if before.as_ref().map(|before| &before.rules) != Some(rules) {
-                    let rules = rules.clone();
+                    let rules = Arc::clone(rules);
                     changes.updates.push(Instruction::ProfileUpdate { id: ProfileId(name), rules });
                 }
                 release_sets(before, index);
@@ -122,7 +125,7 @@ impl Profiles {
 impl State {
     /// The rules to send, with their sets acquired.
     fn compiled(&self, name: &str, index: &mut Index) -> Sent {
-        let without_sets = |rules, fault| Sent { rules, sets: Vec::new(), fault };
+        let without_sets = |rules: RuleSet, fault| Sent { rules: rules.into(), sets: Vec::new(), fault };
         let Some(stored) = &self.stored else {
             if name == BUILT_IN_PROFILE {
                 return without_sets(open(), None);
@@ -132,7 +135,7 @@ impl State {
         match compile(stored) {
             Ok(Compiled { rules, selectors }) => {
                 let sets = selectors.iter().map(|selector| index.acquire(selector)).collect();
-                Sent { rules, sets, fault: None }
+                Sent { rules: rules.into(), sets, fault: None }
             }
             Err(faults) => without_sets(closed(), Some(sentence(&faults))),
         }
