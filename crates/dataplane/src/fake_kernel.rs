@@ -5,14 +5,20 @@ use std::{
     net::IpAddr,
 };
 
-use calico_policy::packet::{Hop, Packet, Transport, Verdict};
+use calico_policy::{
+    instruction::PortMember,
+    packet::{Hop, Packet, Transport, Verdict},
+};
 
 use crate::{
     family::{Family, Range, address_key},
     ifname::IfName,
     op::{Op, OpKind, Target},
-    program::{Expr, Program, base, cmp, compile, content_fingerprint, key_bytes, meta, verdict},
-    ruleset::{Base, Hook, SetSpec},
+    program::{
+        Expr, Program, REGISTER, base, cmp, compile, content_fingerprint, ct, fib, key_bytes, meta, port_member,
+        verdict,
+    },
+    ruleset::{Base, Hook, Key, SetSpec},
     table::{ReadBase, ReadChain, ReadElements, ReadSet, ReadTable},
     tracker::fingerprint,
 };
@@ -20,6 +26,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 enum Elements {
     Ranges(BTreeSet<Range>),
+    Ports(BTreeSet<PortMember>),
     Targets(BTreeMap<IfName, Target>),
 }
 
@@ -90,6 +97,7 @@ impl FakeKernel {
         let sets = table.sets.iter().map(|(name, (spec, elements))| {
             let elements = match elements {
                 Elements::Ranges(ranges) => ReadElements::Ranges(ranges.iter().copied().collect()),
+                Elements::Ports(ports) => ReadElements::Ports(ports.iter().copied().collect()),
                 Elements::Targets(targets) => {
                     ReadElements::Targets(targets.iter().map(|(key, target)| (*key, fingerprint(target))).collect())
                 }
@@ -116,6 +124,7 @@ impl FakeKernel {
                 let nth = choice / 4 % table.sets.len().max(1);
                 match table.sets.values_mut().nth(nth) {
                     Some((_, Elements::Ranges(ranges))) => drop(ranges.pop_first()),
+                    Some((_, Elements::Ports(ports))) => drop(ports.pop_first()),
                     Some((_, Elements::Targets(targets))) => drop(targets.pop_first()),
                     None => {}
                 }
@@ -157,8 +166,11 @@ impl FakeTable {
         match &op.kind {
             OpKind::AddTable | OpKind::DeleteTable => unreachable!("done by the caller"),
             OpKind::AddSet { name, spec } => {
-                let empty =
-                    if spec.verdicts { Elements::Targets(BTreeMap::new()) } else { Elements::Ranges(BTreeSet::new()) };
+                let empty = match spec.key {
+                    _ if spec.verdicts => Elements::Targets(BTreeMap::new()),
+                    Key::PortMember(_) => Elements::Ports(BTreeSet::new()),
+                    _ => Elements::Ranges(BTreeSet::new()),
+                };
                 insert_new(&mut self.sets, name, (*spec, empty))
             }
             OpKind::DeleteSet { name } => {
@@ -171,6 +183,7 @@ impl FakeTable {
             OpKind::FlushSet { name } => {
                 match &mut self.sets.get_mut(name).ok_or("ENOENT")?.1 {
                     Elements::Ranges(ranges) => ranges.clear(),
+                    Elements::Ports(ports) => ports.clear(),
                     Elements::Targets(targets) => targets.clear(),
                 }
                 Ok(())
@@ -189,6 +202,14 @@ impl FakeTable {
             OpKind::DeleteElements { set, spec, ranges } => {
                 let held = self.ranges(set, *spec)?;
                 if ranges.iter().all(|range| held.remove(range)) { Ok(()) } else { Err("ENOENT") }
+            }
+            OpKind::AddPorts { set, ports } => {
+                self.ports(set)?.extend(ports);
+                Ok(())
+            }
+            OpKind::DeletePorts { set, ports } => {
+                let held = self.ports(set)?;
+                if ports.iter().all(|member| held.remove(member)) { Ok(()) } else { Err("ENOENT") }
             }
             OpKind::AddTargets { map, targets } => {
                 if targets.iter().any(|(_, target)| !self.chains.contains_key(&target.chain)) {
@@ -214,7 +235,7 @@ impl FakeTable {
                 let by_rule = others.any(|(_, (_, rules))| rules.iter().any(|rule| rule.exprs.iter().any(leads)));
                 let by_map = self.sets.values().any(|(_, elements)| match elements {
                     Elements::Targets(targets) => targets.values().any(|target| target.chain == *name),
-                    Elements::Ranges(_) => false,
+                    Elements::Ranges(_) | Elements::Ports(_) => false,
                 });
                 if by_rule || by_map {
                     return Err("EBUSY");
@@ -253,6 +274,13 @@ impl FakeTable {
         }
     }
 
+    fn ports(&mut self, set: &str) -> Result<&mut BTreeSet<PortMember>, &'static str> {
+        match self.sets.get_mut(set) {
+            Some((_, Elements::Ports(ports))) => Ok(ports),
+            _ => Err("ENOENT"),
+        }
+    }
+
     fn targets(&mut self, map: &str) -> Result<&mut BTreeMap<IfName, Target>, &'static str> {
         match self.sets.get_mut(map) {
             Some((_, Elements::Targets(targets))) => Ok(targets),
@@ -267,6 +295,29 @@ fn insert_new<T>(map: &mut BTreeMap<String, T>, name: &str, value: T) -> Result<
     }
     map.insert(name.to_owned(), value);
     Ok(())
+}
+
+/// The registers of one rule: twenty of four bytes, by the kernel's numbers.
+#[derive(Default)]
+struct Registers([[u8; 16]; 5]);
+
+impl Registers {
+    fn bytes(&self) -> &[u8] {
+        self.0.as_flattened()
+    }
+
+    fn store(&mut self, register: u32, value: &[u8]) {
+        let start = if register < 8 { register as usize * 16 } else { 16 + (register as usize - 8) * 4 };
+        let whole = value.len().next_multiple_of(4);
+        let place = &mut self.0.as_flattened_mut()[start..start + whole];
+        place.fill(0);
+        place[..value.len()].copy_from_slice(value);
+    }
+
+    /// The first bytes of the first register, and of those after it.
+    fn first(&self, length: usize) -> &[u8] {
+        &self.bytes()[16..16 + length]
+    }
 }
 
 /// One packet's way through the rules.
@@ -292,25 +343,35 @@ impl Run<'_> {
 
     /// `Continue`: the next rule.
     fn rule(&mut self, rule: &Program) -> End {
-        let mut register: Vec<u8> = Vec::new();
+        let mut registers = Registers::default();
         for expr in &rule.exprs {
             match expr {
-                Expr::Meta { key } => register = self.meta(*key),
+                Expr::Meta { key, register } => registers.store(*register, &self.meta(*key)),
                 Expr::MetaSet { .. } => {
-                    self.mark = u32::from_ne_bytes(*register.first_chunk().expect("a mark was loaded"));
+                    self.mark = u32::from_ne_bytes(*registers.first(4).first_chunk().expect("four bytes"));
                 }
-                Expr::Payload { base, offset, length } => match self.payload(*base, *offset, *length) {
-                    Some(bytes) => register = bytes,
+                Expr::Payload { base, offset, length, register } => match self.payload(*base, *offset, *length) {
+                    Some(bytes) => registers.store(*register, &bytes),
                     None => return End::Continue,
                 },
-                // A new connection: neither established nor invalid.
-                Expr::CtState => register = 8u32.to_ne_bytes().to_vec(),
-                Expr::Fib { .. } => register = u32::from(!self.spoofed).to_ne_bytes().to_vec(),
+                // A new connection: neither established nor invalid, nothing translated yet.
+                Expr::Ct { key: ct::STATE } => registers.store(REGISTER, &8u32.to_ne_bytes()),
+                Expr::Ct { .. } => registers.store(REGISTER, &[0; 4]),
+                Expr::Fib { flags, result } if (*flags, *result) == fib::REVERSE_PATH => {
+                    registers.store(REGISTER, &u32::from(!self.spoofed).to_ne_bytes());
+                }
+                Expr::Fib { .. } => {
+                    let local = if self.packet.to == Hop::Host { fib::LOCAL } else { 1 };
+                    registers.store(REGISTER, &local.to_ne_bytes());
+                }
+                Expr::Immediate { register, data } => registers.store(*register, data),
                 Expr::Bitwise { mask, xor } => {
-                    register = register.iter().zip(mask.iter().zip(xor)).map(|(r, (m, x))| r & m ^ x).collect();
+                    let old = registers.first(mask.len());
+                    let new: Vec<u8> = old.iter().zip(mask.iter().zip(xor)).map(|(r, (m, x))| r & m ^ x).collect();
+                    registers.store(REGISTER, &new);
                 }
                 Expr::Compare { op, data } => {
-                    let part = &register[..data.len()];
+                    let part = registers.first(data.len());
                     let holds = match *op {
                         cmp::EQ => part == data,
                         cmp::NEQ => part != data,
@@ -323,24 +384,28 @@ impl Run<'_> {
                     }
                 }
                 Expr::Range { op, from, to } => {
-                    let inside = register >= *from && register <= *to;
+                    let part = registers.first(from.len());
+                    let inside = part >= from.as_slice() && part <= to.as_slice();
                     if inside == (*op == cmp::NEQ) {
                         return End::Continue;
                     }
                 }
                 Expr::Lookup { set, negated, verdict: false } => {
-                    if self.is_member(set, &register) == *negated {
+                    if self.is_member(set, &registers) == *negated {
                         return End::Continue;
                     }
                 }
-                Expr::Lookup { set, .. } => match self.target(set, &register) {
+                Expr::Lookup { set, .. } => match self.target(set, registers.first(16)) {
                     Some(chain) => match self.call(&chain) {
                         End::Continue => {}
                         end => return end,
                     },
                     None => return End::Continue,
                 },
-                Expr::Counter | Expr::Log { .. } => {}
+                // One packet is within every limit.
+                Expr::Limit { over: true, .. } | Expr::ConnectionsOver { .. } => return End::Continue,
+                Expr::Counter | Expr::Log { .. } | Expr::NoTrack | Expr::Limit { .. } | Expr::PayloadSet { .. } => {}
+                Expr::Reject { .. } => return End::Drop,
                 Expr::Verdict { code, chain } => match (*code, chain) {
                     (verdict::ACCEPT, _) => return End::Accept,
                     (verdict::DROP, _) => return End::Drop,
@@ -354,7 +419,9 @@ impl Run<'_> {
                     }
                     other => panic!("verdict {other:?}"),
                 },
-                Expr::Masquerade { .. } | Expr::XtComment(_) | Expr::Foreign(_) => panic!("not on this way: {expr:?}"),
+                Expr::Masquerade { .. } | Expr::Nat { .. } | Expr::XtComment(_) | Expr::Foreign(_) => {
+                    panic!("not on this way: {expr:?}")
+                }
             }
         }
         End::Continue
@@ -401,11 +468,20 @@ impl Run<'_> {
         header.get(offset as usize..(offset + length) as usize).map(<[u8]>::to_vec)
     }
 
-    fn is_member(&self, set: &str, key: &[u8]) -> bool {
-        let (spec, Elements::Ranges(ranges)) = &self.table.sets[set] else { panic!("{set} is a map") };
-        assert_eq!(spec.key.len(), key.len(), "key of {set}");
-        let key = key.iter().fold(0u128, |value, byte| value << 8 | u128::from(*byte));
-        ranges.iter().any(|(first, last)| (*first..=*last).contains(&key))
+    fn is_member(&self, set: &str, registers: &Registers) -> bool {
+        let (spec, elements) = &self.table.sets[set];
+        let key = registers.first(spec.key.len());
+        match elements {
+            Elements::Ports(ports) => {
+                let Key::PortMember(family) = spec.key else { panic!("{set} has ports and another key") };
+                ports.contains(&port_member(family, key).expect("padded as in the set"))
+            }
+            Elements::Ranges(ranges) => {
+                let key = key.iter().fold(0u128, |value, byte| value << 8 | u128::from(*byte));
+                ranges.iter().any(|(first, last)| (*first..=*last).contains(&key))
+            }
+            Elements::Targets(_) => panic!("{set} is a map"),
+        }
     }
 
     fn target(&self, map: &str, key: &[u8]) -> Option<String> {

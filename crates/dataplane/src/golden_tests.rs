@@ -237,7 +237,7 @@ fn nft_agrees_with_what_we_write() {
     });
 }
 
-fn load(text: &str) -> String {
+pub(crate) fn load(text: &str) -> String {
     use std::{
         io::Write,
         process::{Command, Stdio},
@@ -250,7 +250,7 @@ fn load(text: &str) -> String {
 }
 
 /// Elements of maps come in the kernel's order, and in lines that depend on it.
-fn normal(listing: &str) -> Vec<String> {
+pub(crate) fn normal(listing: &str) -> Vec<String> {
     let joined = listing.replace(",\n", ", ");
     let mut lines = Vec::new();
     for line in joined.lines().map(str::trim) {

@@ -64,6 +64,8 @@ mod state;
 mod sysctl;
 mod table;
 mod tracker;
+#[cfg(test)]
+mod vocabulary_tests;
 
 pub use dataplane::Dataplane;
 pub use error::{Error, KernelError};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use calico_policy::instruction::PortMember;
+
 use crate::{
     family::{Family, Range},
     ifname::IfName,
@@ -34,6 +36,10 @@ pub(crate) enum OpKind {
     AddElements { set: String, spec: SetSpec, ranges: Vec<Range> },
     /// Remove elements from a set.
     DeleteElements { set: String, spec: SetSpec, ranges: Vec<Range> },
+    /// Add members to a set of [`crate::ruleset::Key::PortMember`]. They are of the operation's family.
+    AddPorts { set: String, ports: Vec<PortMember> },
+    /// Remove members from such a set.
+    DeletePorts { set: String, ports: Vec<PortMember> },
     /// Add elements to a dispatch map.
     AddTargets { map: &'static str, targets: Vec<(IfName, Target)> },
     /// Remove elements from a dispatch map.
@@ -62,8 +68,10 @@ pub(crate) struct ChainHead {
 /// Where an element of a dispatch map leads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Target {
-    /// The chain to jump to.
+    /// The chain to go on in.
     pub chain: String,
+    /// Return to the caller of the chain with the map; else to the rule after the map.
+    pub goto: bool,
     /// Which endpoint this is.
     pub comment: String,
 }
@@ -118,6 +126,8 @@ impl fmt::Display for Op {
             OpKind::DeleteElements { set, ranges, .. } => {
                 write!(f, "delete {} elements from {table} {set}", ranges.len())
             }
+            OpKind::AddPorts { set, ports } => write!(f, "add {} elements to {table} {set}", ports.len()),
+            OpKind::DeletePorts { set, ports } => write!(f, "delete {} elements from {table} {set}", ports.len()),
             OpKind::AddTargets { map, targets } => {
                 let first = targets.first().map(|(interface, _)| interface.as_str()).unwrap_or_default();
                 write!(f, "add {} elements ({first} …) to {table} {map}", targets.len())

@@ -15,8 +15,8 @@ pub struct Options {
     pub mark_accept: u32,
     /// Mark bit that says: skip what is left of this list of policies.
     pub mark_pass: u32,
-    /// Start of the kernel log line of a rule with action log; at most 120 bytes.
-    pub log_prefix: String,
+    /// Mark bit that says: forwarded, and so not to be judged as traffic of the host itself where it leaves.
+    pub mark_forwarded: u32,
 }
 
 impl Default for Options {
@@ -27,7 +27,7 @@ impl Default for Options {
             route_metric: 1024,
             mark_accept: 0x1_0000,
             mark_pass: 0x2_0000,
-            log_prefix: "calico-packet: ".to_owned(),
+            mark_forwarded: 0x4_0000,
         }
     }
 }
@@ -44,11 +44,12 @@ impl Options {
         if prefix.is_empty() || prefix.len() > 12 || !prefix.chars().all(plain) {
             return refuse(format!("interface prefix {prefix:?}: must be 1 to 12 letters, digits, '-' or '_'"));
         }
-        if !self.mark_accept.is_power_of_two() || !self.mark_pass.is_power_of_two() {
+        let bits = [self.mark_accept, self.mark_pass, self.mark_forwarded];
+        if bits.iter().any(|bit| !bit.is_power_of_two()) {
             return refuse("mark bits: each must be a single bit".to_owned());
         }
-        if self.mark_accept == self.mark_pass {
-            return refuse("mark bits: accept and pass must differ".to_owned());
+        if self.all_marks().count_ones() != 3 {
+            return refuse("mark bits: accept, pass and forwarded must differ".to_owned());
         }
         // 0 to 4 are the kernel's and the administrator's own, see rtnetlink(7).
         if self.route_protocol <= 4 {
@@ -60,15 +61,17 @@ impl Options {
         if self.route_metric == 0 {
             return refuse("route metric 0: must be at least 1, the kernel reads 0 as its default".to_owned());
         }
-        if self.log_prefix.len() > 120 || self.log_prefix.contains(['\0', '"', '\n']) {
-            return refuse("log prefix: at most 120 bytes, without quotes and line ends".to_owned());
-        }
         Ok(())
     }
 
-    /// Both of our mark bits.
+    /// The bits that hold a verdict of policy.
     pub(crate) fn marks(&self) -> u32 {
         self.mark_accept | self.mark_pass
+    }
+
+    /// All of our mark bits.
+    pub(crate) fn all_marks(&self) -> u32 {
+        self.mark_accept | self.mark_pass | self.mark_forwarded
     }
 }
 
@@ -87,7 +90,7 @@ mod tests {
             ("bits", |o| o.mark_pass = o.mark_accept),
             ("protocol", |o| o.route_protocol = 2),
             ("metric", |o| o.route_metric = 0),
-            ("log prefix", |o| o.log_prefix = "x".repeat(121)),
+            ("differ", |o| o.mark_forwarded = o.mark_accept),
         ];
         for (word, edit) in bad {
             let mut options = Options::default();

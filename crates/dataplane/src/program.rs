@@ -3,6 +3,10 @@
 //! This is the form in which rules are compared with what is in the kernel: [`compile`] makes it from our rules,
 //! [`crate::netlink`] reads it back. Only what the kernel reports unchanged is in it; counters are left to the kernel.
 
+use std::net::IpAddr;
+
+use calico_policy::instruction::PortMember;
+
 use crate::{
     family::{Family, address_key, net_range},
     ruleset::{Action, Chain, End, Interface, Match, Rule},
@@ -11,6 +15,8 @@ use crate::{
 
 /// The first 16-byte data register.
 pub(crate) const REGISTER: u32 = 1;
+/// The second and third one, for a translation's ports.
+pub(crate) const PORT_REGISTERS: (u32, u32) = (2, 3);
 /// The register whose content is the verdict.
 pub(crate) const VERDICT_REGISTER: u32 = 0;
 
@@ -20,6 +26,12 @@ pub(crate) mod meta {
     pub(crate) const IIFNAME: u32 = 6;
     pub(crate) const OIFNAME: u32 = 7;
     pub(crate) const L4PROTO: u32 = 16;
+}
+
+/// `nft_ct_keys`, those we use.
+pub(crate) mod ct {
+    pub(crate) const STATE: u32 = 0;
+    pub(crate) const STATUS: u32 = 2;
 }
 
 /// `nft_payload_bases`.
@@ -45,12 +57,32 @@ pub(crate) mod verdict {
     pub(crate) const RETURN: i32 = -5;
 }
 
-/// `saddr . mark . iif`, result the outgoing interface's index.
-pub(crate) const FIB_FLAGS: u32 = 1 | 4 | 8;
-/// `NFT_FIB_RESULT_OIF`.
-pub(crate) const FIB_RESULT: u32 = 1;
-/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
-const RANDOM_FULLY: u32 = 1 << 4;
+/// What is asked of a route.
+pub(crate) mod fib {
+    /// `saddr . mark . iif`, result the outgoing interface's index.
+    pub(crate) const REVERSE_PATH: (u32, u32) = (1 | 4 | 8, 1);
+    /// `daddr`, result the type of the address.
+    pub(crate) const DESTINATION_TYPE: (u32, u32) = (2, 3);
+    /// `RTN_LOCAL`.
+    pub(crate) const LOCAL: u32 = 2;
+}
+
+/// `NF_NAT_RANGE_*`.
+mod nat {
+    pub(super) const MAP_ADDRESSES: u32 = 1;
+    pub(super) const PORTS_GIVEN: u32 = 1 << 1;
+    pub(super) const RANDOM_FULLY: u32 = 1 << 4;
+}
+
+/// `IPS_DST_NAT`.
+pub(crate) const STATUS_DESTINATION_NAT: u32 = 1 << 5;
+/// `NFT_REJECT_ICMP_UNREACH` and `NFT_REJECT_TCP_RST`.
+pub(crate) mod reject {
+    pub(crate) const UNREACHABLE: u32 = 0;
+    pub(crate) const TCP_RESET: u32 = 1;
+}
+/// Where IPv4 keeps its header checksum.
+const IPV4_CHECKSUM: u32 = 10;
 /// `LOG_INFO`.
 const LEVEL_INFO: u32 = 6;
 
@@ -58,13 +90,15 @@ const LEVEL_INFO: u32 = 6;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Expr {
     /// Load meta information.
-    Meta { key: u32 },
+    Meta { key: u32, register: u32 },
     /// Store meta information.
     MetaSet { key: u32 },
     /// Load packet bytes.
-    Payload { base: u32, offset: u32, length: u32 },
-    /// Load the connection tracking state.
-    CtState,
+    Payload { base: u32, offset: u32, length: u32, register: u32 },
+    /// Store packet bytes, and mend the checksum at an offset.
+    PayloadSet { base: u32, offset: u32, length: u32, checksum: Option<u32> },
+    /// Load a property of the flow.
+    Ct { key: u32 },
     /// Look up a route.
     Fib { flags: u32, result: u32 },
     /// Mask and flip.
@@ -81,8 +115,20 @@ pub(crate) enum Expr {
     Verdict { code: i32, chain: Option<String> },
     /// Kernel log.
     Log { prefix: String, level: u32 },
-    /// Masquerade.
-    Masquerade { flags: u32 },
+    /// Load a constant.
+    Immediate { register: u32, data: Vec<u8> },
+    /// Masquerade, with or without ports in the first two registers.
+    Masquerade { flags: u32, ports: bool },
+    /// Translate an address to the one in [`REGISTER`], with or without ports in [`PORT_REGISTERS`].
+    Nat { destination: bool, family: u32, flags: u32, ports: bool },
+    /// No connection tracking.
+    NoTrack,
+    /// Drop with an answer.
+    Reject { kind: u32, code: u8 },
+    /// Go on within the rate or, inverted, above it.
+    Limit { packets: u64, unit: u64, burst: u32, over: bool },
+    /// Go on while there are more flows than this.
+    ConnectionsOver { count: u32 },
     /// iptables' way to keep a comment.
     XtComment(String),
     /// Anything that we never write.
@@ -108,7 +154,7 @@ pub(crate) fn compile(rule: &Rule, family: Family) -> Program {
         exprs.push(Expr::Counter);
     }
     for action in &rule.actions {
-        compile_action(action, &mut exprs);
+        compile_action(action, family, &mut exprs);
     }
     Program { exprs, comment: rule.comment.clone() }
 }
@@ -138,6 +184,10 @@ fn interface_key(interface: Interface) -> u32 {
     }
 }
 
+fn load_meta(key: u32) -> Expr {
+    Expr::Meta { key, register: REGISTER }
+}
+
 fn load_address(family: Family, end: End) -> Expr {
     let offset = match (family, end) {
         (Family::V4, End::Source) => 12,
@@ -145,15 +195,41 @@ fn load_address(family: Family, end: End) -> Expr {
         (Family::V6, End::Source) => 8,
         (Family::V6, End::Destination) => 24,
     };
-    Expr::Payload { base: base::NETWORK, offset, length: u32::from(family.width()) / 8 }
+    Expr::Payload { base: base::NETWORK, offset, length: u32::from(family.width()) / 8, register: REGISTER }
 }
 
-fn load_port(end: End) -> Expr {
+fn load_port(end: End, register: u32) -> Expr {
     let offset = match end {
         End::Source => 0,
         End::Destination => 2,
     };
-    Expr::Payload { base: base::TRANSPORT, offset, length: 2 }
+    Expr::Payload { base: base::TRANSPORT, offset, length: 2, register }
+}
+
+/// The registers of four bytes after an address in [`REGISTER`], for protocol and port. The kernel names those at a
+/// multiple of 16 bytes by that (1 to 4), the others by 8 and their place.
+pub(crate) fn member_registers(family: Family) -> (u32, u32) {
+    match family {
+        Family::V4 => (9, 10),
+        Family::V6 => (2, 13),
+    }
+}
+
+/// A set's key of address, protocol and port: each part padded to four bytes.
+pub(crate) fn port_member_key(member: &PortMember) -> Vec<u8> {
+    let length = usize::from(Family::of_address(&member.address).width() / 8);
+    let [high, low] = member.port.to_be_bytes();
+    let mut key = key_bytes(address_key(&member.address), length);
+    key.extend_from_slice(&[member.protocol, 0, 0, 0, high, low, 0, 0]);
+    key
+}
+
+/// The member of a key read from the kernel; `None` if it is not one of this family.
+pub(crate) fn port_member(family: Family, key: &[u8]) -> Option<PortMember> {
+    let (address, rest) = key.split_at_checked(usize::from(family.width() / 8))?;
+    let [protocol, 0, 0, 0, high, low, 0, 0] = *rest else { return None };
+    let address = address.iter().fold(0, |value, byte| value << 8 | u128::from(*byte));
+    Some(PortMember { address: family.address(address), protocol, port: u16::from_be_bytes([high, low]) })
 }
 
 /// The last `length` bytes of a key in network order.
@@ -162,16 +238,21 @@ pub(crate) fn key_bytes(key: u128, length: usize) -> Vec<u8> {
 }
 
 fn compile_match(condition: &Match, family: Family, exprs: &mut Vec<Expr>) {
-    let transport = |length| Expr::Payload { base: base::TRANSPORT, offset: 0, length };
+    let transport = |length| Expr::Payload { base: base::TRANSPORT, offset: 0, length, register: REGISTER };
+    let has_bits =
+        |bits: u32| [Expr::Bitwise { mask: bits.to_ne_bytes().to_vec(), xor: vec![0; 4] }, compare(true, [0; 4])];
     match condition {
         Match::InterfacePrefix(interface, prefix) => {
-            exprs.extend([Expr::Meta { key: interface_key(*interface) }, compare(false, prefix.as_bytes())]);
+            exprs.extend([load_meta(interface_key(*interface)), compare(false, prefix.as_bytes())]);
+        }
+        Match::InterfaceName(interface, name) => {
+            exprs.extend([load_meta(interface_key(*interface)), compare(false, name.key().as_slice())]);
         }
         Match::Protocol { number, negated } => {
-            exprs.extend([Expr::Meta { key: meta::L4PROTO }, compare(*negated, [*number])]);
+            exprs.extend([load_meta(meta::L4PROTO), compare(*negated, [*number])]);
         }
         Match::ProtocolSet { set, negated } => {
-            exprs.extend([Expr::Meta { key: meta::L4PROTO }, lookup(set, *negated)]);
+            exprs.extend([load_meta(meta::L4PROTO), lookup(set, *negated)]);
         }
         Match::IcmpTypes(first, last) => exprs.extend([
             transport(1),
@@ -199,7 +280,7 @@ fn compile_match(condition: &Match, family: Family, exprs: &mut Vec<Expr>) {
             exprs.extend([load_address(*family, *end), lookup(set, *negated)]);
         }
         Match::Port { end, range: (first, last), negated } => {
-            exprs.push(load_port(*end));
+            exprs.push(load_port(*end, REGISTER));
             let (from, to) = (first.to_be_bytes().to_vec(), last.to_be_bytes().to_vec());
             match negated {
                 _ if first == last => exprs.push(compare(*negated, from)),
@@ -209,28 +290,49 @@ fn compile_match(condition: &Match, family: Family, exprs: &mut Vec<Expr>) {
                 }
             }
         }
-        Match::PortSet { end, set, negated } => exprs.extend([load_port(*end), lookup(set, *negated)]),
-        Match::CtState(bits) => exprs.extend([
-            Expr::CtState,
-            Expr::Bitwise { mask: bits.to_ne_bytes().to_vec(), xor: vec![0; 4] },
-            compare(true, [0; 4]),
-        ]),
+        Match::PortSet { end, set, negated } => exprs.extend([load_port(*end, REGISTER), lookup(set, *negated)]),
+        Match::PortMemberSet { family, end, set, negated } => {
+            let (protocol, port) = member_registers(*family);
+            let load_protocol = Expr::Meta { key: meta::L4PROTO, register: protocol };
+            exprs.extend([load_address(*family, *end), load_protocol, load_port(*end, port), lookup(set, *negated)]);
+        }
+        Match::CtState(bits) => {
+            exprs.push(Expr::Ct { key: ct::STATE });
+            exprs.extend(has_bits(*bits));
+        }
+        Match::DestinationTranslated => {
+            exprs.push(Expr::Ct { key: ct::STATUS });
+            exprs.extend(has_bits(STATUS_DESTINATION_NAT));
+        }
+        Match::MarkAny(mask) => {
+            exprs.push(load_meta(meta::MARK));
+            exprs.extend(has_bits(*mask));
+        }
         Match::Mark { mask, value } => exprs.extend([
-            Expr::Meta { key: meta::MARK },
+            load_meta(meta::MARK),
             Expr::Bitwise { mask: mask.to_ne_bytes().to_vec(), xor: vec![0; 4] },
             compare(false, value.to_ne_bytes()),
         ]),
         Match::Spoofed => {
-            exprs.extend([Expr::Fib { flags: FIB_FLAGS, result: FIB_RESULT }, compare(false, [0; 4])]);
+            let (flags, result) = fib::REVERSE_PATH;
+            exprs.extend([Expr::Fib { flags, result }, compare(false, [0; 4])]);
         }
+        Match::LocalDestination => {
+            let (flags, result) = fib::DESTINATION_TYPE;
+            exprs.extend([Expr::Fib { flags, result }, compare(false, fib::LOCAL.to_ne_bytes())]);
+        }
+        Match::Rate { over, packets, unit, burst } => {
+            exprs.push(Expr::Limit { packets: *packets, unit: *unit, burst: *burst, over: *over });
+        }
+        Match::ConnectionsOver(count) => exprs.push(Expr::ConnectionsOver { count: *count }),
     }
 }
 
-fn compile_action(action: &Action, exprs: &mut Vec<Expr>) {
+fn compile_action(action: &Action, family: Family, exprs: &mut Vec<Expr>) {
     let end = |code, chain: Option<&String>| Expr::Verdict { code, chain: chain.cloned() };
     let write_mark = |mask: u32, xor: u32| {
         let (mask, xor) = (mask.to_ne_bytes().to_vec(), xor.to_ne_bytes().to_vec());
-        [Expr::Meta { key: meta::MARK }, Expr::Bitwise { mask, xor }, Expr::MetaSet { key: meta::MARK }]
+        [load_meta(meta::MARK), Expr::Bitwise { mask, xor }, Expr::MetaSet { key: meta::MARK }]
     };
     match action {
         Action::Accept => exprs.push(end(verdict::ACCEPT, None)),
@@ -239,12 +341,59 @@ fn compile_action(action: &Action, exprs: &mut Vec<Expr>) {
         Action::Jump(chain) => exprs.push(end(verdict::JUMP, Some(chain))),
         Action::Goto(chain) => exprs.push(end(verdict::GOTO, Some(chain))),
         Action::Dispatch(interface, map) => exprs.extend([
-            Expr::Meta { key: interface_key(*interface) },
+            load_meta(interface_key(*interface)),
             Expr::Lookup { set: map.clone(), negated: false, verdict: true },
         ]),
         Action::SetMark(bits) => exprs.extend(write_mark(!bits, *bits)),
         Action::ClearMark(bits) => exprs.extend(write_mark(!bits, 0)),
         Action::Log(prefix) => exprs.push(Expr::Log { prefix: prefix.clone(), level: LEVEL_INFO }),
-        Action::Masquerade => exprs.push(Expr::Masquerade { flags: RANDOM_FULLY }),
+        Action::Masquerade { ports } => {
+            let flags = nat::RANDOM_FULLY | load_ports(*ports, (REGISTER, PORT_REGISTERS.0), exprs);
+            exprs.push(Expr::Masquerade { flags, ports: ports.is_some() });
+        }
+        Action::SourceNat { to, ports } => {
+            exprs.push(load_constant(to));
+            let flags = nat::MAP_ADDRESSES | nat::RANDOM_FULLY | load_ports(*ports, PORT_REGISTERS, exprs);
+            let family = u32::from(family.number());
+            exprs.push(Expr::Nat { destination: false, family, flags, ports: ports.is_some() });
+        }
+        Action::DestinationNat(to) => {
+            exprs.push(load_constant(to));
+            let family = u32::from(family.number());
+            exprs.push(Expr::Nat { destination: true, family, flags: nat::MAP_ADDRESSES, ports: false });
+        }
+        Action::NoTrack => exprs.push(Expr::NoTrack),
+        Action::Reject(Family::V4) => exprs.push(Expr::Reject { kind: reject::UNREACHABLE, code: 3 }),
+        Action::Reject(Family::V6) => exprs.push(Expr::Reject { kind: reject::UNREACHABLE, code: 4 }),
+        Action::ResetTcp => exprs.push(Expr::Reject { kind: reject::TCP_RESET, code: 0 }),
+        Action::SetDscp(family, value) => exprs.extend(set_dscp(*family, *value)),
     }
+}
+
+fn load_constant(address: &IpAddr) -> Expr {
+    let length = usize::from(Family::of_address(address).width() / 8);
+    Expr::Immediate { register: REGISTER, data: key_bytes(address_key(address), length) }
+}
+
+/// Loads a range of ports, if there is one. Returns the flag that says so.
+fn load_ports(ports: Option<(u16, u16)>, registers: (u32, u32), exprs: &mut Vec<Expr>) -> u32 {
+    let Some((first, last)) = ports else { return 0 };
+    for (register, port) in [(registers.0, first), (registers.1, last)] {
+        exprs.push(Expr::Immediate { register, data: port.to_be_bytes().to_vec() });
+    }
+    nat::PORTS_GIVEN
+}
+
+/// The bits lie in the first two bytes of the header: in IPv4 the high ones of the second byte, in IPv6 across both.
+fn set_dscp(family: Family, value: u8) -> [Expr; 3] {
+    let (mask, xor, checksum) = match family {
+        Family::V4 => ([0xff, 0x03], [0, value << 2], Some(IPV4_CHECKSUM)),
+        Family::V6 => ([0xf0, 0x3f], [value >> 2, value << 6], None),
+    };
+    let (base, offset, length) = (base::NETWORK, 0, 2);
+    [
+        Expr::Payload { base, offset, length, register: REGISTER },
+        Expr::Bitwise { mask: mask.to_vec(), xor: xor.to_vec() },
+        Expr::PayloadSet { base, offset, length, checksum },
+    ]
 }

@@ -1,14 +1,16 @@
 //! Rules in words of their own: what a packet must look like and what then happens to it.
 //!
-//! The renderer writes these, [`crate::netlink`] turns them into the kernel's expressions, and [`fmt::Display`] into
+//! The renderer writes these, [`crate::netlink`] turns them into the kernel's expressions, and [`std::fmt::Display`] into
 //! text that `nft -f` accepts. The text is what golden tests show for review; a kernel test loads it with `nft` and
 //! compares the result with what netlink wrote, so the two translations check each other.
 
-use std::fmt;
+mod text;
+
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::family::Family;
+use crate::{family::Family, ifname::IfName};
 
 /// The table that holds all rules, one per family.
 pub(crate) const TABLE: &str = "calico";
@@ -22,7 +24,9 @@ pub(crate) enum Hook {
     Input = 1,
     /// Through the host.
     Forward = 2,
-    /// On the way out.
+    /// Made by the host.
+    Output = 3,
+    /// On the way out, forwarded or made here.
     Postrouting = 4,
 }
 
@@ -100,6 +104,8 @@ pub(crate) enum Interface {
 pub(crate) enum Match {
     /// The interface's name starts with this.
     InterfacePrefix(Interface, String),
+    /// The interface is this one.
+    InterfaceName(Interface, IfName),
     /// Transport protocol.
     Protocol {
         /// IP protocol number.
@@ -163,8 +169,22 @@ pub(crate) enum Match {
         /// Not in it.
         negated: bool,
     },
+    /// Address, transport protocol and port in a set of [`Key::PortMember`]. Check first that the protocol has ports:
+    /// of a packet without that many bytes the condition never holds, negated or not.
+    PortMemberSet {
+        /// The table's family.
+        family: Family,
+        /// Which address and port.
+        end: End,
+        /// The set's name in the table.
+        set: String,
+        /// Not in it.
+        negated: bool,
+    },
     /// Connection tracking state has any of these `NF_CT_STATE` bits.
     CtState(u32),
+    /// The flow has had its destination translated. Never holds for a packet without a flow (invalid, untracked).
+    DestinationTranslated,
     /// Packet mark under a mask.
     Mark {
         /// Bits looked at.
@@ -172,6 +192,23 @@ pub(crate) enum Match {
         /// What they must be.
         value: u32,
     },
+    /// At least one of these mark bits is set.
+    MarkAny(u32),
+    /// The destination is an address of this host.
+    LocalDestination,
+    /// Packets per time, counted by this very rule: holds while there are no more or, with `over`, only above it.
+    Rate {
+        /// Holds for what is above the rate, else for what is within.
+        over: bool,
+        /// Packets per [`unit`](Self::Rate::unit).
+        packets: u64,
+        /// Seconds.
+        unit: u64,
+        /// Packets that may come at once.
+        burst: u32,
+    },
+    /// More than so many flows of which a packet has met this very rule exist at this time.
+    ConnectionsOver(u32),
     /// The route back to the source does not leave by the interface that the packet came in by.
     Spoofed,
 }
@@ -203,7 +240,27 @@ pub(crate) enum Action {
     /// A line in the kernel log that starts with this.
     Log(String),
     /// Source address becomes the outgoing interface's, with a random port.
-    Masquerade,
+    Masquerade {
+        /// Of these ports, both included. Check first that the protocol has ports.
+        ports: Option<(u16, u16)>,
+    },
+    /// Source address becomes this one, with a random port.
+    SourceNat {
+        /// Of the table's family.
+        to: IpAddr,
+        /// Of these ports, both included. Check first that the protocol has ports.
+        ports: Option<(u16, u16)>,
+    },
+    /// Destination address becomes this one, of the table's family; the port stays.
+    DestinationNat(IpAddr),
+    /// The packet gets no flow. In chains before connection tracking only.
+    NoTrack,
+    /// Gone, and the sender is told: ICMP port unreachable. In input, forward, output only.
+    Reject(Family),
+    /// Gone, and the sender is told: TCP reset. Check the protocol first. In input, forward, output only.
+    ResetTcp,
+    /// The six DSCP bits become these.
+    SetDscp(Family, u8),
 }
 
 /// What a set's keys are.
@@ -217,6 +274,8 @@ pub(crate) enum Key {
     Protocol,
     /// Interface names.
     InterfaceName,
+    /// Address, IP protocol number and port together; never ranges.
+    PortMember(Family),
 }
 
 impl Key {
@@ -228,12 +287,14 @@ impl Key {
             Self::Port => 2,
             Self::Protocol => 1,
             Self::InterfaceName => 16,
+            // Each part fills registers of four bytes.
+            Self::PortMember(family) => Self::Address(family).len() + 8,
         }
     }
 
-    /// The greatest key as a number.
+    /// The greatest key as a number. Not for keys of several parts, which are no numbers.
     pub(crate) fn greatest(self) -> u128 {
-        u128::MAX >> (128 - 8 * self.len())
+        u128::MAX >> 128usize.saturating_sub(8 * self.len())
     }
 }
 
@@ -256,112 +317,4 @@ impl SetSpec {
 
     /// The map type of the dispatch.
     pub(crate) const DISPATCH: Self = Self { key: Key::InterfaceName, interval: false, verdicts: true };
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Source => "s",
-            Self::Destination => "d",
-        })
-    }
-}
-
-impl fmt::Display for Interface {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Incoming => "iifname",
-            Self::Outgoing => "oifname",
-        })
-    }
-}
-
-impl fmt::Display for Match {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let not = |negated: &bool| if *negated { "!= " } else { "" };
-        match self {
-            Self::InterfacePrefix(interface, prefix) => write!(f, "{interface} \"{prefix}*\""),
-            Self::Protocol { number, negated } => write!(f, "meta l4proto {}{number}", not(negated)),
-            Self::ProtocolSet { set, negated } => write!(f, "meta l4proto {}@{set}", not(negated)),
-            Self::IcmpTypes(first, last) => write!(f, "@th,0,8 >= {first} @th,0,8 <= {last}"),
-            Self::Icmp { icmp_type, code: None, negated } => write!(f, "@th,0,8 {}{icmp_type}", not(negated)),
-            Self::Icmp { icmp_type, code: Some(code), negated } => {
-                write!(f, "@th,0,16 {}{:#06x}", not(negated), u16::from_be_bytes([*icmp_type, *code]))
-            }
-            Self::Net { end, net, negated } => write!(f, "{} {end}addr {}{net}", Family::of(net), not(negated)),
-            Self::AddressSet { family, end, set, negated } => write!(f, "{family} {end}addr {}@{set}", not(negated)),
-            Self::Port { end, range: (first, last), negated } if first == last => {
-                write!(f, "th {end}port {}{first}", not(negated))
-            }
-            Self::Port { end, range: (first, last), negated } => {
-                write!(f, "th {end}port {}{first}-{last}", not(negated))
-            }
-            Self::PortSet { end, set, negated } => write!(f, "th {end}port {}@{set}", not(negated)),
-            Self::CtState(CT_INVALID) => f.write_str("ct state invalid"),
-            Self::CtState(CT_ESTABLISHED_RELATED) => f.write_str("ct state established,related"),
-            Self::CtState(bits) => write!(f, "ct state & {bits:#x} != 0"),
-            Self::Mark { mask, value } => write!(f, "meta mark & {mask:#x} == {value:#x}"),
-            Self::Spoofed => f.write_str("fib saddr . mark . iif oif 0"),
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accept => f.write_str("accept"),
-            Self::Drop => f.write_str("drop"),
-            Self::Return => f.write_str("return"),
-            Self::Jump(chain) => write!(f, "jump {chain}"),
-            Self::Goto(chain) => write!(f, "goto {chain}"),
-            Self::Dispatch(interface, map) => write!(f, "{interface} vmap @{map}"),
-            Self::SetMark(bits) => write!(f, "meta mark set meta mark | {bits:#x}"),
-            Self::ClearMark(bits) => write!(f, "meta mark set meta mark & {:#x}", !bits),
-            Self::Log(prefix) => write!(f, "log prefix \"{prefix}\" level info"),
-            Self::Masquerade => f.write_str("masquerade fully-random"),
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut words: Vec<String> = self.matches.iter().map(ToString::to_string).collect();
-        words.extend(self.counter.then(|| "counter".to_owned()));
-        words.extend(self.actions.iter().map(ToString::to_string));
-        words.extend(self.comment.iter().map(|comment| format!("comment \"{comment}\"")));
-        f.write_str(&words.join(" "))
-    }
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\tchain {} {{", self.name)?;
-        if let Some(comment) = &self.comment {
-            writeln!(f, "\t\tcomment \"{comment}\"")?;
-        }
-        if let Some(Base { nat, hook, priority }) = &self.base {
-            let kind = if *nat { "nat" } else { "filter" };
-            let hook = format!("{hook:?}").to_lowercase();
-            writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
-        }
-        for rule in &self.rules {
-            writeln!(f, "\t\t{rule}")?;
-        }
-        writeln!(f, "\t}}")
-    }
-}
-
-impl fmt::Display for SetSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = match self.key {
-            Key::Address(Family::V4) => "ipv4_addr",
-            Key::Address(Family::V6) => "ipv6_addr",
-            Key::Port => "inet_service",
-            Key::Protocol => "inet_proto",
-            Key::InterfaceName => "ifname",
-        };
-        let verdict = if self.verdicts { " : verdict" } else { "" };
-        let flags = if self.interval { " flags interval;" } else { "" };
-        write!(f, "type {key}{verdict};{flags}")
-    }
 }

@@ -14,7 +14,7 @@ use crate::{
     family::{Family, Range},
     ifname::IfName,
     op::Target,
-    program::{self, Expr, Program, REGISTER, VERDICT_REGISTER, content_fingerprint},
+    program::{self, Expr, PORT_REGISTERS, Program, REGISTER, VERDICT_REGISTER, content_fingerprint, port_member},
     ruleset::{Base, Hook, Key, SetSpec, TABLE},
     table::{ReadBase, ReadChain, ReadElements, ReadSet, ReadTable},
     tracker::{Fingerprint, fingerprint},
@@ -188,7 +188,7 @@ impl Nft {
         request.append_attr_str(1, TABLE);
         request.append_attr_str(2, set);
         let mut keys: Vec<(u128, bool)> = Vec::new();
-        let mut targets = HashMap::new();
+        let (mut targets, mut ports) = (HashMap::new(), Vec::new());
         let mut broken = false;
         let interrupted = self
             .socket
@@ -196,6 +196,12 @@ impl Nft {
                 for (_, element) in attributes(payload).list(3) {
                     let element = Attributes(element);
                     let key = element.nested(1).find(1).unwrap_or_default();
+                    if let Key::PortMember(family) = spec.key {
+                        let member = port_member(family, key);
+                        broken |= member.is_none();
+                        ports.extend(member);
+                        continue;
+                    }
                     match (spec.verdicts, key.len() == spec.key.len()) {
                         (false, true) => {
                             let value = key.iter().fold(0, |value, byte| value << 8 | u128::from(*byte));
@@ -214,6 +220,7 @@ impl Nft {
             .await?;
         let elements = match (broken, spec.verdicts) {
             (true, _) => ReadElements::Broken,
+            _ if matches!(spec.key, Key::PortMember(_)) => ReadElements::Ports(ports),
             (false, true) => ReadElements::Targets(targets),
             (false, false) => ranges(spec, keys).map_or(ReadElements::Broken, ReadElements::Ranges),
         };
@@ -297,7 +304,7 @@ fn read_base(chain: &Attributes<'_>) -> ReadBase {
         "filter" => false,
         _ => return ReadBase::Foreign,
     };
-    let hook = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Postrouting];
+    let hook = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
     let hook = hook.into_iter().find(|hook| *hook as u32 == chain.nested(4).number(1));
     match hook {
         Some(hook) if chain.number(5) == program::verdict::ACCEPT as u32 => {
@@ -310,19 +317,24 @@ fn read_base(chain: &Attributes<'_>) -> ReadBase {
 /// `None` for a kind that we never make.
 fn read_spec(set: &Attributes<'_>) -> Option<SetSpec> {
     let flags = set.number(3);
-    let keys = [Key::Address(Family::V4), Key::Address(Family::V6), Key::Port, Key::Protocol, Key::InterfaceName];
-    let key = keys.into_iter().find(|key| key_type(*key) == set.number(4))?;
+    let families = Family::ALL.into_iter().flat_map(|family| [Key::Address(family), Key::PortMember(family)]);
+    let mut keys = families.chain([Key::Port, Key::Protocol, Key::InterfaceName]);
+    let key = keys.find(|key| key_type(*key) == set.number(4))?;
     let verdicts = flags & SET_MAP != 0;
     let known = flags & !(SET_INTERVAL | SET_MAP) == 0 && (!verdicts || set.number(6) == DATA_VERDICT);
     let right_length = set.number(5) as usize == key.len();
     (known && right_length).then_some(SetSpec { key, interval: flags & SET_INTERVAL != 0, verdicts })
 }
 
-/// An element that jumps to a chain.
+/// An element that leads to a chain.
 fn read_target(element: &Attributes<'_>) -> Option<Target> {
     let verdict = element.nested(2).nested(2);
-    (verdict.number(1) as i32 == program::verdict::JUMP)
-        .then(|| Target { chain: verdict.text(2), comment: read_comment(element.find(6)).unwrap_or_default() })
+    let goto = match verdict.number(1) as i32 {
+        program::verdict::JUMP => false,
+        program::verdict::GOTO => true,
+        _ => return None,
+    };
+    Some(Target { chain: verdict.text(2), goto, comment: read_comment(element.find(6)).unwrap_or_default() })
 }
 
 /// The comment among user data: type, length, text.
@@ -351,12 +363,10 @@ fn read_rule(rule: &Attributes<'_>) -> (String, Program) {
 fn read_expr(name: &str, data: Attributes<'_>) -> Expr {
     let register = |attribute| data.number(attribute) == REGISTER;
     let expr = match name {
-        "meta" if data.has(1) => register(1).then(|| Expr::Meta { key: data.number(2) }),
+        "meta" if data.has(1) => Some(Expr::Meta { key: data.number(2), register: data.number(1) }),
         "meta" => register(3).then(|| Expr::MetaSet { key: data.number(2) }),
-        "payload" if data.has(1) => {
-            register(1).then(|| Expr::Payload { base: data.number(2), offset: data.number(3), length: data.number(4) })
-        }
-        "ct" => (register(1) && data.number(2) == 0 && !data.has(3)).then_some(Expr::CtState),
+        "payload" => read_payload(data),
+        "ct" => (register(1) && !data.has(3)).then(|| Expr::Ct { key: data.number(2) }),
         "fib" => register(1).then(|| Expr::Fib { result: data.number(2), flags: data.number(3) }),
         // Operation 0 is mask and xor; shifts have other numbers.
         "bitwise" => (register(1) && register(2) && data.number(6) == 0)
@@ -377,8 +387,22 @@ fn read_expr(name: &str, data: Attributes<'_>) -> Expr {
             let chain = verdict.has(2).then(|| verdict.text(2));
             Some(Expr::Verdict { code: verdict.number(1) as i32, chain })
         }
+        "immediate" => Some(Expr::Immediate { register: data.number(1), data: data.data(2) }),
         "log" if !data.has(1) => Some(Expr::Log { prefix: data.text(2), level: data.number(5) }),
-        "masq" if !data.has(2) => Some(Expr::Masquerade { flags: data.number(1) }),
+        "masq" | "nat" => read_nat(name, data),
+        "notrack" => Some(Expr::NoTrack),
+        "reject" => {
+            let code = data.find(2).and_then(|code| code.first().copied()).unwrap_or_default();
+            Some(Expr::Reject { kind: data.number(1), code })
+        }
+        // Type 0 counts packets.
+        "limit" if data.number(4) == 0 => Some(Expr::Limit {
+            packets: data.long(1),
+            unit: data.long(2),
+            burst: data.number(3),
+            over: data.number(5) & 1 != 0,
+        }),
+        "connlimit" if data.number(2) == 1 => Some(Expr::ConnectionsOver { count: data.number(1) }),
         "match" if data.text(1) == "comment" => {
             let info = data.find(3).unwrap_or_default();
             let end = info.iter().position(|byte| *byte == 0).unwrap_or(info.len());
@@ -387,6 +411,35 @@ fn read_expr(name: &str, data: Attributes<'_>) -> Expr {
         _ => None,
     };
     expr.unwrap_or_else(|| Expr::Foreign(name.to_owned()))
+}
+
+fn read_payload(data: Attributes<'_>) -> Option<Expr> {
+    let (base, offset, length) = (data.number(2), data.number(3), data.number(4));
+    if data.has(1) {
+        return Some(Expr::Payload { base, offset, length, register: data.number(1) });
+    }
+    let checksum = match data.number(6) {
+        0 => None,
+        1 => Some(data.number(7)),
+        _ => return None,
+    };
+    (data.number(5) == REGISTER && data.number(8) == 0).then_some(Expr::PayloadSet { base, offset, length, checksum })
+}
+
+/// The kernel gives the greatest address always, also if it is the least.
+fn read_nat(name: &str, data: Attributes<'_>) -> Option<Expr> {
+    let register = |attribute, wanted| data.number(attribute) == wanted;
+    if name == "masq" {
+        let ports = data.has(2);
+        let right = !ports || (register(2, REGISTER) && register(3, PORT_REGISTERS.0));
+        return right.then(|| Expr::Masquerade { flags: data.number(1), ports });
+    }
+    let ports = data.has(5);
+    let right = register(3, REGISTER)
+        && (!data.has(4) || register(4, REGISTER))
+        && (!ports || (register(5, PORT_REGISTERS.0) && register(6, PORT_REGISTERS.1)));
+    let (destination, family) = (data.number(1) == 1, data.number(2));
+    right.then(|| Expr::Nat { destination, family, flags: data.number(7), ports })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Constants are those of `linux/netfilter/nf_tables.h`; numbers are in network order, packet data as in the packet.
 
+use calico_policy::instruction::PortMember;
 use nlink::netlink::{
     MessageBuilder, MessageIter,
     message::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST},
@@ -16,7 +17,7 @@ use crate::{
     family::{Family, Range},
     ifname::IfName,
     op::{ChainHead, Op, OpKind, Target},
-    program::{self, Expr, Program, REGISTER, VERDICT_REGISTER, compile, key_bytes},
+    program::{self, Expr, PORT_REGISTERS, Program, REGISTER, VERDICT_REGISTER, compile, key_bytes, port_member_key},
     ruleset::{Key, SetSpec, TABLE},
 };
 
@@ -188,6 +189,17 @@ impl<'a> Batch<'a> {
                     self.push(index, message);
                 }
             }
+            OpKind::AddPorts { set, ports } | OpKind::DeletePorts { set, ports } => {
+                let (kind, flags) = match op.kind {
+                    OpKind::AddPorts { .. } => (msg::NEWSETELEM, NLM_F_CREATE),
+                    _ => (msg::DELSETELEM, 0),
+                };
+                for part in ports.chunks(RANGES_PER_MESSAGE) {
+                    let mut message = named(new(kind, flags), 2, set);
+                    write_ports(&mut message, part);
+                    self.push(index, message);
+                }
+            }
             OpKind::AddTargets { map, targets } => {
                 for part in targets.chunks(TARGETS_PER_MESSAGE) {
                     let mut message = named(new(msg::NEWSETELEM, NLM_F_CREATE), 2, map);
@@ -312,6 +324,10 @@ pub(super) fn key_type(key: Key) -> u32 {
         Key::Protocol => 12,
         Key::Port => 13,
         Key::InterfaceName => 41,
+        // Six bits for each part, the first one highest.
+        Key::PortMember(family) => {
+            key_type(Key::Address(family)) << 12 | key_type(Key::Protocol) << 6 | key_type(Key::Port)
+        }
     }
 }
 
@@ -359,6 +375,16 @@ fn write_ranges(message: &mut MessageBuilder, spec: SetSpec, ranges: &[Range]) {
     message.nest_end(list);
 }
 
+fn write_ports(message: &mut MessageBuilder, ports: &[PortMember]) {
+    let list = message.nest_start(3);
+    for member in ports {
+        let element = message.nest_start(1);
+        write_key(message, &port_member_key(member));
+        message.nest_end(element);
+    }
+    message.nest_end(list);
+}
+
 fn write_targets<'a>(message: &mut MessageBuilder, targets: impl Iterator<Item = (&'a IfName, Option<&'a Target>)>) {
     let list = message.nest_start(3);
     for (interface, target) in targets {
@@ -366,7 +392,8 @@ fn write_targets<'a>(message: &mut MessageBuilder, targets: impl Iterator<Item =
         write_key(message, interface.key());
         if let Some(target) = target {
             let data = message.nest_start(2);
-            write_verdict(message, program::verdict::JUMP, Some(&target.chain));
+            let code = if target.goto { program::verdict::GOTO } else { program::verdict::JUMP };
+            write_verdict(message, code, Some(&target.chain));
             message.nest_end(data);
             write_comment(message, 6, &target.comment);
         }
@@ -403,17 +430,22 @@ fn write_program(message: &mut MessageBuilder, program: &Program) {
 fn expr_name(expr: &Expr) -> &str {
     match expr {
         Expr::Meta { .. } | Expr::MetaSet { .. } => "meta",
-        Expr::Payload { .. } => "payload",
-        Expr::CtState => "ct",
+        Expr::Payload { .. } | Expr::PayloadSet { .. } => "payload",
+        Expr::Ct { .. } => "ct",
         Expr::Fib { .. } => "fib",
         Expr::Bitwise { .. } => "bitwise",
         Expr::Compare { .. } => "cmp",
         Expr::Range { .. } => "range",
         Expr::Lookup { .. } => "lookup",
         Expr::Counter => "counter",
-        Expr::Verdict { .. } => "immediate",
+        Expr::Verdict { .. } | Expr::Immediate { .. } => "immediate",
         Expr::Log { .. } => "log",
         Expr::Masquerade { .. } => "masq",
+        Expr::Nat { .. } => "nat",
+        Expr::NoTrack => "notrack",
+        Expr::Reject { .. } => "reject",
+        Expr::Limit { .. } => "limit",
+        Expr::ConnectionsOver { .. } => "connlimit",
         Expr::XtComment(_) => "match",
         Expr::Foreign(name) => name,
     }
@@ -432,13 +464,46 @@ fn write_expr(message: &mut MessageBuilder, expr: &Expr) {
         }
     };
     match expr {
-        Expr::Meta { key } => numbers(&[(2, *key), (1, REGISTER)]),
+        Expr::Meta { key, register } => numbers(&[(2, *key), (1, *register)]),
         Expr::MetaSet { key } => numbers(&[(2, *key), (3, REGISTER)]),
-        Expr::Payload { base, offset, length } => numbers(&[(1, REGISTER), (2, *base), (3, *offset), (4, *length)]),
-        // Key 0 is NFT_CT_STATE.
-        Expr::CtState => numbers(&[(2, 0), (1, REGISTER)]),
+        Expr::Payload { base, offset, length, register } => {
+            numbers(&[(1, *register), (2, *base), (3, *offset), (4, *length)]);
+        }
+        Expr::PayloadSet { base, offset, length, checksum } => {
+            numbers(&[(5, REGISTER), (2, *base), (3, *offset), (4, *length)]);
+            numbers(&[(6, u32::from(checksum.is_some())), (7, checksum.unwrap_or(0)), (8, 0)]);
+        }
+        Expr::Ct { key } => numbers(&[(2, *key), (1, REGISTER)]),
         Expr::Fib { flags, result } => numbers(&[(1, REGISTER), (2, *result), (3, *flags)]),
-        Expr::Masquerade { flags } => numbers(&[(1, *flags)]),
+        Expr::Masquerade { flags, ports } => {
+            numbers(&[(1, *flags)]);
+            if *ports {
+                numbers(&[(2, REGISTER), (3, PORT_REGISTERS.0)]);
+            }
+        }
+        Expr::Nat { destination, family, flags, ports } => {
+            numbers(&[(1, u32::from(*destination)), (2, *family), (3, REGISTER), (7, *flags)]);
+            if *ports {
+                numbers(&[(5, PORT_REGISTERS.0), (6, PORT_REGISTERS.1)]);
+            }
+        }
+        Expr::Immediate { register, data } => {
+            numbers(&[(1, *register)]);
+            write_data(message, 2, data);
+        }
+        Expr::Reject { kind, code } => {
+            numbers(&[(1, *kind)]);
+            message.append_attr(2, &[*code]);
+        }
+        Expr::Limit { packets, unit, burst, over } => {
+            message.append_attr_u64_be(1, *packets);
+            message.append_attr_u64_be(2, *unit);
+            message.append_attr_u32_be(3, *burst);
+            message.append_attr_u32_be(4, 0);
+            message.append_attr_u32_be(5, u32::from(*over));
+        }
+        // Flag 1: more than so many.
+        Expr::ConnectionsOver { count } => numbers(&[(1, *count), (2, 1)]),
         Expr::Bitwise { mask, xor } => {
             numbers(&[(1, REGISTER), (2, REGISTER), (3, mask.len() as u32)]);
             write_data(message, 4, mask);
@@ -473,7 +538,7 @@ fn write_expr(message: &mut MessageBuilder, expr: &Expr) {
             message.append_attr_str(2, prefix);
             message.append_attr_u32_be(5, *level);
         }
-        // The first is read only, the second never written: see `Expr`.
-        Expr::Counter | Expr::XtComment(_) | Expr::Foreign(_) => {}
+        // The last two are read only.
+        Expr::Counter | Expr::NoTrack | Expr::XtComment(_) | Expr::Foreign(_) => {}
     }
 }

@@ -159,5 +159,5 @@ fn to_host(family: Family, host_action: HostAction) -> Vec<Rule> {
 fn masquerade(family: Family) -> Rule {
     let member = |end, set: &str, negated| Match::AddressSet { family, end, set: set.to_owned(), negated };
     let matches = vec![member(End::Source, MASQUERADE_SET, false), member(End::Destination, POOLS_SET, true)];
-    Rule::new(matches, vec![Action::Masquerade]).counted("from a pool to outside all pools")
+    Rule::new(matches, vec![Action::Masquerade { ports: None }]).counted("from a pool to outside all pools")
 }

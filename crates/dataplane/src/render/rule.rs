@@ -53,7 +53,7 @@ pub(crate) fn profile_chain(
             RuleAction::Allow => ("allow", vec![Action::SetMark(options.mark_accept), Action::Return]),
             RuleAction::Deny => ("deny", vec![Action::Drop]),
             RuleAction::Pass => ("pass", vec![Action::Return]),
-            RuleAction::Log => ("log", vec![Action::Log(options.log_prefix.clone())]),
+            RuleAction::Log => ("log", vec![Action::Log("calico-packet: ".to_owned())]),
         };
         let comment = format!("profile {} {} rule {index} {word}", profile.0, direction.word());
         let rules = alternatives.into_iter().map(|matches| Rule::new(matches, actions.clone()).counted(&comment));

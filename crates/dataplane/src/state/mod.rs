@@ -284,7 +284,7 @@ impl State {
                 match (&list, winner) {
                     (Some(list), Some((id, _))) => {
                         let chain = name::endpoint_chain(list, direction);
-                        let target = Target { chain, comment: name::comment(&id.to_string()) };
+                        let target = Target { chain, goto: false, comment: name::comment(&id.to_string()) };
                         targets.want(interface, TargetWant::new(target));
                     }
                     _ => targets.unwant(&interface),

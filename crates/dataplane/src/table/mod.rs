@@ -130,6 +130,7 @@ impl Table {
                     let removed = there.difference(&want).copied().collect();
                     self.pending.insert(name, Pending { added, removed });
                 }
+                ReadElements::Ports(_) => {}
                 _ if want.is_some() => self.broken = true,
                 _ => {}
             }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use calico_policy::instruction::{ProfileId, SetId};
+use calico_policy::instruction::{PortMember, ProfileId, SetId};
 
 use crate::{
     family::{Family, Range},
@@ -154,6 +154,8 @@ pub(crate) struct ReadSet {
 pub(crate) enum ReadElements {
     /// Of a set.
     Ranges(Vec<Range>),
+    /// Of a set of addresses with protocol and port.
+    Ports(Vec<PortMember>),
     /// Of a dispatch map.
     Targets(HashMap<IfName, Fingerprint>),
     /// Not understood; the set must be made anew.

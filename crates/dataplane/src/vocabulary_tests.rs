@@ -1,0 +1,150 @@
+//! Every word that rules can be made of: `nft` must read our text as what we write by netlink, and what we read back
+//! must be what we wrote.
+
+use std::collections::{BTreeSet, HashMap};
+
+use calico_policy::instruction::PortMember;
+
+use crate::{
+    family::Family,
+    golden_tests::{load, normal},
+    ifname::IfName,
+    namespace,
+    netlink::Nft,
+    op::{ChainHead, Op, OpKind, Target},
+    program::chain_fingerprint,
+    ruleset::{Action, Base, Chain, End, Hook, Interface, Key, Match, Rule, SetSpec},
+    table::ReadElements,
+    tracker::fingerprint,
+};
+
+const MAP: &str = "by-name";
+const PORTS: &str = "ports";
+
+fn eth0() -> IfName {
+    IfName::new("eth0").expect("valid")
+}
+
+fn base(name: &str, nat: bool, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.to_owned(), base: Some(Base { nat, hook, priority }), comment: None, rules }
+}
+
+fn accept(matches: Vec<Match>) -> Rule {
+    Rule::new(matches, vec![Action::Accept])
+}
+
+fn just(action: Action) -> Rule {
+    Rule::new(Vec::new(), vec![action])
+}
+
+fn over_tcp(action: Action) -> Rule {
+    Rule::new(vec![Match::Protocol { number: 6, negated: false }], vec![action])
+}
+
+/// Words that the golden rules do not have.
+fn chains(family: Family) -> Vec<Chain> {
+    let address = |v4: &str, v6: &str| if family == Family::V4 { v4 } else { v6 }.parse().expect("an address");
+    let ports = |end, negated| Match::PortMemberSet { family, end, set: PORTS.to_owned(), negated };
+    let rate = |over, unit| Match::Rate { over, packets: 7, unit, burst: 11 };
+    let filter = vec![
+        accept(vec![Match::InterfaceName(Interface::Incoming, eth0())]),
+        accept(vec![ports(End::Source, false), ports(End::Destination, true)]),
+        accept(vec![Match::DestinationTranslated]),
+        accept(vec![Match::MarkAny(0x3_0000)]),
+        accept(vec![Match::LocalDestination]),
+        just(Action::Dispatch(Interface::Incoming, MAP.to_owned())),
+        Rule::new(vec![rate(true, 1)], vec![Action::Drop]).counted("over the rate"),
+        Rule::new(vec![rate(false, 60)], vec![Action::Log("a minute: ".to_owned())]),
+        Rule::new(vec![rate(false, 3600)], vec![Action::Log("an hour: ".to_owned())]),
+        Rule::new(vec![rate(false, 86400)], vec![Action::Log("a day: ".to_owned())]),
+        Rule::new(
+            vec![Match::Protocol { number: 6, negated: false }, Match::ConnectionsOver(3)],
+            vec![Action::ResetTcp],
+        )
+        .counted("too many"),
+        just(Action::Reject(family)),
+    ];
+    let to = address("10.0.0.9", "fd00::9");
+    let postrouting = vec![
+        over_tcp(Action::Masquerade { ports: Some((1024, 2000)) }),
+        over_tcp(Action::SourceNat { to, ports: Some((1024, 2000)) }),
+        just(Action::SourceNat { to, ports: None }),
+        just(Action::Masquerade { ports: None }),
+    ];
+    let elsewhere = vec![Rule::new(vec![Match::LocalDestination], vec![Action::DestinationNat(to)])];
+    let dscp = vec![just(Action::SetDscp(family, 20)), just(Action::SetDscp(family, 63))];
+    vec![
+        Chain { name: "target".to_owned(), base: None, comment: None, rules: vec![] },
+        base("raw", false, Hook::Prerouting, -300, vec![just(Action::NoTrack)]),
+        base("input", false, Hook::Input, -5, filter.clone()),
+        base("output", false, Hook::Output, -5, filter),
+        base("mangle", false, Hook::Postrouting, -150, dscp),
+        base("nat-out", true, Hook::Output, -100, elsewhere),
+        base("nat-post", true, Hook::Postrouting, 110, postrouting),
+    ]
+}
+
+fn members(family: Family) -> Vec<PortMember> {
+    let address = if family == Family::V4 { "10.0.0.1" } else { "fd00::1" }.parse().expect("an address");
+    [(6, 80), (17, 53), (132, 65535)].map(|(protocol, port)| PortMember { address, protocol, port }).to_vec()
+}
+
+fn target() -> Target {
+    Target { chain: "target".to_owned(), goto: true, comment: "who".to_owned() }
+}
+
+fn ops(family: Family) -> Vec<Op> {
+    let chains = chains(family);
+    let ports = SetSpec::set(Key::PortMember(family), false);
+    let mut kinds = vec![
+        OpKind::AddTable,
+        OpKind::AddSet { name: PORTS.to_owned(), spec: ports },
+        OpKind::AddPorts { set: PORTS.to_owned(), ports: members(family) },
+        OpKind::AddSet { name: MAP.to_owned(), spec: SetSpec::DISPATCH },
+    ];
+    kinds.extend(chains.iter().map(|chain| OpKind::AddChain(ChainHead::from(chain))));
+    kinds.extend(chains.into_iter().flat_map(OpKind::rules));
+    kinds.push(OpKind::AddTargets { map: MAP, targets: vec![(eth0(), target())] });
+    kinds.into_iter().map(|kind| Op { family, kind }).collect()
+}
+
+fn text(family: Family) -> String {
+    let elements: Vec<String> =
+        members(family).iter().map(|m| format!("{} . {} . {}", m.address, m.protocol, m.port)).collect();
+    let ports = SetSpec::set(Key::PortMember(family), false);
+    let mut out = format!(
+        "table {family} calico {{\n\tset {PORTS} {{\n\t\t{ports}\n\t\telements = {{ {} }}\n\t}}\n\
+         \tmap {MAP} {{\n\t\t{}\n\t\telements = {{ \"eth0\" comment \"who\" : goto target }}\n\t}}\n",
+        elements.join(", "),
+        SetSpec::DISPATCH,
+    );
+    for chain in chains(family) {
+        out += &chain.to_string();
+    }
+    out + "}\n"
+}
+
+#[test]
+fn nft_agrees_with_every_word() {
+    for family in Family::ALL {
+        let theirs = namespace::Namespace::new().run(move || load(&text(family)));
+        namespace::in_a_namespace(move || async move {
+            let nft = Nft::open().expect("root");
+            nft.commit(&ops(family)).await.expect("accepted");
+            let ours = namespace::run(&format!("nft list table {family} calico"));
+            assert_eq!(normal(&ours), normal(&theirs), "table {family}");
+            let read = nft.read_table(family).await.expect("readable").expect("there");
+            for chain in chains(family) {
+                assert_eq!(read.chains[&chain.name].content, chain_fingerprint(&chain, family), "{family} {chain}");
+            }
+            match &read.sets[PORTS].elements {
+                ReadElements::Ports(ports) => {
+                    assert_eq!(ports.iter().copied().collect::<BTreeSet<_>>(), members(family).into_iter().collect());
+                }
+                other => panic!("{other:?}"),
+            }
+            let targets = HashMap::from([(eth0(), fingerprint(&target()))]);
+            assert_eq!(read.sets[MAP].elements, ReadElements::Targets(targets));
+        });
+    }
+}
