@@ -85,6 +85,15 @@ pub async fn prepare(
     prepare_on(&ThisHost, store, request, report).await
 }
 
+/// Makes an empty datastore one that programs can work with: the cluster's identity, and the tiers that every cluster
+/// has. What is there already stays as it is.
+///
+/// # Errors
+/// Those of the datastore.
+pub async fn initialise(store: &Store) -> Result<Vec<Warning>, StartupError> {
+    defaults::cluster(store).await
+}
+
 async fn prepare_on(
     host: &dyn Host,
     store: &Store,
