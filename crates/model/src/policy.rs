@@ -220,7 +220,7 @@ macro_rules! policy {
             }
 
             fn faults(resource: &Resource<Self>) -> Vec<Fault> {
-                validate::policy(Self::NAME, &resource.spec)
+                validate::policy(Self::NAME, &resource.metadata, &resource.spec)
             }
 
             fn into_any(resource: Resource<Self>) -> AnyResource {

@@ -64,9 +64,11 @@ impl Kind for ProfileSpec {
     const NAME: KindName = KindName::Profile;
 
     fn faults(resource: &Resource<Self>) -> Vec<Fault> {
-        let mut faults = validate::rules("spec.ingress", Direction::Ingress, &resource.spec.ingress);
-        faults.extend(validate::rules("spec.egress", Direction::Egress, &resource.spec.egress));
-        faults.extend(validate::labels("spec.labelsToApply", &resource.spec.labels_to_apply));
+        let spec = &resource.spec;
+        let holder = validate::Holder::Profile;
+        let mut faults = validate::rules("spec.ingress", holder, Direction::Ingress, &spec.ingress);
+        faults.extend(validate::rules("spec.egress", holder, Direction::Egress, &spec.egress));
+        faults.extend(validate::labels("spec.labelsToApply", &spec.labels_to_apply));
         faults
     }
 

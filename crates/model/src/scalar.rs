@@ -1,6 +1,6 @@
 //! Values with a JSON form of their own: AS numbers, ports, protocols, MAC addresses.
 
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -80,10 +80,11 @@ impl FromStr for Port {
         if let Some((low, high)) = text.split_once(':')
             && let (Ok(low), Ok(high)) = (low.parse::<u16>(), high.parse::<u16>())
         {
-            return if low <= high {
-                Ok(Self::Range(low, high))
-            } else {
-                Err(format!("port range {text} starts above its end"))
+            return match low.cmp(&high) {
+                Ordering::Less => Ok(Self::Range(low, high)),
+                // Upstream stores a range of one port as that port.
+                Ordering::Equal => Ok(Self::Number(low)),
+                Ordering::Greater => Err(format!("port range {text} starts above its end")),
             };
         }
         let named =

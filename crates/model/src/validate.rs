@@ -15,8 +15,11 @@ mod network_set;
 mod node;
 mod others;
 mod policy;
+mod policy_rule;
 mod pool;
 mod rule;
+mod selector;
+mod staged_kubernetes;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -31,9 +34,10 @@ pub(crate) use felix::felix_configuration;
 pub(crate) use network_set::network_set;
 pub(crate) use node::node;
 pub(crate) use others::{block_affinity, ipam_configuration, node_status};
-pub(crate) use policy::{policy, staged_kubernetes};
+pub(crate) use policy::policy;
 pub(crate) use pool::{pool, reservation, tier};
-pub(crate) use rule::rules;
+pub(crate) use rule::{Holder, rules};
+pub(crate) use staged_kubernetes::staged_kubernetes;
 
 /// One reason why a resource is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,14 +163,18 @@ pub(crate) fn identity(kind: KindName, metadata: &Metadata) -> Vec<Fault> {
 /// All of the metadata's rules.
 pub(crate) fn metadata(kind: KindName, metadata: &Metadata) -> Vec<Fault> {
     let mut faults = Faults(identity(kind, metadata));
+    annotations(&mut faults, "metadata.annotations", &metadata.annotations);
+    faults.0
+}
+
+fn annotations<'a>(faults: &mut Faults, path: &str, all: impl IntoIterator<Item = (&'a String, &'a String)>) {
     let mut size = 0;
-    for (key, value) in &metadata.annotations {
+    for (key, value) in all {
         size += key.len() + value.len();
         // Upstream looks at annotation keys in lower case.
-        faults.check(is_qualified(&key.to_ascii_lowercase()), "metadata.annotations", key, KEY_RULE);
+        faults.check(is_qualified(&key.to_ascii_lowercase()), path, key, KEY_RULE);
     }
-    faults.check(size <= 256 * 1024, "metadata.annotations", size, "all annotations together exceed 256 KiB");
-    faults.0
+    faults.check(size <= 256 * 1024, path, size, "all annotations together exceed 256 KiB");
 }
 
 fn name(faults: &mut Faults, kind: KindName, name: &str) {

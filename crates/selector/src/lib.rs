@@ -94,6 +94,11 @@ impl Selector {
         self.tests.iter().filter_map(|test| test.what.key()).map(|key| self.slice(key))
     }
 
+    /// True if `global()` stands anywhere in the selector, for those who only allow it in some places.
+    pub fn mentions_global(&self) -> bool {
+        self.tests.iter().any(|test| matches!(test.what, What::Global))
+    }
+
     fn holds(&self, test: &Test, labels: &(impl Labels + ?Sized)) -> bool {
         let value = |key| labels.get(self.slice(key));
         match test.what {

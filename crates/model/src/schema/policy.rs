@@ -1,6 +1,6 @@
 //! The members of rules and of the kinds that hold them.
 
-use super::{Member, Shape, kinds::TEXT_LIST, member};
+use super::{Member, Shape, kinds::TEXT_LIST, member, needed};
 
 use Shape::{Any, Bool, Int, List, Number, Object, Port, Protocol, Text, Texts};
 
@@ -91,10 +91,27 @@ pub(super) const STAGED_GLOBAL: Shape = Object(&[
     HINTS,
 ]);
 
+const LABEL_SELECTOR: Shape = Object(&[
+    member("matchLabels", Texts),
+    member(
+        "matchExpressions",
+        List(&Object(&[needed("key", Text), needed("operator", Text), member("values", TEXT_LIST)])),
+    ),
+]);
+
+const KUBERNETES_PORTS: Member =
+    member("ports", List(&Object(&[member("protocol", Text), member("port", Any), member("endPort", Int(0, 65535))])));
+
+const KUBERNETES_PEERS: Shape = List(&Object(&[
+    member("podSelector", LABEL_SELECTOR),
+    member("namespaceSelector", LABEL_SELECTOR),
+    member("ipBlock", Object(&[needed("cidr", Text), member("except", TEXT_LIST)])),
+]));
+
 pub(super) const STAGED_KUBERNETES: Shape = Object(&[
     STAGED_ACTION,
-    member("podSelector", Any),
-    member("ingress", List(&Any)),
-    member("egress", List(&Any)),
+    member("podSelector", LABEL_SELECTOR),
+    member("ingress", List(&Object(&[KUBERNETES_PORTS, member("from", KUBERNETES_PEERS)]))),
+    member("egress", List(&Object(&[KUBERNETES_PORTS, member("to", KUBERNETES_PEERS)]))),
     member("policyTypes", TEXT_LIST),
 ]);

@@ -96,7 +96,7 @@ fn communities(faults: &mut Faults, spec: &BGPConfigurationSpec) {
 }
 
 /// RFC 1997 (two 16-bit halves) or RFC 8092 (three 32-bit parts).
-fn is_community(text: &str) -> bool {
+pub(super) fn is_community(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
     let digits = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     parts.iter().all(digits)

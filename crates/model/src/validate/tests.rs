@@ -68,10 +68,6 @@ fn rules_by_table() {
         (r#"{"action":"Allow","source":{"nets":["10.0.0.1"]}}"#, ".source.nets[0]"),
         (r#"{"action":"Allow","source":{"nets":["10.0.0.0/8","10.0.0.1/8"]}}"#, ".source.nets[1]"),
         (r#"{"action":"Allow","destination":{"notNets":["::/0"]}}"#, ".destination.notNets[0]"),
-        (
-            r#"{"action":"Allow","source":{"nets":["10.0.0.0/8"]},"destination":{"nets":["fd00::/8"]}}"#,
-            ".destination.nets[0]",
-        ),
         (r#"{"action":"Allow","ipVersion":6,"source":{"nets":["10.0.0.0/8"]}}"#, ".ipVersion"),
         (r#"{"action":"Allow","destination":{"ports":[80]}}"#, ".destination.ports"),
         (r#"{"action":"Allow","destination":{"ports":["http"]}}"#, ""),
@@ -84,6 +80,13 @@ fn rules_by_table() {
         let expected: Vec<String> = if path.is_empty() { vec![] } else { vec![format!("{at}{path}")] };
         assert_eq!(profile_rule(rule), expected, "{rule}");
     }
+}
+
+#[test]
+fn where_two_families_meet_both_places_are_named() {
+    let rule = r#"{"action":"Allow","source":{"nets":["10.0.0.0/8"]},"destination":{"nets":["fd00::/8"]}}"#;
+    let both = ["spec.ingress[0].source.nets[0]", "spec.ingress[0].destination.nets[0]"];
+    assert_eq!(profile_rule(rule), both);
 }
 
 #[test]
