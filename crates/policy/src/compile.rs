@@ -9,7 +9,7 @@ use std::{
 };
 
 use calico_model::{Action, EntityRule, Fault, Icmp, Port, ProfileSpec, Protocol, Rule as V3Rule, ServiceAccountMatch};
-use calico_selector::{Selector, parse, scope::EntitySelectors};
+use calico_selector::{parse, scope::EntitySelectors};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
@@ -23,7 +23,7 @@ const ICMPV6: u8 = 58;
 pub(crate) struct Compiled {
     pub(crate) rules: RuleSet,
     /// The selectors of the sets that the rules refer to, each set once.
-    pub(crate) selectors: Vec<Selector>,
+    pub(crate) selectors: Vec<String>,
 }
 
 /// Rules that let nothing pass, for a profile that cannot be followed. Explicit, so that a profile behind it in an
@@ -56,7 +56,7 @@ pub(crate) fn compile(spec: &ProfileSpec) -> Result<Compiled, Vec<Fault>> {
 /// Collects faults instead of stopping at the first. What it returns counts only if there are none.
 struct Compiler {
     faults: Vec<Fault>,
-    selectors: BTreeMap<SetId, Selector>,
+    selectors: BTreeMap<SetId, String>,
 }
 
 impl Compiler {
@@ -215,7 +215,7 @@ impl Compiler {
         match parse(selector) {
             Ok(parsed) => {
                 let id = SetId(parsed.unique_id());
-                self.selectors.insert(id.clone(), parsed);
+                self.selectors.insert(id.clone(), selector.to_owned());
                 Some(id)
             }
             Err(error) => {

@@ -136,7 +136,7 @@ impl Engine {
         match &identity {
             Ok(identity) => {
                 let nets: Vec<IpNet> = identity.addresses.iter().copied().map(IpNet::from).collect();
-                self.index.put(&item_key(&id), labels(resource), &resource.spec.profiles, &nets);
+                self.index.put(&item_key(&id), labels(resource), &resource.spec.profiles, &nets, &[]);
             }
             Err(_) => self.index.remove(&item_key(&id)),
         }

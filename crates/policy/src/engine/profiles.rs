@@ -134,7 +134,7 @@ impl State {
         };
         match compile(stored) {
             Ok(Compiled { rules, selectors }) => {
-                let sets = selectors.iter().map(|selector| index.acquire(selector)).collect();
+                let sets = selectors.iter().map(|selector| index.acquire(selector, None)).collect();
                 Sent { rules: rules.into(), sets, fault: None }
             }
             Err(faults) => without_sets(closed(), Some(sentence(&faults))),

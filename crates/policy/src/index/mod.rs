@@ -1,10 +1,14 @@
 //! Which labelled items each selector selects, kept up to date change by change, and the address sets that follow.
 //!
-//! Upstream evaluates selectors per endpoint. Here items with the same own labels and the same profiles form one
-//! *class*: selectors are matched against classes, and an item that moves between known classes costs two look-ups.
+//! Upstream evaluates selectors per endpoint. Here selectors are matched against *classes*: all items that no
+//! selector in use can tell apart. Only the labels whose keys some selector mentions count for that (*hot* keys, own
+//! and inherited labels alike); of a cluster's many labels few are ever asked for, so a quarter of a million
+//! endpoints may be thirty classes. Cold labels are kept packed, with a note of who has the key, so that a key that
+//! becomes hot costs what has it and no more.
+//!
 //! Which selectors could match a class, and which classes a selector, is found by the labels that a match must have
 //! ([`Cover`](calico_selector::Cover)); nothing ever scans all items or all selectors, except for selectors that
-//! any label set may match (`!has(a)`, `all()`).
+//! any label set may match (`!has(a)`, `all()`), which scan the classes.
 //!
 //! Members of sets are not stored: an address is in a set while any item that has the address is of a class that
 //! the selector matches. What changed since the last [`flush`](Index::flush) is found by noting, the first time a
@@ -12,32 +16,63 @@
 //!
 //! Invariants:
 //! - a class has at least one item, except while one is moved into it;
-//! - `class.matches` holds a set's number exactly if `set.classes` holds the class's;
+//! - an item's class has exactly the item's hot labels;
+//! - the list of a class's sets holds a set's number exactly if `set.classes` holds the class's;
 //! - every change of an address's place in a set that was sent before is preceded by [`Index::touch`].
 
 mod classes;
 mod clues;
+mod flush;
+mod hot;
+mod id_set;
 mod items;
+mod keys;
+mod matches;
+mod packed;
+mod parents;
 mod sets;
 mod symbols;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use calico_selector::Selector;
+use calico_selector::{parse, set_id};
 use ipnet::IpNet;
 
 use self::{
-    classes::{Classes, Matches},
-    clues::Clues,
-    items::{Items, Place},
-    sets::Sets,
+    classes::Classes,
+    items::{Items, Nets, Parents, Port, Traits, single},
+    keys::Keys,
+    matches::{MatchLists, difference, intersection},
+    packed::Packed,
+    parents::ParentTable,
+    sets::{Filter, Member, Sets},
     symbols::Symbols,
 };
-use crate::instruction::{Instruction, Members, SetId};
+use crate::instruction::{Instruction, PortMember, SetId};
 
 /// A set in use; given back by [`Index::release`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SetHandle(u32);
+
+/// A port that an item has a name for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NamedPort<'a> {
+    /// The name.
+    pub(crate) name: &'a str,
+    /// IP protocol number.
+    pub(crate) protocol: u8,
+    /// The port.
+    pub(crate) port: u16,
+}
+
+/// Which named ports of the selected items make the members of a set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortFilter<'a> {
+    /// The name.
+    pub(crate) name: &'a str,
+    /// IP protocol number; any if `None`.
+    pub(crate) protocol: Option<u8>,
+}
 
 /// What a flush asks of the dataplane.
 #[derive(Debug, Default)]
@@ -51,9 +86,13 @@ pub(crate) struct SetChanges {
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Index {
+    keys: Keys,
+    /// Values of hot labels.
     symbols: Symbols,
-    classes: Classes,
+    parents: ParentTable,
     items: Items,
+    classes: Classes,
+    lists: MatchLists,
     sets: Sets,
 }
 
@@ -65,29 +104,55 @@ impl Index {
         labels: impl IntoIterator<Item = (&'a str, &'a str)>,
         parents: &[String],
         nets: &[IpNet],
+        ports: &[NamedPort<'_>],
     ) {
-        let labels: BTreeMap<&str, &str> = labels.into_iter().collect();
-        let nets: BTreeSet<IpNet> = nets.iter().copied().collect();
-        let nets: Box<[IpNet]> = nets.into_iter().collect();
-        let to = self.class(&labels, parents);
-        let after = self.classes.matches(to).clone();
-        let Some(item) = self.items.find(key) else {
-            self.touch(&after, &nets);
-            let item = self.items.insert(key, nets);
-            self.enter_class(item, to);
-            return;
-        };
-        let from = self.items.place(item).class;
-        if from == to && *self.items.nets(item) == *nets {
+        let labels = Packed::new(&labels.into_iter().collect(), &mut self.keys);
+        let parents: Parents = parents.iter().map(|name| self.parents.acquire(name)).collect();
+        let mut ports: Box<[Port]> = ports.iter().map(Port::from).collect();
+        ports.sort_unstable();
+        let traits = Traits { labels, parents, nets: Nets::new(nets), ports };
+        match self.items.find(key) {
+            None => self.insert(key, traits),
+            Some(item) => self.replace(item, traits),
+        }
+    }
+
+    fn insert(&mut self, key: &str, traits: Traits) {
+        let class = self.class_of(&traits.labels, &traits.parents);
+        let sets = self.lists.get(self.classes.matches(class));
+        self.touch(&sets, &traits.nets, &traits.ports);
+        let item = self.items.insert(key, traits);
+        self.note_item(item);
+        self.enter_class(item, class);
+    }
+
+    fn replace(&mut self, item: u32, traits: Traits) {
+        let same_labels = *self.items.labels(item) == traits.labels && *self.items.parents(item) == traits.parents;
+        let same_ports = *self.items.ports(item) == *traits.ports;
+        if same_labels && same_ports && *self.items.nets(item) == *traits.nets {
+            self.release_traits(&traits.labels, &traits.parents);
             return;
         }
-        let before = self.classes.matches(from).clone();
-        let old: Box<[IpNet]> = self.items.nets(item).into();
-        let changed: Vec<IpNet> = difference(&old, &nets).chain(difference(&nets, &old)).collect();
-        self.touch(&before.without(&after), &old);
-        self.touch(&after.without(&before), &nets);
-        self.touch(&before.and(&after), &changed);
-        self.items.replace_nets(item, nets);
+        let from = self.items.class(item);
+        let to = if same_labels { from } else { self.class_of(&traits.labels, &traits.parents) };
+        let before = self.lists.get(self.classes.matches(from));
+        let after = self.lists.get(self.classes.matches(to));
+        let (old_nets, old_ports) = (self.items.nets(item).to_vec(), self.items.ports(item).to_vec());
+        self.touch(&difference(&before, &after), &old_nets, &old_ports);
+        self.touch(&difference(&after, &before), &traits.nets, &traits.ports);
+        let both = intersection(&before, &after);
+        if same_ports {
+            let changed: Vec<IpNet> =
+                missing(&old_nets, &traits.nets).chain(missing(&traits.nets, &old_nets)).collect();
+            self.touch(&both, &changed, &old_ports);
+        } else {
+            self.touch(&both, &old_nets, &old_ports);
+            self.touch(&both, &traits.nets, &traits.ports);
+        }
+        self.forget_item(item);
+        let (labels, parents) = self.items.replace(item, traits);
+        self.note_item(item);
+        self.release_traits(&labels, &parents);
         if from != to {
             self.leave_class(item);
             self.enter_class(item, to);
@@ -97,53 +162,63 @@ impl Index {
     /// Removes an item, if it is there.
     pub(crate) fn remove(&mut self, key: &str) {
         let Some(item) = self.items.find(key) else { return };
-        let nets: Box<[IpNet]> = self.items.nets(item).into();
-        let before = self.classes.matches(self.items.place(item).class).clone();
-        self.touch(&before, &nets);
+        let sets = self.lists.get(self.classes.matches(self.items.class(item)));
+        self.touch_item(&sets, item);
         self.leave_class(item);
-        self.items.remove(item);
+        self.forget_item(item);
+        let (labels, parents) = self.items.remove(item);
+        self.release_traits(&labels, &parents);
     }
 
     /// Sets the labels that items inherit from a parent (a profile) of this name; none if there is no such parent.
     pub(crate) fn set_parent_labels(&mut self, name: &str, labels: &BTreeMap<String, String>) {
-        for class in self.classes.set_parent_labels(name, labels, &mut self.symbols) {
-            self.classes.inherit(class, &mut self.symbols);
-            let before = self.classes.matches(class).clone();
-            let after = self.evaluate(class);
-            let (gone, new) = (before.without(&after), after.without(&before));
-            for at in 0..self.classes.members(class).len() {
-                let nets: Box<[IpNet]> = self.items.nets(self.classes.members(class)[at]).into();
-                self.touch(&gone, &nets);
-                self.touch(&new, &nets);
+        let parent = self.parents.acquire(name);
+        let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let new = Packed::new(&labels, &mut self.keys);
+        let state = self.parents.get_mut(parent);
+        let (old_had_any, new_has_any) = (!state.labels.is_empty(), !new.is_empty());
+        let old = std::mem::replace(&mut state.labels, new);
+        for (key, _) in old.iter() {
+            self.keys.get_mut(key).parents.remove(parent);
+        }
+        for (key, _) in self.parents.get(parent).labels.iter() {
+            self.keys.get_mut(key).parents.insert(parent);
+        }
+        let state = self.parents.get(parent);
+        let differs = |(key, _): (_, &str)| self.keys.get(key).hot && old.get(key) != state.labels.get(key);
+        if old.iter().any(differs) || state.labels.iter().any(differs) {
+            let items: Vec<u32> = state.items.iter().collect();
+            for item in items {
+                self.reclassify(item);
             }
-            for set in gone.iter() {
-                self.sets.get_mut(set).classes.remove(&class);
-            }
-            for set in new.iter() {
-                self.sets.get_mut(set).classes.insert(class);
-            }
-            self.classes.set_matches(class, after);
+        }
+        old.release(&mut self.keys);
+        // The labels hold one use of the parent; the use of this call takes its place or goes.
+        if old_had_any {
+            self.parents.release(parent);
+        }
+        if !new_has_any {
+            self.parents.release(parent);
         }
     }
 
-    /// Uses the set of what `selector` selects, which exists from the next flush on.
-    pub(crate) fn acquire(&mut self, selector: &Selector) -> SetHandle {
-        let id = SetId(selector.unique_id());
-        if let Some(set) = self.sets.find(&id) {
-            self.sets.acquire(set);
-            return SetHandle(set);
-        }
-        let cover = selector.cover(|clue| self.classes.cost(clue, &self.symbols));
-        let clues = Clues::intern(&cover, &mut self.symbols);
-        let candidates = self.classes.candidates(&clues).into_iter();
-        let matching: BTreeSet<u32> =
-            candidates.filter(|&class| selector.matches(&self.classes.labels(class, &self.symbols))).collect();
-        let set = self.sets.insert(id, selector.clone(), clues);
-        for &class in &matching {
-            self.classes.add_match(class, set);
-        }
-        self.sets.get_mut(set).classes = matching;
+    /// Uses the set of what a selector selects: of the addresses of the selected items, or of those of their named
+    /// ports that pass the filter. It exists from the next flush on. The text must be a selector.
+    pub(crate) fn acquire(&mut self, text: &str, ports: Option<PortFilter<'_>>) -> SetHandle {
+        let set = self.sets.find_text(text, ports.as_ref()).unwrap_or_else(|| {
+            let selector = parse(text).expect("the caller has parsed the text before");
+            let id = SetId(set_id_of(&selector.unique_id(), ports.as_ref()));
+            let set = self.sets.find(&id).unwrap_or_else(|| self.add_set(id, selector, ports.map(Filter::from)));
+            self.sets.name(set, text);
+            set
+        });
+        self.sets.acquire(set);
         SetHandle(set)
+    }
+
+    /// The name of a set in use.
+    pub(crate) fn id(&self, handle: &SetHandle) -> &SetId {
+        &self.sets.get(handle.0).id
     }
 
     /// Gives a use back. The set goes at the next flush unless it is acquired again before.
@@ -151,114 +226,114 @@ impl Index {
         self.sets.release(handle.0);
     }
 
-    /// What changed since the last flush, in the order of the sets' names.
-    pub(crate) fn flush(&mut self) -> SetChanges {
-        let mut changes = SetChanges::default();
-        for set in self.sets.take_dirty() {
-            let state = self.sets.get_mut(set);
-            let id = state.id.clone();
-            if state.uses == 0 {
-                if state.sent {
-                    changes.removals.push(Instruction::SetRemove { id });
-                }
-                self.drop_set(set);
-            } else if state.sent {
-                let touched = std::mem::take(&mut state.touched);
-                changes.updates.extend(self.delta(set, id, touched));
-            } else {
-                state.sent = true;
-                let members = self.members(set);
-                changes.updates.push(Instruction::SetReplace { id, members });
-            }
+    /// Files an item under its label keys and parents.
+    fn note_item(&mut self, item: u32) {
+        for (key, _) in self.items.labels(item).iter() {
+            self.keys.get_mut(key).items.insert(item);
         }
-        changes
-    }
-
-    fn delta(&self, set: u32, id: SetId, touched: BTreeMap<IpNet, bool>) -> Option<Instruction> {
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
-        for (net, was_in) in touched {
-            match (was_in, self.contains(set, &net)) {
-                (false, true) => added.push(net),
-                (true, false) => removed.push(net),
-                _ => {}
-            }
-        }
-        let (added, removed) = (Members::Nets(added), Members::Nets(removed));
-        (!added.is_empty() || !removed.is_empty()).then_some(Instruction::SetDelta { id, added, removed })
-    }
-
-    fn members(&self, set: u32) -> Members {
-        let items = self.sets.get(set).classes.iter().flat_map(|&class| self.classes.members(class));
-        items.flat_map(|&item| self.items.nets(item)).copied().collect()
-    }
-
-    fn drop_set(&mut self, set: u32) {
-        for class in self.sets.remove(set, &mut self.symbols) {
-            self.classes.remove_match(class, set);
+        for &parent in &**self.items.parents(item) {
+            self.parents.get_mut(parent).items.insert(item);
         }
     }
 
-    /// The class of these labels and parents, made if need be.
-    fn class(&mut self, labels: &BTreeMap<&str, &str>, parents: &[String]) -> u32 {
-        let (class, new) = self.classes.intern(labels, parents, &mut self.symbols);
-        if new {
-            let matches = self.evaluate(class);
-            for set in matches.iter() {
-                self.sets.get_mut(set).classes.insert(class);
-            }
-            self.classes.set_matches(class, matches);
+    /// Undoes [`note_item`](Self::note_item).
+    fn forget_item(&mut self, item: u32) {
+        for (key, _) in self.items.labels(item).iter() {
+            self.keys.get_mut(key).items.remove(item);
         }
-        class
+        for &parent in &**self.items.parents(item) {
+            self.parents.get_mut(parent).items.remove(item);
+        }
     }
 
-    /// The sets whose selectors match a class's labels as they are now.
-    fn evaluate(&self, class: u32) -> Matches {
-        let labels = self.classes.labels(class, &self.symbols);
-        let candidates = self.sets.candidates(self.classes.pairs(class));
-        Matches::new(candidates.into_iter().filter(|&set| self.sets.get(set).selector.matches(&labels)).collect())
+    fn release_traits(&mut self, labels: &Packed, parents: &Parents) {
+        labels.release(&mut self.keys);
+        for &parent in &**parents {
+            self.parents.release(parent);
+        }
     }
 
     fn enter_class(&mut self, item: u32, class: u32) {
-        let slot = self.classes.add_member(class, item);
-        self.items.move_to(item, Place { class, slot });
+        let first = self.classes.set_first(class, Some(item));
+        self.items.link(item, class, first);
     }
 
     /// Takes an item out of its class, and drops the class if that was its last.
     fn leave_class(&mut self, item: u32) {
-        let place = self.items.place(item);
-        if let Some(moved) = self.classes.remove_member(place.class, place.slot) {
-            self.items.move_to(moved, place);
-        }
-        if self.classes.members(place.class).is_empty() {
-            for set in self.classes.matches(place.class).iter() {
-                self.sets.get_mut(set).classes.remove(&place.class);
+        let class = self.items.class(item);
+        let Some(first) = self.items.unlink(item) else { return };
+        self.classes.set_first(class, first);
+        if first.is_none() {
+            for &set in &*self.lists.get(self.classes.matches(class)) {
+                self.sets.get_mut(set).classes.remove(class);
             }
-            self.classes.remove(place.class, &mut self.symbols);
+            let list = self.classes.remove(class, &mut self.keys, &mut self.symbols);
+            self.lists.release(list);
         }
     }
 
-    /// To be called before a change after which any of `nets` may be in one of `sets` or no longer.
-    fn touch(&mut self, sets: &Matches, nets: &[IpNet]) {
-        for set in sets.iter() {
-            if !self.sets.get(set).sent {
+    fn touch_item(&mut self, sets: &[u32], item: u32) {
+        if !sets.is_empty() {
+            let (nets, ports) = (self.items.nets(item).to_vec(), self.items.ports(item).to_vec());
+            self.touch(sets, &nets, &ports);
+        }
+    }
+
+    /// To be called before a change after which an item with any of `nets` and all of `ports` may be in one of
+    /// `sets` or no longer.
+    fn touch(&mut self, sets: &[u32], nets: &[IpNet], ports: &[Port]) {
+        for &set in sets {
+            let state = self.sets.get(set);
+            if !state.sent {
                 continue;
             }
-            for net in nets {
-                if !self.sets.get(set).touched.contains_key(net) {
-                    let is_in = self.contains(set, net);
-                    self.sets.touch(set, *net, is_in);
-                }
+            let untouched = members(state.filter.as_ref(), nets, ports)
+                .filter(|member| !state.touched.contains_key(member))
+                .map(|member| (member, self.contains(set, &member)));
+            for (member, is_in) in untouched.collect::<Vec<_>>() {
+                self.sets.touch(set, member, is_in);
             }
         }
     }
 
-    fn contains(&self, set: u32, net: &IpNet) -> bool {
-        self.items.holders(net).any(|item| self.classes.matches(self.items.place(item).class).contains(set))
+    fn contains(&self, set: u32, member: &Member) -> bool {
+        let is_in = |item: &u32| self.lists.contains(self.classes.matches(self.items.class(*item)), set);
+        match member {
+            Member::Net(net) => self.items.holders(net).any(|item| is_in(&item)),
+            Member::Port(member) => {
+                let Some(filter) = &self.sets.get(set).filter else { return false };
+                let has =
+                    |port: &Port| (port.protocol, port.port) == (member.protocol, member.port) && filter.passes(port);
+                let net = IpNet::from(member.address);
+                self.items.holders(&net).any(|item| self.items.ports(item).iter().any(has) && is_in(&item))
+            }
+        }
     }
 }
 
+/// What an item with these addresses and ports brings into a set.
+fn members<'a>(filter: Option<&'a Filter>, nets: &'a [IpNet], ports: &'a [Port]) -> impl Iterator<Item = Member> + 'a {
+    let plain = if filter.is_none() { nets } else { &[] };
+    let ports = filter.into_iter().flat_map(move |filter| ports.iter().filter(|port| filter.passes(port)));
+    let named = ports.flat_map(move |port| {
+        nets.iter().filter_map(single).map(|address| PortMember { address, protocol: port.protocol, port: port.port })
+    });
+    plain.iter().copied().map(Member::Net).chain(named.map(Member::Port))
+}
+
+fn set_id_of(selector: &str, ports: Option<&PortFilter<'_>>) -> String {
+    let Some(filter) = ports else { return selector.to_owned() };
+    let protocol = match filter.protocol {
+        Some(6) => "tcp",
+        Some(17) => "udp",
+        Some(132) => "sctp",
+        _ => "any",
+    };
+    set_id::of_named_port(selector, protocol, filter.name)
+}
+
 /// What of `these` is not in `those`; both sorted.
-fn difference(these: &[IpNet], those: &[IpNet]) -> impl Iterator<Item = IpNet> {
+fn missing(these: &[IpNet], those: &[IpNet]) -> impl Iterator<Item = IpNet> {
     these.iter().filter(|net| those.binary_search(net).is_err()).copied()
 }
 

@@ -6,36 +6,77 @@ use calico_selector::Selector;
 use ipnet::IpNet;
 use slab::Slab;
 
-use super::{
-    clues::{Clues, Pair, SymClue},
-    symbols::{Symbols, number_of},
-};
-use crate::instruction::SetId;
+use super::{PortFilter, clues::Clues, id_set::IdSet, items::Port, symbols::number_of};
+use crate::instruction::{PortMember, SetId};
 
 pub(super) struct SetState {
     pub(super) id: SetId,
     pub(super) selector: Selector,
+    /// For sets of ports: which.
+    pub(super) filter: Option<Filter>,
     pub(super) uses: u32,
-    pub(super) classes: BTreeSet<u32>,
+    pub(super) classes: IdSet,
     /// The dataplane has the set.
     pub(super) sent: bool,
-    /// Addresses that may have come or gone since the last flush, and whether they were members then.
-    pub(super) touched: BTreeMap<IpNet, bool>,
-    clues: Clues,
+    /// Members that may have come or gone since the last flush, and whether they were members then.
+    pub(super) touched: BTreeMap<Member, bool>,
+    pub(super) clues: Clues,
+    /// The texts under which it was asked for.
+    texts: Vec<Box<str>>,
+}
+
+/// A member of a set of either sort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Member {
+    Net(IpNet),
+    Port(PortMember),
+}
+
+/// A [`PortFilter`] that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Filter {
+    name: Box<str>,
+    protocol: Option<u8>,
+}
+
+impl Filter {
+    pub(super) fn passes(&self, port: &Port) -> bool {
+        port.name == self.name && self.protocol.is_none_or(|protocol| protocol == port.protocol)
+    }
+
+    fn is(&self, filter: &PortFilter<'_>) -> bool {
+        *self.name == *filter.name && self.protocol == filter.protocol
+    }
+}
+
+impl From<PortFilter<'_>> for Filter {
+    fn from(filter: PortFilter<'_>) -> Self {
+        Self { name: filter.name.into(), protocol: filter.protocol }
+    }
 }
 
 #[derive(Default)]
 pub(super) struct Sets {
     slab: Slab<SetState>,
     by_id: HashMap<SetId, u32>,
-    /// Sets to look at for a class that has the label.
-    by_clue: HashMap<SymClue, Vec<u32>>,
+    /// The sets that were asked for under a text, so that no text is parsed twice.
+    by_text: HashMap<Box<str>, Vec<u32>>,
     /// Sets to look at for every class.
-    unbounded: BTreeSet<u32>,
+    pub(super) unbounded: BTreeSet<u32>,
     dirty: BTreeSet<u32>,
 }
 
 impl Sets {
+    /// A set that was asked for in these words before.
+    pub(super) fn find_text(&self, text: &str, filter: Option<&PortFilter<'_>>) -> Option<u32> {
+        let same = |set: &&u32| match (&self.get(**set).filter, filter) {
+            (None, None) => true,
+            (Some(filter), Some(wanted)) => filter.is(wanted),
+            _ => false,
+        };
+        self.by_text.get(text)?.iter().find(same).copied()
+    }
+
     pub(super) fn find(&self, id: &SetId) -> Option<u32> {
         self.by_id.get(id).copied()
     }
@@ -48,31 +89,32 @@ impl Sets {
         &mut self.slab[set as usize]
     }
 
-    /// Adds a set with one use; the caller fills in its classes.
-    pub(super) fn insert(&mut self, id: SetId, selector: Selector, clues: Clues) -> u32 {
+    /// Adds a set without uses; the caller fills in its classes and files it under its clues.
+    pub(super) fn insert(&mut self, id: SetId, selector: Selector, filter: Option<Filter>, clues: Clues) -> u32 {
         let set = number_of(self.slab.vacant_key());
-        match &clues {
-            Clues::Everything => {
-                self.unbounded.insert(set);
-            }
-            Clues::AnyOf(clues) => {
-                for clue in clues {
-                    self.by_clue.entry(*clue).or_default().push(set);
-                }
-            }
+        if matches!(clues, Clues::Everything) {
+            self.unbounded.insert(set);
         }
         self.by_id.insert(id.clone(), set);
         self.slab.insert(SetState {
             id,
             selector,
-            uses: 1,
-            classes: BTreeSet::new(),
+            filter,
+            uses: 0,
+            classes: IdSet::default(),
             sent: false,
             touched: BTreeMap::new(),
             clues,
+            texts: Vec::new(),
         });
         self.dirty.insert(set);
         set
+    }
+
+    /// Notes one more text for a set.
+    pub(super) fn name(&mut self, set: u32, text: &str) {
+        self.by_text.entry(text.into()).or_default().push(set);
+        self.slab[set as usize].texts.push(text.into());
     }
 
     pub(super) fn acquire(&mut self, set: u32) {
@@ -87,56 +129,26 @@ impl Sets {
         }
     }
 
-    /// Removes a set and returns the classes that it matched.
-    pub(super) fn remove(&mut self, set: u32, symbols: &mut Symbols) -> BTreeSet<u32> {
+    /// Removes a set that is filed nowhere any more and returns what it was.
+    pub(super) fn remove(&mut self, set: u32) -> SetState {
         let state = self.slab.remove(set as usize);
         self.by_id.remove(&state.id);
-        match &state.clues {
-            Clues::Everything => {
-                self.unbounded.remove(&set);
-            }
-            Clues::AnyOf(clues) => {
-                for clue in clues {
-                    self.forget_clue(*clue, set);
+        self.unbounded.remove(&set);
+        for text in &state.texts {
+            if let Some(sets) = self.by_text.get_mut(text) {
+                sets.retain(|&other| other != set);
+                if sets.is_empty() {
+                    self.by_text.remove(text);
                 }
             }
         }
-        state.clues.release(symbols);
-        state.classes
+        state
     }
 
-    fn forget_clue(&mut self, clue: SymClue, set: u32) {
-        if let Some(sets) = self.by_clue.get_mut(&clue) {
-            sets.retain(|&other| other != set);
-            if sets.is_empty() {
-                self.by_clue.remove(&clue);
-            }
-        }
-    }
-
-    /// The sets whose selectors may match a class with these labels, each once.
-    pub(super) fn candidates(&self, labels: impl Iterator<Item = Pair>) -> Vec<u32> {
-        let mut sets: Vec<u32> = self.unbounded.iter().copied().collect();
-        for Pair { key, value } in labels {
-            for clue in [SymClue { key, value: None }, SymClue { key, value: Some(value) }] {
-                sets.extend(self.by_clue.get(&clue).into_iter().flatten());
-            }
-        }
-        sets.sort_unstable();
-        sets.dedup();
-        sets
-    }
-
-    /// Notes whether an address was a member before a change that may move it.
-    pub(super) fn touch(&mut self, set: u32, net: IpNet, is_in: bool) {
-        self.slab[set as usize].touched.insert(net, is_in);
+    /// Notes whether something was a member before a change that may move it.
+    pub(super) fn touch(&mut self, set: u32, member: Member, is_in: bool) {
+        self.slab[set as usize].touched.insert(member, is_in);
         self.dirty.insert(set);
-    }
-
-    /// How many sets there are, and how many entries lead to them.
-    #[cfg(test)]
-    pub(super) fn sizes(&self) -> (usize, usize, usize) {
-        (self.slab.len(), self.by_id.len(), self.by_clue.len() + self.unbounded.len())
     }
 
     /// The sets with changes, in the order of their names.
@@ -144,5 +156,11 @@ impl Sets {
         let mut dirty: Vec<u32> = std::mem::take(&mut self.dirty).into_iter().collect();
         dirty.sort_by(|a, b| self.get(*a).id.cmp(&self.get(*b).id));
         dirty
+    }
+
+    /// How many sets there are, and how many entries lead to them.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.slab.len(), self.by_id.len(), self.by_text.len() + self.unbounded.len())
     }
 }

@@ -1,4 +1,4 @@
-//! Interned texts: label keys, label values and parents' names.
+//! Interned texts: the values of hot labels.
 //!
 //! Counted, because values come and go (a container's id as a label) while the agent lives on.
 
@@ -35,12 +35,6 @@ impl Symbols {
         let rehash = |&number: &u32| self.hasher.hash_one(&*self.entries[number as usize].text);
         self.by_text.insert_unique(hash, number, rehash);
         Sym(number)
-    }
-
-    /// One more use of a symbol that is in use.
-    pub(super) fn share(&mut self, sym: Sym) -> Sym {
-        self.entries[sym.0 as usize].uses += 1;
-        sym
     }
 
     /// Gives a use back.

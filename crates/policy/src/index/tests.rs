@@ -1,24 +1,39 @@
 #![allow(clippy::unwrap_used)]
 
-use calico_selector::parse;
+use std::collections::BTreeSet;
+
+use calico_selector::{Labels, parse};
 use proptest::{prelude::*, sample::select};
 
 use super::*;
+use crate::instruction::Members;
 
 type LabelMap = BTreeMap<String, String>;
+type OwnedPort = (&'static str, u8, u16);
+type OwnedFilter = Option<(&'static str, Option<u8>)>;
+type Asked = (&'static str, OwnedFilter);
+
+/// What an item is put with.
+#[derive(Clone, Debug)]
+struct Put {
+    labels: LabelMap,
+    parents: Vec<String>,
+    nets: Vec<IpNet>,
+    ports: Vec<OwnedPort>,
+}
 
 /// One call of the index.
 #[derive(Clone, Debug)]
 enum Step {
-    Put(&'static str, LabelMap, Vec<String>, Vec<IpNet>),
+    Put(&'static str, Put),
     Remove(&'static str),
     Parent(&'static str, LabelMap),
-    Acquire(&'static str),
-    Release(&'static str),
+    Acquire(Asked),
+    Release(Asked),
     Flush,
 }
 
-/// Selectors whose covers are of every form.
+/// Selectors whose covers are of every form; the last two are one selector in two spellings.
 const SELECTORS: &[&str] = &[
     "all()",
     "has(a)",
@@ -28,26 +43,37 @@ const SELECTORS: &[&str] = &[
     "a == '1' && has(b)",
     "b in {}",
     "a contains ''",
+    "has(c) || c == 'x'",
+    "has(b)&&has(a)",
+    "(has(b) && has(a))",
 ];
+const FILTERS: &[OwnedFilter] =
+    &[None, None, None, Some(("http", Some(6))), Some(("http", None)), Some(("dns", Some(17)))];
+const PORTS: &[OwnedPort] = &[("http", 6, 80), ("http", 6, 8080), ("http", 17, 80), ("dns", 17, 53)];
 const ITEMS: &[&str] = &["i", "j", "k"];
 const PARENTS: &[&str] = &["p", "q"];
+const NETS: &[&str] = &["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128", "10.0.0.0/24"];
 
 fn labels() -> impl Strategy<Value = LabelMap> {
     let text = |choices: &'static [&'static str]| select(choices).prop_map(str::to_owned);
-    prop::collection::btree_map(text(&["a", "b"]), text(&["", "1", "2"]), 0..3)
+    prop::collection::btree_map(text(&["a", "b", "c"]), text(&["", "1", "2"]), 0..3)
+}
+
+fn put() -> impl Strategy<Value = Put> {
+    let nets = prop::collection::vec(select(NETS).prop_map(|net| net.parse().unwrap()), 0..3);
+    let parents = prop::collection::vec(select(PARENTS).prop_map(str::to_owned), 0..3);
+    let ports = prop::collection::vec(select(PORTS), 0..3);
+    (labels(), parents, nets, ports).prop_map(|(labels, parents, nets, ports)| Put { labels, parents, nets, ports })
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let nets = prop::collection::vec(select(&["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128", "10.0.0.0/24"][..]), 0..3);
-    let parents = prop::collection::vec(select(PARENTS).prop_map(str::to_owned), 0..3);
+    let asked = || (select(SELECTORS), select(FILTERS));
     prop_oneof![
-        6 => (select(ITEMS), labels(), parents, nets).prop_map(|(item, labels, parents, nets)| {
-            Step::Put(item, labels, parents, nets.iter().map(|net| net.parse().unwrap()).collect())
-        }),
+        6 => (select(ITEMS), put()).prop_map(|(item, put)| Step::Put(item, put)),
         1 => select(ITEMS).prop_map(Step::Remove),
         3 => (select(PARENTS), labels()).prop_map(|(parent, labels)| Step::Parent(parent, labels)),
-        3 => select(SELECTORS).prop_map(Step::Acquire),
-        2 => select(SELECTORS).prop_map(Step::Release),
+        3 => asked().prop_map(Step::Acquire),
+        2 => asked().prop_map(Step::Release),
         3 => Just(Step::Flush),
     ]
 }
@@ -56,19 +82,25 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Pair {
     index: Index,
-    items: BTreeMap<&'static str, (LabelMap, Vec<String>, Vec<IpNet>)>,
+    items: BTreeMap<&'static str, Put>,
     parents: BTreeMap<String, LabelMap>,
-    handles: BTreeMap<&'static str, Vec<SetHandle>>,
-    sent: BTreeMap<SetId, BTreeSet<IpNet>>,
+    handles: BTreeMap<Asked, Vec<SetHandle>>,
+    sent: BTreeMap<SetId, BTreeSet<Member>>,
+}
+
+fn filter(filter: OwnedFilter) -> Option<PortFilter<'static>> {
+    filter.map(|(name, protocol)| PortFilter { name, protocol })
 }
 
 impl Pair {
     fn take(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Put(item, labels, parents, nets) => {
-                let pairs = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-                self.index.put(item, pairs, &parents, &nets);
-                self.items.insert(item, (labels, parents, nets));
+            Step::Put(item, put) => {
+                let pairs = put.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                let ports: Vec<NamedPort<'_>> =
+                    put.ports.iter().map(|&(name, protocol, port)| NamedPort { name, protocol, port }).collect();
+                self.index.put(item, pairs, &put.parents, &put.nets, &ports);
+                self.items.insert(item, put);
             }
             Step::Remove(item) => {
                 self.index.remove(item);
@@ -78,18 +110,18 @@ impl Pair {
                 self.index.set_parent_labels(parent, &labels);
                 self.parents.insert(parent.to_owned(), labels);
             }
-            Step::Acquire(selector) => {
-                let handle = self.index.acquire(&parse(selector).unwrap());
-                self.handles.entry(selector).or_default().push(handle);
+            Step::Acquire(asked) => {
+                let handle = self.index.acquire(asked.0, filter(asked.1));
+                self.handles.entry(asked).or_default().push(handle);
             }
-            Step::Release(selector) => {
-                if let Some(handle) = self.handles.get_mut(selector).and_then(Vec::pop) {
+            Step::Release(asked) => {
+                if let Some(handle) = self.handles.get_mut(&asked).and_then(Vec::pop) {
                     self.index.release(handle);
                 }
             }
             Step::Flush => self.flush()?,
         }
-        Ok(())
+        self.check_classes()
     }
 
     fn flush(&mut self) -> Result<(), TestCaseError> {
@@ -97,16 +129,18 @@ impl Pair {
         for instruction in changes.updates.into_iter().chain(changes.removals) {
             match instruction {
                 Instruction::SetReplace { id, members } => {
-                    let Members::Nets(members) = members else { unreachable!() };
-                    prop_assert!(self.sent.insert(id, members.into_iter().collect()).is_none(), "a set is made once");
+                    let len = members.len();
+                    let members: BTreeSet<Member> = plain(members).into_iter().collect();
+                    prop_assert_eq!(members.len(), len, "without repeats");
+                    prop_assert!(self.sent.insert(id, members).is_none(), "a set is made once");
                 }
-                Instruction::SetDelta { id, added: Members::Nets(added), removed: Members::Nets(removed) } => {
+                Instruction::SetDelta { id, added, removed } => {
                     let members = self.sent.get_mut(&id).unwrap();
-                    for net in removed {
-                        prop_assert!(members.remove(&net));
+                    for member in plain(removed) {
+                        prop_assert!(members.remove(&member));
                     }
-                    for net in added {
-                        prop_assert!(members.insert(net));
+                    for member in plain(added) {
+                        prop_assert!(members.insert(member));
                     }
                 }
                 Instruction::SetRemove { id } => prop_assert!(self.sent.remove(&id).is_some()),
@@ -117,31 +151,89 @@ impl Pair {
         Ok(())
     }
 
-    fn expected(&self) -> BTreeMap<SetId, BTreeSet<IpNet>> {
-        let used = self
-            .handles
-            .iter()
-            .filter(|(_, handles)| !handles.is_empty())
-            .map(|(selector, _)| parse(selector).unwrap());
-        let members = |selector: &Selector| {
-            let selected =
-                self.items.values().filter(|(labels, parents, _)| selector.matches(&self.effective(labels, parents)));
-            selected.flat_map(|(_, _, nets)| nets).copied().collect()
-        };
-        used.map(|selector| (SetId(selector.unique_id()), members(&selector))).collect()
+    /// The members of every set in use, by looking at everything.
+    fn expected(&self) -> BTreeMap<SetId, BTreeSet<Member>> {
+        let mut expected = BTreeMap::new();
+        for ((text, filter), _) in self.handles.iter().filter(|(_, handles)| !handles.is_empty()) {
+            let selector = parse(text).unwrap();
+            let id = match filter {
+                None => selector.unique_id(),
+                Some((name, protocol)) => {
+                    let protocol = protocol.map_or("any", |protocol| if protocol == 6 { "tcp" } else { "udp" });
+                    set_id::of_named_port(&selector.unique_id(), protocol, name)
+                }
+            };
+            let selected = self.items.values().filter(|put| selector.matches(&self.effective(put)));
+            let members: BTreeSet<Member> = selected.flat_map(|put| expected_of(put, *filter)).collect();
+            expected.insert(SetId(id), members);
+        }
+        expected
     }
 
-    fn effective(&self, labels: &LabelMap, parents: &[String]) -> LabelMap {
-        let mut effective = labels.clone();
-        for (key, value) in parents.iter().filter_map(|parent| self.parents.get(parent)).flatten() {
+    fn effective(&self, put: &Put) -> LabelMap {
+        let mut effective = put.labels.clone();
+        for (key, value) in put.parents.iter().filter_map(|parent| self.parents.get(parent)).flatten() {
             effective.entry(key.clone()).or_insert_with(|| value.clone());
         }
         effective
     }
+
+    /// Every item stands in the class of its hot labels, and the class knows its sets.
+    fn check_classes(&self) -> Result<(), TestCaseError> {
+        for (name, put) in &self.items {
+            let item = self.index.items.find(name).unwrap();
+            let class = self.index.items.class(item);
+            prop_assert!(self.index.items.from(self.index.classes.first(class)).any(|other| other == item));
+            let effective = self.effective(put);
+            let hot = classes::Hot {
+                labels: self.index.classes.labels(class),
+                keys: &self.index.keys,
+                symbols: &self.index.symbols,
+            };
+            for key in ["a", "b", "c"] {
+                let is_hot = self.index.keys.find(key).is_some_and(|key| self.index.keys.get(key).hot);
+                prop_assert_eq!(Labels::get(&hot, key), effective.get(key).map(String::as_str).filter(|_| is_hot));
+            }
+            for &set in &*self.index.lists.get(self.index.classes.matches(class)) {
+                let state = self.index.sets.get(set);
+                prop_assert!(state.classes.iter().any(|other| other == class));
+                prop_assert!(state.selector.matches(&effective));
+            }
+        }
+        Ok(())
+    }
+
+    /// How much memory is in use, as numbers of entries.
+    fn sizes(&self) -> Vec<usize> {
+        let index = &self.index;
+        let (classes, items, sets) = (index.classes.sizes(), index.items.sizes(), index.sets.sizes());
+        let mut sizes = vec![index.symbols.len(), index.keys.len(), index.parents.len(), index.lists.len()];
+        sizes.extend([classes.0, classes.1, classes.2, items.0, items.1, items.2, sets.0, sets.1, sets.2]);
+        sizes
+    }
+}
+
+fn plain(members: Members) -> Vec<Member> {
+    match members {
+        Members::Nets(nets) => nets.into_iter().map(Member::Net).collect(),
+        Members::Ports(ports) => ports.into_iter().map(Member::Port).collect(),
+    }
+}
+
+fn expected_of(put: &Put, filter: OwnedFilter) -> Vec<Member> {
+    let Some((name, protocol)) = filter else { return put.nets.iter().copied().map(Member::Net).collect() };
+    let mut members = Vec::new();
+    for net in put.nets.iter().filter(|net| net.prefix_len() == net.max_prefix_len()) {
+        for port in put.ports.iter().filter(|port| port.0 == name && protocol.is_none_or(|protocol| protocol == port.1))
+        {
+            members.push(Member::Port(PortMember { address: net.addr(), protocol: port.1, port: port.2 }));
+        }
+    }
+    members
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sets_hold_what_their_selectors_select(steps in prop::collection::vec(step(), 1..40)) {
@@ -169,23 +261,53 @@ proptest! {
             pair.index.release(handle);
         }
         pair.flush()?;
-        prop_assert_eq!(pair.index.symbols.len(), 0);
-        prop_assert_eq!(pair.index.classes.sizes(), (0, 0, 0));
-        prop_assert_eq!(pair.index.items.sizes(), (0, 0, 0));
-        prop_assert_eq!(pair.index.sets.sizes(), (0, 0, 0));
+        prop_assert!(pair.sizes().iter().all(|&size| size == 0), "{:?}", pair.sizes());
     }
 }
 
-/// Items that selectors cannot tell apart share one class, however many there are.
+fn numbered(index: &mut Index, number: u8, labels: &[(&str, &str)]) {
+    let net = IpNet::from(std::net::IpAddr::from([10, 0, 0, number]));
+    index.put(&number.to_string(), labels.iter().copied(), &["p".to_owned()], &[net], &[]);
+}
+
+/// Items that selectors cannot tell apart share one class, however many there are and whatever else they have.
 #[test]
-fn equal_items_share_a_class() {
+fn only_labels_that_are_asked_for_make_classes() {
     let mut index = Index::default();
     for number in 0..100 {
-        let net = IpNet::from(std::net::IpAddr::from([10, 0, 0, number]));
-        index.put(&number.to_string(), [("role", "web")], &["p".to_owned()], &[net]);
+        numbered(&mut index, number, &[("role", if number < 50 { "web" } else { "db" }), ("id", &number.to_string())]);
     }
     assert_eq!(index.classes.sizes().0, 1);
-    let handle = index.acquire(&parse("role == 'web'").unwrap());
-    assert!(matches!(&index.flush().updates[..], [Instruction::SetReplace { members, .. }] if members.len() == 100));
+    let handle = index.acquire("role == 'web'", None);
+    assert_eq!(index.classes.sizes().0, 2);
+    assert!(matches!(&index.flush().updates[..], [Instruction::SetReplace { members, .. }] if members.len() == 50));
     index.release(handle);
+}
+
+/// A key that splits the items into very many classes does so only while somebody asks for it.
+#[test]
+fn a_key_cools_down() {
+    let mut index = Index::default();
+    for number in 0..=255 {
+        numbered(&mut index, number, &[("id", &number.to_string())]);
+    }
+    index.put("more", [("id", "x")], &[], &[], &[]);
+    let handle = index.acquire("id == '7'", None);
+    assert_eq!(index.classes.sizes().0, 257);
+    assert!(matches!(&index.flush().updates[..], [Instruction::SetReplace { members, .. }] if members.len() == 1));
+    index.release(handle);
+    assert_eq!(index.flush().removals.len(), 1);
+    assert_eq!(index.classes.sizes().0, 1);
+}
+
+/// Two spellings are one set, and a text in use is not parsed again.
+#[test]
+fn spellings_share_a_set() {
+    let mut index = Index::default();
+    let (one, two) = (index.acquire("has(b)&&has(a)", None), index.acquire("(has(b) && has(a))", None));
+    assert_eq!(index.id(&one), index.id(&two));
+    index.release(one);
+    assert_eq!(index.flush().updates.len(), 1);
+    index.release(two);
+    assert_eq!(index.flush().removals.len(), 1);
 }

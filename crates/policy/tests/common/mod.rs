@@ -146,9 +146,18 @@ fn entity(bad: bool, has_ports: bool) -> impl Strategy<Value = EntityRule> {
         (ports(bad, port_chance), ports(bad, port_chance / 3)),
         others,
     )
-        .prop_map(|((nets, not_nets), (selector, not_selector, namespace_selector), (ports, not_ports), others)| {
-            EntityRule { nets, not_nets, selector, not_selector, namespace_selector, ports, not_ports, ..others }
-        })
+        .prop_map(
+            |((nets, not_nets), (selector, not_selector, namespace_selector), (ports, not_ports), others)| EntityRule {
+                nets,
+                not_nets,
+                selector,
+                not_selector,
+                namespace_selector,
+                ports,
+                not_ports,
+                ..others
+            },
+        )
 }
 
 fn protocol(bad: bool) -> impl Strategy<Value = Option<Protocol>> {
