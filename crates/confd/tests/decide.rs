@@ -103,7 +103,7 @@ fn unreadable_records_are_skipped_and_said() {
     let key = ResourceKey::new(KindName::IPPool, None, "p");
     let broken = || {
         let source = serde_json::from_str::<u8>("{").unwrap_err();
-        Event::Unreadable(DecodeError::Json { key: key.clone(), source })
+        Event::Unreadable(DecodeError::Json { key: key.clone(), source, resource: None })
     };
     let found = problems(with([broken(), affinity("10.0.0.0/8", "confirmed")]));
     assert_eq!(found.len(), 2, "{found:?}");

@@ -1,6 +1,9 @@
 //! The closed set of resources that the agents follow.
 
-use crate::{Fault, Invalid, KindVisitor, Metadata, Resource, ResourceKey, Revision, kind::with_kinds, validate};
+use crate::{
+    Fault, Invalid, KindVisitor, Metadata, Resource, ResourceKey, Revision, kind::with_kinds, salvage::salvage,
+    validate,
+};
 
 /// What is the same for every kind.
 macro_rules! any {
@@ -62,7 +65,7 @@ impl From<DecodeError> for Change {
             DecodeError::Invalid { key, resource, .. } | DecodeError::Name { key, resource, .. } => {
                 Self::Unusable { key, reason, resource: Some(resource) }
             }
-            DecodeError::Json { key, .. } => Self::Unusable { key, reason, resource: None },
+            DecodeError::Json { key, resource, .. } => Self::Unusable { key, reason, resource },
         }
     }
 }
@@ -78,6 +81,8 @@ pub enum DecodeError {
         key: ResourceKey,
         /// What is wrong.
         source: serde_json::Error,
+        /// What could be read all the same.
+        resource: Option<Box<AnyResource>>,
     },
     /// JSON of the kind's shape that cannot be used.
     #[error("{key} cannot be used: {invalid}")]
@@ -89,12 +94,12 @@ pub enum DecodeError {
         /// What was read.
         resource: Box<AnyResource>,
     },
-    /// The name inside differs from the key.
+    /// The name inside, or the namespace, differs from the key.
     #[error("{key} holds a {} named {name:?}", key.kind)]
     Name {
         /// Where it is stored.
         key: ResourceKey,
-        /// The name inside.
+        /// The name inside, with the namespace if that differs.
         name: String,
         /// What was read.
         resource: Box<AnyResource>,
@@ -112,7 +117,7 @@ impl DecodeError {
     /// What is wrong, without the key.
     pub fn reason(&self) -> String {
         match self {
-            Self::Json { key, source } => format!("it is not a valid {}: {source}", key.kind),
+            Self::Json { key, source, .. } => format!("it is not a valid {}: {source}", key.kind),
             Self::Invalid { invalid, .. } => invalid.reasons(),
             Self::Name { key, name, .. } => format!("it holds a {} named {name:?}", key.kind),
         }
@@ -200,12 +205,19 @@ fn faults<S: crate::Kind>(resource: &Resource<S>) -> Vec<Fault> {
 }
 
 fn decode<S: crate::Kind>(key: &ResourceKey, value: &[u8], revision: Revision) -> Result<AnyResource, DecodeError> {
-    let resource = Resource::<S>::from_json(value, Some(revision))
-        .map_err(|source| DecodeError::Json { key: key.clone(), source })?;
+    let resource = Resource::<S>::from_json(value, Some(revision)).map_err(|source| {
+        let read = salvage::<S>(key, value, revision).map(|resource| Box::new(S::into_any(resource)));
+        DecodeError::Json { key: key.clone(), source, resource: read }
+    })?;
     let name = resource.name();
     // A policy of an older release is read under a name without its tier; see `policy`.
     let agrees = name == key.name || (S::HAS_OLD_NAMES && key.name.strip_prefix("default.") == Some(name));
-    let name = (!agrees).then(|| name.to_owned());
+    // That a namespace is missing, or has no place here, is for the validation to say.
+    let elsewhere = resource.metadata.namespace.as_ref().filter(|_| key.namespace.is_some());
+    let name = match elsewhere.filter(|namespace| Some(*namespace) != key.namespace.as_ref()) {
+        Some(namespace) => Some(format!("{namespace}/{name}")),
+        None => (!agrees).then(|| name.to_owned()),
+    };
     let resource = S::into_any(resource);
     match name {
         None => Ok(resource),

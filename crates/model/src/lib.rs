@@ -42,6 +42,7 @@ mod pool;
 mod profile;
 mod resource;
 mod rule;
+mod salvage;
 mod scalar;
 mod schema;
 mod staged_kubernetes;
