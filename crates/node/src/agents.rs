@@ -1,6 +1,7 @@
 //! The two agents as processes of their own: wiring between the libraries, the datastore and standard output.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -68,6 +69,8 @@ pub(crate) async fn felix(args: &NodeArgs) -> Result<ExitCode> {
             ready: health.ready,
             reason: health.reason.clone(),
             problems: listed(health.problems.iter().cloned()),
+            problem_count: health.problems.len(),
+            gauges: BTreeMap::new(),
         });
     };
     tracing::info!(%node, datastore = %store.kv().location(), "felix starts");
@@ -130,7 +133,10 @@ impl calico_confd::Report for ConfdReporter {
     }
 
     fn problems(&self, problems: &[calico_confd::Problem]) {
-        self.change(|report| report.problems = listed(problems.iter().map(ToString::to_string)));
+        self.change(|report| {
+            report.problems = listed(problems.iter().map(ToString::to_string));
+            report.problem_count = problems.len();
+        });
     }
 }
 

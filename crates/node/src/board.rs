@@ -20,6 +20,12 @@ pub(crate) struct Report {
     pub(crate) reason: String,
     #[serde(default)]
     pub(crate) problems: Vec<String>,
+    /// How many problems there are; [`problems`](Self::problems) lists the first.
+    #[serde(default)]
+    pub(crate) problem_count: usize,
+    /// Numbers for `/metrics`, by their whole name.
+    #[serde(default)]
+    pub(crate) gauges: BTreeMap<String, u64>,
 }
 
 /// The whole service's health.
@@ -49,6 +55,12 @@ pub(crate) struct Component {
     pub(crate) reason: String,
     /// Objects that it leaves out, each with the reason.
     pub(crate) problems: Vec<String>,
+    /// How many there are, also of those not listed.
+    #[serde(default)]
+    pub(crate) problem_count: usize,
+    /// Numbers for `/metrics`, by their whole name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) gauges: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -164,6 +176,8 @@ fn component(name: &str, state: &State, now: Instant) -> Component {
         restarts: state.starts.saturating_sub(1),
         reason,
         problems: state.report.problems.clone(),
+        problem_count: state.report.problem_count,
+        gauges: state.report.gauges.clone(),
     }
 }
 
@@ -180,7 +194,7 @@ mod tests {
         assert!(!at(now).live && at(now).reason == "not started yet");
         board.started("felix", Some(7));
         assert!(at(Instant::now()).live && !board.health(Instant::now()).ready);
-        board.reported("felix", Report { ready: true, reason: "in force".into(), problems: vec![] });
+        board.reported("felix", Report { ready: true, reason: "in force".into(), ..Report::default() });
         assert!(board.health(Instant::now()).ready && board.is_ready("felix", Instant::now()));
         let silent = at(Instant::now() + SILENCE);
         assert!(!silent.live && !silent.ready && silent.reason.contains("not answered"));

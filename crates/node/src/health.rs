@@ -1,4 +1,5 @@
-//! Health over HTTP on localhost: `/healthz` (JSON, 200 when ready, else 503), `/liveness` and `/readiness`.
+//! Health over HTTP on localhost: `/healthz` (JSON, 200 when ready, else 503), `/liveness`, `/readiness`, and
+//! `/metrics` in Prometheus' text form.
 
 use std::{
     convert::Infallible,
@@ -17,7 +18,10 @@ use hyper_util::rt::TokioIo;
 use miette::{Context, IntoDiagnostic, Result, miette};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::board::{Board, Health};
+use crate::{
+    board::{Board, Health},
+    metrics,
+};
 
 /// Default port, as upstream's Felix has it.
 pub(crate) const DEFAULT_PORT: u16 = 9099;
@@ -59,29 +63,33 @@ pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>) {
 }
 
 fn answer(request: &Request<Incoming>, board: &Board) -> Response<Full<Bytes>> {
-    let respond = |status: StatusCode, body: String| {
+    let typed = |content: &'static str, status: StatusCode, body: String| {
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
-        response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+        response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static(content));
         response
     };
+    let respond = |status, body| typed("application/json", status, body);
     let good = |good: bool| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if request.method() != Method::GET {
         return respond(StatusCode::METHOD_NOT_ALLOWED, "{}\n".to_owned());
     }
     let health = board.health(Instant::now());
+    if request.uri().path() == "/metrics" {
+        return typed(metrics::CONTENT_TYPE, StatusCode::OK, metrics::text(&health));
+    }
     let body = format!("{}\n", serde_json::to_string(&health).expect("plain strings and numbers serialise"));
     match request.uri().path() {
         "/healthz" | "/readiness" => respond(good(health.ready), body),
         "/liveness" => respond(good(health.live), body),
-        _ => respond(StatusCode::NOT_FOUND, "{\"error\":\"/healthz, /readiness or /liveness\"}\n".to_owned()),
+        _ => respond(StatusCode::NOT_FOUND, "{\"error\":\"/healthz, /readiness, /liveness or /metrics\"}\n".to_owned()),
     }
 }
 
 /// Asks the service on this host.
 pub(crate) async fn ask(port: u16) -> Result<Health> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let body = tokio::time::timeout(ANSWER_PATIENCE, fetch(address)).await.map_err(|_| {
+    let body = tokio::time::timeout(ANSWER_PATIENCE, fetch(address, "/healthz")).await.map_err(|_| {
         miette!(
             help = format!("see what listens there: ss -ltnp 'sport = {port}'"),
             "calico-node does not answer at {address} within {} s",
@@ -93,7 +101,7 @@ pub(crate) async fn ask(port: u16) -> Result<Health> {
         .wrap_err_with(|| format!("{address} answers, but it is not calico-node's health"))
 }
 
-async fn fetch(address: SocketAddr) -> Result<Bytes> {
+async fn fetch(address: SocketAddr, path: &str) -> Result<Bytes> {
     let stream = TcpStream::connect(address).await.map_err(|error| {
         miette!(
             help = "start it with `calicoctl node`, or with `calico-node run`",
@@ -103,10 +111,10 @@ async fn fetch(address: SocketAddr) -> Result<Bytes> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.into_diagnostic()?;
     let connection = tokio::spawn(connection);
-    let request = Request::get("/healthz")
+    let request = Request::get(path)
         .header("host", "localhost")
         .body(Full::<Bytes>::default())
-        .expect("method, path and header are constants");
+        .expect("method and header are constants, and so are all paths");
     let response = sender.send_request(request).await.into_diagnostic().wrap_err("calico-node gave no answer")?;
     let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
     connection.abort();
@@ -128,8 +136,17 @@ mod tests {
         board.started("felix", Some(1));
         board.reported(
             "felix",
-            Report { ready: true, reason: "in force".into(), problems: vec!["a bad record".into()] },
+            Report {
+                ready: true,
+                reason: "in force".into(),
+                problems: vec!["a bad record".into()],
+                problem_count: 1,
+                gauges: [("felix_active_local_policies".to_owned(), 7)].into(),
+            },
         );
+        let scraped = fetch(SocketAddr::from(([127, 0, 0, 1], port)), "/metrics").await.unwrap();
+        let scraped = String::from_utf8(scraped.to_vec()).unwrap();
+        assert!(scraped.contains("\nfelix_active_local_policies 7\n"), "{scraped}");
         let health = ask(port).await.unwrap();
         assert!(!health.ready, "bird is not started");
         assert_eq!(health.components[1].problems, ["a bad record"]);

@@ -11,6 +11,7 @@ mod health;
 mod lines;
 mod lock;
 mod logs;
+mod metrics;
 mod run;
 mod supervisor;
 

@@ -264,7 +264,7 @@ async fn poll_bird(surroundings: Surroundings) {
             match timeout(BIRD_POLL, ask).await {
                 Ok(Ok(status)) => surroundings
                     .board
-                    .reported("bird", Report { ready: true, reason: status.text, problems: Vec::new() }),
+                    .reported("bird", Report { ready: true, reason: status.text, ..Report::default() }),
                 Ok(Err(error)) => surroundings.board.unheard("bird", &format!("its control socket: {error}")),
                 Err(_) => {
                     let seconds = BIRD_POLL.as_secs();
