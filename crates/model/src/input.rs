@@ -131,7 +131,7 @@ pub fn parse_as<S: Kind>(mut value: Value) -> Result<Resource<S>, InputError> {
     }
     Invalid::unless_empty(S::NAME, &name, faults)?;
     let bytes = serde_json::to_vec(&value).expect("a JSON value can be written as JSON");
-    Resource::from_json(&bytes, revision).map_err(|error| {
+    Resource::from_input(&bytes, revision).map_err(|error| {
         // The shape was right, so this is a scalar that only its own type can judge.
         let faults = vec![Fault::new("spec", "", error.to_string())];
         InputError::Invalid(Invalid { kind: S::NAME, name, faults })
@@ -336,6 +336,13 @@ mod tests {
         assert_eq!(profile.name(), "7");
         let labels: Vec<_> = profile.metadata.labels.values().map(String::as_str).collect();
         assert_eq!(labels, ["true", "1", ""]);
+    }
+
+    #[test]
+    fn a_policy_is_called_as_it_is_written() {
+        let text = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: default.web}";
+        let AnyResource::GlobalNetworkPolicy(policy) = parse(value(text)).unwrap() else { panic!("a policy") };
+        assert_eq!(policy.name(), "default.web", "a stored one without its annotation would be called web");
     }
 
     #[test]

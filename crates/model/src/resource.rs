@@ -161,6 +161,14 @@ impl<S: Kind> Resource<S> {
     /// # Errors
     /// The JSON error with the member at fault, or a word on the wrong kind.
     pub fn from_json(bytes: &[u8], revision: Option<Revision>) -> Result<Self, serde_json::Error> {
+        let mut resource = Self::from_input(bytes, revision)?;
+        S::read_metadata(&mut resource);
+        Ok(resource)
+    }
+
+    /// As [`from_json`](Self::from_json), for what a person wrote: the name is the one that is written, also where a
+    /// stored object of that name would be one of an older release.
+    pub(crate) fn from_input(bytes: &[u8], revision: Option<Revision>) -> Result<Self, serde_json::Error> {
         let mut wire: WireIn<S> = match serde_json::from_slice(bytes) {
             Ok(wire) => wire,
             Err(error) => read_as_go(bytes, &error)?,
@@ -174,10 +182,7 @@ impl<S: Kind> Resource<S> {
         if let Some(version) = wire.api_version.filter(|version| version != API_VERSION) {
             return Err(serde::de::Error::custom(format!("apiVersion is {version}, not {API_VERSION}")));
         }
-        let mut resource =
-            Self { metadata: wire.metadata, spec: wire.spec, status: wire.status, revision, extra: wire.extra };
-        S::read_metadata(&mut resource);
-        Ok(resource)
+        Ok(Self { metadata: wire.metadata, spec: wire.spec, status: wire.status, revision, extra: wire.extra })
     }
 }
 

@@ -119,10 +119,12 @@ impl Faults {
         self.check_text(path, value.map_or("", String::as_str), good, reason);
     }
 
+    /// A selector of a kind that has a CRD.
     fn selector(&mut self, path: &str, selector: &str) {
         if let Err(error) = calico_selector::parse(selector) {
             self.add(path, selector, error.to_string());
         }
+        policy_rule::length(self, path, selector);
     }
 
     /// One of `words`, by a text member that has no field of its own.

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+mod others;
+mod policies;
+
 use std::collections::BTreeMap;
 
 use super::*;
