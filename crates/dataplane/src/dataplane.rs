@@ -20,7 +20,7 @@ use crate::{
     ifname::IfName,
     netlink::{Conntrack, Events, Nft, Notice, Rtnl, legacy_forward_policy_is_drop},
     routing::{Route, Routing},
-    state::State,
+    state::{Attachment, State},
     sysctl,
     tracker::Step,
 };
@@ -39,7 +39,8 @@ pub struct Dataplane {
     conntrack: Conntrack,
     state: State,
     routing: Routing,
-    refused: BTreeMap<Arc<EndpointId>, String>,
+    /// Why an endpoint of this name cannot be programmed.
+    refused: BTreeMap<String, String>,
     rp_filter: String,
     /// Interfaces whose settings are to be looked at.
     unconfigured: BTreeSet<IfName>,
@@ -115,14 +116,20 @@ impl Dataplane {
 
     /// Takes an instruction into account. No kernel access: nothing happens before [`apply`](Self::apply).
     pub fn absorb(&mut self, instruction: Instruction) {
-        if let Instruction::EndpointUpdate { id, .. } | Instruction::EndpointRemove { id } = &instruction {
-            self.refused.remove(id);
+        match &instruction {
+            Instruction::EndpointUpdate { id, .. } | Instruction::EndpointRemove { id } => {
+                self.refused.remove(&id.to_string());
+            }
+            Instruction::HostEndpointUpdate { id, .. } | Instruction::HostEndpointRemove { id } => {
+                self.refused.remove(&format!("host endpoint {}", id.0));
+            }
+            _ => {}
         }
         if matches!(instruction, Instruction::Settings(_)) {
             self.filter_stale = [true; 2];
         }
         if let Err(refused) = self.state.absorb(instruction) {
-            self.refused.insert(refused.id, refused.reason);
+            self.refused.insert(refused.subject, refused.reason);
         }
     }
 
@@ -145,8 +152,8 @@ impl Dataplane {
         for interface in self.routing.take_changed() {
             self.state.link(interface, self.routing.interface(&interface).is_some());
         }
-        for (interface, endpoint) in self.state.flush() {
-            self.routing.attach(interface, endpoint.as_ref().map(|(_, endpoint)| endpoint.as_ref()));
+        for Attachment { interface, endpoint, external } in self.state.flush() {
+            self.routing.attach(interface, endpoint.as_deref(), &external);
             self.unconfigured.insert(interface);
         }
         self.apply_rules(&mut report).await?;

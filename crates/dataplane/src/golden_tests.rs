@@ -14,9 +14,10 @@ use ipnet::IpNet;
 use crate::{
     Options,
     family::{Family, Range},
-    name::Direction,
+    golden_policies::policies_and_hosts,
     namespace,
     netlink::Nft,
+    render::Map,
     ruleset::Key,
     state::State,
     table::{ChainWant, Content, SetWant},
@@ -170,12 +171,19 @@ fn text(state: &mut State, family: Family) -> String {
             .into_iter()
             .map(|range| RangeText(want.spec.key, range).to_string())
             .collect();
-        for (map, direction) in [("wl-from", Direction::Egress), ("wl-to", Direction::Ingress)] {
-            if name == map {
-                let targets = state.table(family).targets(direction).all_wanted();
+        elements.extend(
+            state
+                .ports(family, &want.source)
+                .iter()
+                .map(|member| format!("{} . {} . {}", member.address, member.protocol, member.port)),
+        );
+        for map in Map::all() {
+            if name == map.name() {
+                let targets = state.table(family).targets(map).all_wanted();
                 elements.extend(targets.map(|(interface, want)| {
                     let target = &want.target;
-                    format!("\"{interface}\" comment \"{}\" : jump {}", target.comment, target.chain)
+                    let verb = if target.goto { "goto" } else { "jump" };
+                    format!("\"{interface}\" comment \"{}\" : {verb} {}", target.comment, target.chain)
                 }));
                 elements.sort();
             }
@@ -202,6 +210,13 @@ fn the_rules_of_everything() {
 }
 
 #[test]
+fn the_rules_of_policies_and_host_endpoints() {
+    let mut state = state(policies_and_hosts());
+    insta::assert_snapshot!("policies_v4", text(&mut state, Family::V4));
+    insta::assert_snapshot!("policies_v6", text(&mut state, Family::V6));
+}
+
+#[test]
 fn the_base_alone() {
     let mut state = state(Vec::new());
     insta::assert_snapshot!("base_v4", text(&mut state, Family::V4));
@@ -211,7 +226,12 @@ fn the_base_alone() {
 /// must be what we wanted.
 #[test]
 fn nft_agrees_with_what_we_write() {
-    let mut wanted = state(everything());
+    for instructions in [everything(), policies_and_hosts()] {
+        nft_agrees(state(instructions));
+    }
+}
+
+fn nft_agrees(mut wanted: State) {
     let texts = Family::ALL.map(|family| text(&mut wanted, family));
     let by_nft = namespace::Namespace::new();
     let theirs = by_nft.run(move || {
@@ -229,12 +249,22 @@ fn nft_agrees_with_what_we_write() {
         }
         for (family, theirs) in Family::ALL.into_iter().zip(theirs) {
             let ours = namespace::run(&format!("nft list table {family} calico"));
-            assert_eq!(normal(&ours), normal(&theirs), "table {family}");
+            same(&normal(&ours), &normal(&theirs));
             let read = nft.read_table(family).await.expect("readable");
             wanted.read_back(family, read);
         }
         assert_eq!(wanted.plan(), crate::op::Plan::default(), "read back, nothing is left to do");
     });
+}
+
+/// Fails with the blocks that only one side has.
+#[track_caller]
+pub(crate) fn same(ours: &[String], theirs: &[String]) {
+    let only = |one: &[String], other: &[String]| -> Vec<String> {
+        one.iter().filter(|block| !other.contains(block)).cloned().collect()
+    };
+    assert_eq!(only(ours, theirs).join("\n"), only(theirs, ours).join("\n"));
+    assert_eq!(ours.len(), theirs.len());
 }
 
 pub(crate) fn load(text: &str) -> String {

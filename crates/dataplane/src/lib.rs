@@ -42,6 +42,8 @@ mod fake_kernel;
 mod family;
 mod foreign;
 #[cfg(test)]
+mod golden_policies;
+#[cfg(test)]
 mod golden_tests;
 mod ifname;
 mod members;

@@ -170,6 +170,14 @@ impl Members {
         }
     }
 
+    /// Whether this family has any.
+    pub(crate) fn has_elements(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => !self.v4.nets.is_empty(),
+            Family::V6 => !self.v6.nets.is_empty(),
+        }
+    }
+
     /// Whether this family needs an interval set.
     pub(crate) fn has_networks(&self, family: Family) -> bool {
         match family {

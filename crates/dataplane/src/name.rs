@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use calico_policy::instruction::{ProfileId, SetId};
+use calico_policy::instruction::{PolicyId, PolicyKind, ProfileId, SetId};
 
 /// Ingress is traffic to the endpoint, egress from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,27 +53,52 @@ pub(crate) fn digest(parts: &[&[u8]]) -> String {
     })
 }
 
-/// The chain of a profile's rules in one direction.
-pub(crate) fn profile_chain(profile: &ProfileId, direction: Direction) -> String {
-    let name = &profile.0;
+/// Letters, digits, `-` and `.` as resources' names have them, not too long.
+fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    (1..=64).contains(&name.len()) && name.chars().all(plain)
+}
+
+/// The chain of a policy's or profile's rules in one direction: `p` profile, `g` global policy, `n` namespaced policy;
+/// with `q` before it if it never answers what it denies.
+pub(crate) fn list_chain(list: &ListId, direction: Direction, quiet: bool) -> String {
+    let quiet = if quiet { "q" } else { "" };
     let letter = direction.letter();
-    if (1..=64).contains(&name.len()) && name.chars().all(plain) {
-        format!("p{letter}-{name}")
-    } else {
-        format!("p{letter}-_{}", digest(&[name.as_bytes()]))
+    let rest = |names: &[&str]| match names.iter().all(|name| is_plain(name)) {
+        true => names.join("/"),
+        false => format!("_{}", digest(&names.iter().map(|name| name.as_bytes()).collect::<Vec<_>>())),
+    };
+    match list {
+        ListId::Profile(ProfileId(name)) => format!("{quiet}p{letter}-{}", rest(&[name])),
+        ListId::Policy(PolicyId { kind: PolicyKind::Global, name, .. }) => {
+            format!("{quiet}g{letter}-{}", rest(&[name]))
+        }
+        ListId::Policy(PolicyId { kind: PolicyKind::Namespaced, namespace, name }) => {
+            format!("{quiet}n{letter}-{}", rest(&[namespace, name]))
+        }
     }
 }
 
-/// The chain of all endpoints that have these profiles in this order.
-pub(crate) fn endpoint_chain(profiles: &[ProfileId], direction: Direction) -> String {
-    let parts: Vec<&[u8]> = profiles.iter().map(|p| p.0.as_bytes()).collect();
-    format!("e{}-{}", direction.letter(), digest(&parts))
+/// Something with rules of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ListId {
+    /// A policy.
+    Policy(PolicyId),
+    /// A profile.
+    Profile(ProfileId),
+}
+
+/// A set of named ports.
+pub(crate) fn port_set(id: &SetId) -> String {
+    set_name('m', id)
 }
 
 /// The set of a selector: `h` while it holds single addresses only, `i` with networks.
 pub(crate) fn selector_set(id: &SetId, interval: bool) -> String {
-    let kind = if interval { 'i' } else { 'h' };
+    set_name(if interval { 'i' } else { 'h' }, id)
+}
+
+fn set_name(kind: char, id: &SetId) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     match id.0.split_once(':') {
         Some((class, rest))
@@ -117,29 +142,29 @@ pub(crate) fn comment(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn profile(name: &str) -> ProfileId {
-        ProfileId(name.to_owned())
+    fn profile(name: &str) -> String {
+        list_chain(&ListId::Profile(ProfileId(name.to_owned())), Direction::Ingress, false)
+    }
+
+    fn policy(kind: PolicyKind, namespace: &str, name: &str) -> String {
+        let id = PolicyId { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        list_chain(&ListId::Policy(id), Direction::Egress, true)
     }
 
     #[test]
     fn plain_names_stay_readable_and_others_cannot_collide_with_them() {
-        assert_eq!(profile_chain(&profile("prof-a"), Direction::Ingress), "pi-prof-a");
-        assert_eq!(profile_chain(&profile("kns.default"), Direction::Egress), "pe-kns.default");
-        let hashed = profile_chain(&profile("PROF A"), Direction::Ingress);
+        assert_eq!(profile("prof-a"), "pi-prof-a");
+        assert_eq!(profile("kns.default"), "pi-kns.default");
+        assert_eq!(policy(PolicyKind::Global, "", "default.web"), "qge-default.web");
+        assert_eq!(policy(PolicyKind::Namespaced, "prod", "web"), "qne-prod/web");
+        let hashed = profile("PROF A");
         assert!(hashed.starts_with("pi-_") && hashed.len() == 4 + 24, "{hashed}");
-        let forged = profile_chain(&profile(&hashed[3..]), Direction::Ingress);
-        assert_ne!(hashed, forged, "a profile named like a hash gets a hash of its own");
+        assert_ne!(hashed, profile(&hashed[3..]), "a profile named like a hash gets a hash of its own");
+        assert_ne!(policy(PolicyKind::Namespaced, "A", "b"), policy(PolicyKind::Namespaced, "", "Ab"));
         assert_eq!(selector_set(&SetId("s:Ab_-9".into()), false), "h-s.Ab_-9");
         assert_eq!(selector_set(&SetId("s:Ab_-9".into()), true), "i-s.Ab_-9");
+        assert_eq!(port_set(&SetId("n:Ab_-9".into())), "m-n.Ab_-9");
         assert!(selector_set(&SetId("weird id".into()), true).starts_with("i-_"));
-    }
-
-    #[test]
-    fn the_list_of_profiles_is_hashed_with_its_boundaries() {
-        let one = endpoint_chain(&[profile("ab"), profile("c")], Direction::Ingress);
-        let other = endpoint_chain(&[profile("a"), profile("bc")], Direction::Ingress);
-        assert_ne!(one, other);
-        assert_ne!(one, endpoint_chain(&[profile("c"), profile("ab")], Direction::Ingress));
     }
 
     #[test]

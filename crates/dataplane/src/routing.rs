@@ -119,7 +119,8 @@ impl Routing {
     }
 
     /// An interface has another endpoint, or the endpoint changed, or there is none any more.
-    pub(crate) fn attach(&mut self, interface: IfName, endpoint: Option<&Endpoint>) {
+    /// `external` are floating IPs that lead to it.
+    pub(crate) fn attach(&mut self, interface: IfName, endpoint: Option<&Endpoint>, external: &[IpAddr]) {
         let mut touched = BTreeSet::new();
         if let Some(before) = self.attached.remove(&interface) {
             for address in before.addresses {
@@ -132,7 +133,7 @@ impl Routing {
         self.unusable.retain(|(name, _)| *name != interface);
         if let Some(endpoint) = endpoint {
             let (addresses, unusable): (Vec<IpAddr>, Vec<IpAddr>) =
-                endpoint.addresses.iter().copied().partition(is_routable);
+                endpoint.addresses.iter().chain(external).copied().partition(is_routable);
             self.unusable.extend(unusable.into_iter().map(|address| (interface, address)));
             for address in &addresses {
                 self.claims.entry(*address).or_default().insert(interface);

@@ -43,7 +43,7 @@ fn started() -> Routing {
 #[test]
 fn a_route_needs_a_running_interface() {
     let mut routing = started();
-    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1", "fd00::1"])));
+    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1", "fd00::1"])), &[]);
     assert!(settle(&mut routing).is_empty(), "no interface");
     assert!(routing.link_event(&link(5, "cali1", false)));
     assert!(settle(&mut routing).is_empty(), "not running");
@@ -66,10 +66,10 @@ fn a_route_needs_a_running_interface() {
 #[test]
 fn an_address_that_goes_is_cleaned_once() {
     let mut routing = started();
-    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])));
+    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])), &[]);
     routing.link_event(&link(5, "cali1", true));
     settle(&mut routing);
-    routing.attach(name("cali1"), None);
+    routing.attach(name("cali1"), None, &[]);
     assert_eq!(
         settle(&mut routing),
         ["clean 10.0.0.1", "unset 10.0.0.1 interface 5", "Delete 10.0.0.1/32 metric 1024 interface 5"]
@@ -81,7 +81,7 @@ fn an_address_that_goes_is_cleaned_once() {
 fn a_contested_address_goes_to_the_newest_interface_and_back() {
     let mut routing = started();
     for (index, interface) in [(5, "cali1"), (7, "cali2")] {
-        routing.attach(name(interface), Some(&endpoint(interface, &["10.0.0.1"])));
+        routing.attach(name(interface), Some(&endpoint(interface, &["10.0.0.1"])), &[]);
         routing.link_event(&link(index, interface, true));
     }
     let done = settle(&mut routing);
@@ -91,7 +91,7 @@ fn a_contested_address_goes_to_the_newest_interface_and_back() {
     let done = settle(&mut routing);
     assert!(done.contains(&"clean 10.0.0.1".to_owned()), "{done:?}");
     assert!(done.contains(&"Create 10.0.0.1/32 metric 1024 interface 5".to_owned()), "{done:?}");
-    routing.attach(name("cali2"), None);
+    routing.attach(name("cali2"), None, &[]);
     assert!(routing.problems().is_empty());
 }
 
@@ -99,7 +99,7 @@ fn a_contested_address_goes_to_the_newest_interface_and_back() {
 fn after_a_restart_nothing_is_done_where_all_is_as_wanted() {
     let mut routing = Routing::new(&Options::default());
     routing.read_links(&[Link { index: 5, name: name("cali1"), running: true }]);
-    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])));
+    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])), &[]);
     let address: IpAddr = "10.0.0.1".parse().expect("an address");
     let there = routing.route(address, 5);
     let neighbour = Neighbour { interface: 5, address };
@@ -111,7 +111,7 @@ fn after_a_restart_nothing_is_done_where_all_is_as_wanted() {
 fn after_a_restart_strange_routes_of_ours_go_and_unrouted_addresses_are_cleaned() {
     let mut routing = Routing::new(&Options::default());
     routing.read_links(&[Link { index: 5, name: name("cali1"), running: true }]);
-    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])));
+    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])), &[]);
     let blackhole = Route {
         destination: "10.0.0.0/26".parse().expect("a network"),
         metric: 0,
@@ -137,7 +137,7 @@ fn after_a_restart_strange_routes_of_ours_go_and_unrouted_addresses_are_cleaned(
 #[test]
 fn a_link_that_went_down_makes_its_routes_doubtful() {
     let mut routing = started();
-    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])));
+    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])), &[]);
     routing.link_event(&link(5, "cali1", true));
     settle(&mut routing);
     assert!(!routing.stale);
@@ -149,7 +149,7 @@ fn a_link_that_went_down_makes_its_routes_doubtful() {
 #[test]
 fn a_renamed_interface_is_another() {
     let mut routing = started();
-    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])));
+    routing.attach(name("cali1"), Some(&endpoint("cali1", &["10.0.0.1"])), &[]);
     routing.link_event(&link(5, "cali1", true));
     settle(&mut routing);
     routing.link_event(&link(5, "cali2", true));
@@ -162,10 +162,10 @@ fn a_renamed_interface_is_another() {
 fn addresses_that_no_workload_can_have_are_refused() {
     let mut routing = started();
     let bad = ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1"];
-    routing.attach(name("cali1"), Some(&endpoint("cali1", &bad)));
+    routing.attach(name("cali1"), Some(&endpoint("cali1", &bad)), &[]);
     routing.link_event(&link(5, "cali1", true));
     assert!(settle(&mut routing).is_empty());
     assert_eq!(routing.problems().len(), bad.len());
-    routing.attach(name("cali1"), None);
+    routing.attach(name("cali1"), None, &[]);
     assert!(routing.problems().is_empty());
 }

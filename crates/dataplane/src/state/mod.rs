@@ -3,58 +3,50 @@
 //! Instructions only change the state and mark what they touch; [`State::flush`] then renders what was touched and
 //! tells the tables what they are to hold. No kernel access, no clock.
 
+mod chains;
+mod endpoints;
+mod hosts;
 mod sets;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
-use calico_policy::instruction::{Endpoint, EndpointId, Instruction, ProfileId, RuleSet, SetId, Settings};
+use calico_policy::instruction::{Endpoint, EndpointId, Instruction, PortMember, SetId, Settings};
 
+use self::{chains::Chains, endpoints::Endpoints, hosts::Hosts, sets::SetMembers};
 use crate::{
     Options,
     family::{Family, Range},
     ifname::IfName,
     members::Members,
-    name::{self, Direction},
-    op::{Plan, Target},
-    render::{self, BaseChain, Literals, MASQUERADE_SET, POOLS_SET, SetNames},
+    name::{self, ListId},
+    op::Plan,
+    render::{BaseChain, Facts, HOSTS_SET, Literals, MASQUERADE_SET, POOLS_SET, SetNames},
     ruleset::{Chain, Key, SetSpec},
-    table::{ChainSource, ChainWant, Content, SetSource, SetWant, Table, TargetWant},
+    table::{ChainSource, ChainWant, Content, SetSource, SetWant, Table},
 };
-
-#[derive(Debug, Default)]
-struct Profile {
-    /// `None`: named by endpoints, but does not exist.
-    rules: Option<Arc<RuleSet>>,
-    /// How many lists of profiles in use name it.
-    uses: usize,
-    /// Sets named by content that its rules use.
-    literals: BTreeSet<(Family, String)>,
-}
-
-/// Endpoints that claim one interface. The lowest identifier has it.
-type Claims = BTreeMap<Arc<EndpointId>, Arc<Endpoint>>;
 
 /// All that is wanted.
 #[derive(Debug)]
 pub(crate) struct State {
     options: Arc<Options>,
-    sets: HashMap<SetId, Members>,
-    profiles: HashMap<ProfileId, Profile>,
+    sets: HashMap<SetId, SetMembers>,
+    /// The policies and profiles whose rules name a set.
+    set_users: HashMap<SetId, HashSet<ListId>>,
     pools: Members,
     masquerade: Members,
-    settings: Settings,
-    endpoints: HashMap<Arc<EndpointId>, IfName>,
-    claims: HashMap<IfName, Claims>,
-    /// Lists of profiles, and by how many interfaces each is used.
-    lists: HashMap<Arc<[ProfileId]>, usize>,
-    /// Interfaces that were there and are gone: their endpoints have no rules until they are back.
-    gone: HashSet<IfName>,
-    /// The list that an interface's elements lead to.
-    attached: HashMap<IfName, Arc<[ProfileId]>>,
+    all_hosts: Members,
+    /// What the base chains depend on, as of the last flush; its settings are always the newest.
+    facts: Facts,
+    chains: Chains,
+    endpoints: Endpoints,
+    hosts: Hosts,
+    /// Sets named by content, and how many rule lists of which family use each.
     literals: HashMap<(Family, String), usize>,
+    base_literals: BTreeSet<(Family, String)>,
     tables: [Table; 2],
     dirty: Dirty,
 }
@@ -62,12 +54,24 @@ pub(crate) struct State {
 #[derive(Debug, Default)]
 struct Dirty {
     base: bool,
-    profiles: HashSet<ProfileId>,
+    /// The settings changed: everything that is rendered from them.
+    settings: bool,
+    /// Host endpoints, or the interfaces that they stand for.
+    hosts: bool,
+    lists: HashSet<ListId>,
     interfaces: HashSet<IfName>,
 }
 
-/// What endpoints have an interface now, for those who keep routes: `None` if no endpoint does.
-pub(crate) type Attachment = (IfName, Option<(Arc<EndpointId>, Arc<Endpoint>)>);
+/// Who has an interface now, for those who keep routes.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    /// The interface.
+    pub interface: IfName,
+    /// `None` if no endpoint has it.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Floating IPs that lead to it.
+    pub external: Vec<IpAddr>,
+}
 
 impl State {
     /// Nothing wanted but the base.
@@ -75,22 +79,24 @@ impl State {
         let mut state = Self {
             options,
             sets: HashMap::new(),
-            profiles: HashMap::new(),
+            set_users: HashMap::new(),
             pools: Members::default(),
             masquerade: Members::default(),
-            settings: Settings::default(),
-            endpoints: HashMap::new(),
-            claims: HashMap::new(),
-            gone: HashSet::new(),
-            lists: HashMap::new(),
-            attached: HashMap::new(),
+            all_hosts: Members::default(),
+            facts: Facts::default(),
+            chains: Chains::default(),
+            endpoints: Endpoints::default(),
+            hosts: Hosts::default(),
             literals: HashMap::new(),
+            base_literals: BTreeSet::new(),
             tables: Family::ALL.map(Table::new),
             dirty: Dirty { base: true, ..Dirty::default() },
         };
         for family in Family::ALL {
             let spec = SetSpec::set(Key::Address(family), true);
-            for (name, source) in [(POOLS_SET, SetSource::Pools), (MASQUERADE_SET, SetSource::Masquerade)] {
+            let fixed =
+                [(POOLS_SET, SetSource::Pools), (MASQUERADE_SET, SetSource::Masquerade), (HOSTS_SET, SetSource::Hosts)];
+            for (name, source) in fixed {
                 state.tables[family.index()].sets.want(name.to_owned(), SetWant { spec, source });
             }
         }
@@ -101,54 +107,50 @@ impl State {
     /// it stays, or becomes, closed.
     pub(crate) fn absorb(&mut self, instruction: Instruction) -> Result<(), Refused> {
         match instruction {
-            Instruction::SetReplace { id, members } => self.replace_set(id, nets(&members)),
-            Instruction::SetDelta { id, added, removed } => self.change_set(&id, nets(&added), nets(&removed)),
+            Instruction::SetReplace { id, members } => self.replace_set(id, &members),
+            Instruction::SetDelta { id, added, removed } => self.change_set(&id, &added, &removed),
             Instruction::SetRemove { id } => self.remove_set(&id),
-            Instruction::ProfileUpdate { id, rules } => {
-                self.profiles.entry(id.clone()).or_default().rules = Some(rules);
-                self.dirty.profiles.insert(id);
-            }
-            Instruction::ProfileRemove { id } => {
-                if let Some(profile) = self.profiles.get_mut(&id) {
-                    profile.rules = None;
-                    self.dirty.profiles.insert(id);
-                }
-            }
+            Instruction::PolicyUpdate { id, rules } => self.update_rules(ListId::Policy(id), Some(rules)),
+            Instruction::PolicyRemove { id } => self.update_rules(ListId::Policy(id), None),
+            Instruction::ProfileUpdate { id, rules } => self.update_rules(ListId::Profile(id), Some(rules)),
+            Instruction::ProfileRemove { id } => self.update_rules(ListId::Profile(id), None),
             Instruction::EndpointUpdate { id, endpoint } => return self.update_endpoint(id, endpoint),
             Instruction::EndpointRemove { id } => self.remove_endpoint(&id),
+            Instruction::HostEndpointUpdate { id, endpoint } => return self.update_host(id, endpoint),
+            Instruction::HostEndpointRemove { id } => self.remove_host(&id),
+            Instruction::Hosts { addresses } => self.replace_hosts(&addresses),
             Instruction::Pools { pools } => self.replace_pools(&pools),
             Instruction::Settings(settings) => {
-                self.dirty.base |= settings != self.settings;
-                self.settings = settings;
+                self.dirty.settings |= settings != self.facts.settings;
+                self.facts.settings = settings;
             }
-            Instruction::PolicyUpdate { .. }
-            | Instruction::PolicyRemove { .. }
-            | Instruction::HostEndpointUpdate { .. }
-            | Instruction::HostEndpointRemove { .. }
-            | Instruction::Hosts { .. } => {}
         }
         Ok(())
     }
 
     /// Renders what was touched and tells the tables. Returns the interfaces whose endpoint may have changed.
     pub(crate) fn flush(&mut self) -> Vec<Attachment> {
-        let Dirty { base, profiles, interfaces } = std::mem::take(&mut self.dirty);
-        let mut profiles = profiles;
-        let mut attachments = Vec::with_capacity(interfaces.len());
-        for interface in interfaces {
-            let winner = self.claims.get(&interface).and_then(|claims| claims.first_key_value());
-            let winner = winner.map(|(id, endpoint)| (id.clone(), endpoint.clone()));
-            let governed = winner.as_ref().filter(|_| !self.gone.contains(&interface));
-            self.attach(interface, governed, &mut profiles);
-            attachments.push((interface, winner));
+        if std::mem::take(&mut self.dirty.settings) {
+            self.dirty.base = true;
+            self.dirty.hosts = true;
+            self.dirty.interfaces.extend(self.endpoints.interfaces());
+            self.dirty.lists.extend(self.chains.used_lists());
         }
-        for profile in profiles {
-            self.render_profile(&profile);
+        let mut touched = std::mem::take(&mut self.dirty.interfaces);
+        for interface in &touched {
+            self.attach(*interface);
         }
-        if base {
+        if std::mem::take(&mut self.dirty.hosts) {
+            self.attach_hosts();
+        }
+        if std::mem::take(&mut self.dirty.base) {
+            touched.extend(self.gather_facts());
             self.render_base();
         }
-        attachments
+        for list in std::mem::take(&mut self.dirty.lists) {
+            self.render_list(&list);
+        }
+        touched.into_iter().map(|interface| self.attachment(interface)).collect()
     }
 
     /// The steps from what the tables hold to what they are to hold.
@@ -190,209 +192,36 @@ impl State {
         changed
     }
 
-    /// An interface came or went. The rules of an endpoint may come before its interface, so that it finds them, but
-    /// go with it: an endpoint whose interface went is dead until somebody says otherwise.
-    pub(crate) fn link(&mut self, interface: IfName, there: bool) {
-        let changed = match there {
-            true => self.gone.remove(&interface),
-            false => self.claims.contains_key(&interface) && self.gone.insert(interface),
-        };
-        if changed {
-            self.dirty.interfaces.insert(interface);
-        }
-    }
-
     /// The host-wide settings.
     pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
+        &self.facts.settings
     }
 
-    /// Whether an endpoint has its interface, or another one has it.
-    pub(crate) fn has_interface(&self, id: &EndpointId) -> Option<(IfName, bool)> {
-        let interface = self.endpoints.get(id)?;
-        let winner = self.claims.get(interface)?.first_key_value()?.0;
-        Some((*interface, winner.as_ref() == id))
+    fn attachment(&self, interface: IfName) -> Attachment {
+        let endpoint = self.endpoints.winner(&interface).map(|(_, endpoint)| endpoint.clone());
+        Attachment { interface, endpoint, external: self.facts.floating.of_interface(&interface) }
     }
 
-    /// Endpoints whose interface another one has: identifier, interface, who has it.
-    pub(crate) fn shadowed(&self) -> impl Iterator<Item = (&EndpointId, IfName, &EndpointId)> {
-        let contested = self.claims.iter().filter(|(_, claims)| claims.len() > 1);
-        contested.flat_map(|(interface, claims)| {
-            let winner = claims.keys().next().expect("more than one");
-            claims.keys().skip(1).map(move |id| (id.as_ref(), *interface, winner.as_ref()))
-        })
-    }
-
-    fn update_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Refused> {
-        let options = self.options.clone();
-        let prefix = &options.interface_prefix;
-        let interface = IfName::new(&endpoint.interface).filter(|name| name.as_str().starts_with(prefix.as_str()));
-        let id = Arc::new(id);
-        if self.endpoints.get(&id).copied() != interface {
-            self.remove_endpoint(&id);
-        }
-        let Some(interface) = interface else {
-            let name = endpoint.interface;
-            return Err(Refused {
-                id,
-                reason: format!("interface {name:?} is no interface name that starts with {prefix:?}"),
-            });
+    /// What endpoints add to the base. Returns the interfaces whose floating IPs changed.
+    fn gather_facts(&mut self) -> BTreeSet<IfName> {
+        let mut facts = Facts {
+            settings: self.facts.settings.clone(),
+            masquerade: Family::ALL.map(|family| self.masquerade.has_elements(family)),
+            lists: self.hosts.lists(),
+            ..Facts::default()
         };
-        self.endpoints.insert(id.clone(), interface);
-        self.claims.entry(interface).or_default().insert(id, Arc::new(endpoint));
-        self.dirty.interfaces.insert(interface);
-        Ok(())
-    }
-
-    fn remove_endpoint(&mut self, id: &EndpointId) {
-        let Some(interface) = self.endpoints.remove(id) else { return };
-        if let Some(claims) = self.claims.get_mut(&interface) {
-            claims.remove(id);
-            if claims.is_empty() {
-                self.claims.remove(&interface);
-                self.gone.remove(&interface);
-            }
+        for (interface, endpoint) in self.endpoints.special() {
+            facts.add_endpoint(*interface, endpoint);
         }
-        self.dirty.interfaces.insert(interface);
-    }
-
-    /// Leads an interface's traffic to the chains of its endpoint's list of profiles, or nowhere.
-    fn attach(
-        &mut self,
-        interface: IfName,
-        winner: Option<&(Arc<EndpointId>, Arc<Endpoint>)>,
-        profiles: &mut HashSet<ProfileId>,
-    ) {
-        let list: Option<Arc<[ProfileId]>> = winner.map(|(_, endpoint)| {
-            let known = self.lists.get_key_value(endpoint.profiles.as_slice());
-            known.map_or_else(|| endpoint.profiles.clone().into(), |(list, _)| list.clone())
-        });
-        // The new use first: a list that only moves keeps its chains.
-        if let Some(list) = &list {
-            self.use_list(list, profiles);
-        }
-        let before = match &list {
-            Some(list) => self.attached.insert(interface, list.clone()),
-            None => self.attached.remove(&interface),
-        };
-        if let Some(before) = before {
-            self.release_list(&before, profiles);
-        }
-        for table in &mut self.tables {
-            for direction in Direction::ALL {
-                let targets = table.targets(direction);
-                match (&list, winner) {
-                    (Some(list), Some((id, _))) => {
-                        let chain = name::endpoint_chain(list, direction);
-                        let target = Target { chain, goto: false, comment: name::comment(&id.to_string()) };
-                        targets.want(interface, TargetWant::new(target));
-                    }
-                    _ => targets.unwant(&interface),
-                }
-            }
-        }
-    }
-
-    fn use_list(&mut self, list: &Arc<[ProfileId]>, profiles: &mut HashSet<ProfileId>) {
-        let uses = self.lists.entry(list.clone()).or_default();
-        *uses += 1;
-        if *uses > 1 {
-            return;
-        }
-        for profile in list.iter() {
-            let entry = self.profiles.entry(profile.clone()).or_default();
-            entry.uses += 1;
-            if entry.uses == 1 {
-                profiles.insert(profile.clone());
-            }
-        }
-        for family in Family::ALL {
-            for direction in Direction::ALL {
-                let chain = render::endpoint_chain(list, direction, &self.options);
-                let want = ChainWant::new(&chain, family, ChainSource::Endpoints(list.clone(), direction));
-                self.tables[family.index()].chains.want(chain.name, want);
-            }
-        }
-    }
-
-    fn release_list(&mut self, list: &Arc<[ProfileId]>, profiles: &mut HashSet<ProfileId>) {
-        let Some(uses) = self.lists.get_mut(list) else { return };
-        *uses -= 1;
-        if *uses > 0 {
-            return;
-        }
-        self.lists.remove(list);
-        for profile in list.iter() {
-            if let Some(entry) = self.profiles.get_mut(profile) {
-                entry.uses -= 1;
-                if entry.uses == 0 {
-                    profiles.insert(profile.clone());
-                }
-            }
-        }
-        for table in &mut self.tables {
-            for direction in Direction::ALL {
-                table.chains.unwant(&name::endpoint_chain(list, direction));
-            }
-        }
-    }
-
-    /// Chains of a profile are there while it exists or is named, so that endpoint chains can always name them.
-    fn render_profile(&mut self, id: &ProfileId) {
-        let Some(profile) = self.profiles.get(id) else { return };
-        let wanted = profile.rules.is_some() || profile.uses > 0;
-        let mut literals = BTreeSet::new();
-        for family in Family::ALL {
-            let mut found = Literals::new();
-            for direction in Direction::ALL {
-                if wanted {
-                    let chain = self.profile_chain(id, direction, family, &mut found);
-                    let want = ChainWant::new(&chain, family, ChainSource::Profile(id.clone(), direction));
-                    self.tables[family.index()].chains.want(chain.name, want);
-                } else {
-                    self.tables[family.index()].chains.unwant(&name::profile_chain(id, direction));
-                }
-            }
-            for (name, (spec, ranges)) in found {
-                self.use_literal(family, &name, spec, ranges);
-                literals.insert((family, name));
-            }
-        }
-        let before = match self.profiles.get_mut(id) {
-            Some(profile) => std::mem::replace(&mut profile.literals, literals),
-            None => return,
-        };
-        for literal in before {
-            self.release_literal(literal);
-        }
-        if !wanted {
-            self.profiles.remove(id);
-        }
-    }
-
-    fn use_literal(&mut self, family: Family, name: &str, spec: SetSpec, ranges: Vec<Range>) {
-        let uses = self.literals.entry((family, name.to_owned())).or_default();
-        *uses += 1;
-        if *uses == 1 {
-            let want = SetWant { spec, source: SetSource::Literal(ranges.into()) };
-            self.tables[family.index()].sets.want(name.to_owned(), want);
-        }
-    }
-
-    fn release_literal(&mut self, literal: (Family, String)) {
-        if let Some(uses) = self.literals.get_mut(&literal) {
-            *uses -= 1;
-            if *uses == 0 {
-                self.tables[literal.0.index()].sets.unwant(&literal.1);
-                self.literals.remove(&literal);
-            }
-        }
+        let changed = facts.floating.changed(&self.facts.floating);
+        self.facts = facts;
+        changed
     }
 
     fn render_base(&mut self) {
+        let mut literals = BTreeSet::new();
         for family in Family::ALL {
-            let masquerade = !self.masquerade.elements(family).is_empty();
-            let wanted = BaseChain::wanted(self.settings.endpoint_to_host, masquerade);
+            let wanted = BaseChain::wanted(family, &self.facts);
             let table = &mut self.tables[family.index()];
             let unwanted = table
                 .chains
@@ -402,45 +231,90 @@ impl State {
             for name in unwanted {
                 table.chains.unwant(&name);
             }
+            let mut found = Literals::new();
             for base in wanted {
-                let chain = base.render(family, self.settings.endpoint_to_host, &self.options);
+                let chain = base.render(family, &self.facts, &self.options, &mut found);
                 let want = ChainWant::new(&chain, family, ChainSource::Base(base));
                 table.chains.want(chain.name, want);
             }
+            self.use_literals(family, found, &mut literals);
+        }
+        let before = std::mem::replace(&mut self.base_literals, literals);
+        self.release_literals(before);
+    }
+
+    /// Wants sets that rules turned out to need, and notes them in `names`.
+    fn use_literals(&mut self, family: Family, found: Literals, names: &mut BTreeSet<(Family, String)>) {
+        for (name, (spec, ranges)) in found {
+            let uses = self.literals.entry((family, name.clone())).or_default();
+            *uses += 1;
+            if *uses == 1 {
+                let want = SetWant { spec, source: SetSource::Literal(ranges.into()) };
+                self.tables[family.index()].sets.want(name.clone(), want);
+            }
+            names.insert((family, name));
         }
     }
 
-    fn profile_chain(&self, id: &ProfileId, direction: Direction, family: Family, literals: &mut Literals) -> Chain {
-        let rules = self.profiles.get(id).and_then(|profile| profile.rules.as_ref()).map(|rules| match direction {
-            Direction::Ingress => rules.ingress.as_slice(),
-            Direction::Egress => rules.egress.as_slice(),
-        });
-        render::profile_chain(id, rules, direction, family, &self.options, self, literals)
+    fn release_literals(&mut self, names: BTreeSet<(Family, String)>) {
+        for literal in names {
+            let Some(uses) = self.literals.get_mut(&literal) else { continue };
+            *uses -= 1;
+            if *uses == 0 {
+                self.tables[literal.0.index()].sets.unwant(&literal.1);
+                self.literals.remove(&literal);
+            }
+        }
     }
 }
 
 impl SetNames for State {
     fn set_name(&self, id: &SetId, family: Family) -> Option<String> {
-        self.sets.get(id).map(|members| name::selector_set(id, members.has_networks(family)))
+        match self.sets.get(id)? {
+            SetMembers::Nets(members) => Some(name::selector_set(id, members.has_networks(family))),
+            SetMembers::Ports(_) => None,
+        }
+    }
+
+    fn port_set(&self, id: &SetId) -> Option<String> {
+        matches!(self.sets.get(id)?, SetMembers::Ports(_)).then(|| name::port_set(id))
     }
 }
 
 impl Content for State {
     fn elements(&self, family: Family, source: &SetSource) -> Vec<Range> {
         match source {
-            SetSource::Selector(id) => self.sets.get(id).map(|set| set.elements(family)).unwrap_or_default(),
+            SetSource::Selector(id) => match self.sets.get(id) {
+                Some(SetMembers::Nets(set)) => set.elements(family),
+                _ => Vec::new(),
+            },
             SetSource::Literal(ranges) => ranges.to_vec(),
             SetSource::Pools => self.pools.elements(family),
             SetSource::Masquerade => self.masquerade.elements(family),
-            SetSource::Dispatch => Vec::new(),
+            SetSource::Hosts => self.all_hosts.elements(family),
+            SetSource::Ports(_) | SetSource::Dispatch => Vec::new(),
+        }
+    }
+
+    fn ports(&self, family: Family, source: &SetSource) -> Vec<PortMember> {
+        match source {
+            SetSource::Ports(id) => match self.sets.get(id) {
+                Some(SetMembers::Ports(set)) => sets::of_family(set.iter(), family),
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
         }
     }
 
     fn chain(&self, family: Family, source: &ChainSource) -> Chain {
         match source {
-            ChainSource::Base(base) => base.render(family, self.settings.endpoint_to_host, &self.options),
-            ChainSource::Profile(id, direction) => self.profile_chain(id, *direction, family, &mut Literals::new()),
-            ChainSource::Endpoints(list, direction) => render::endpoint_chain(list, *direction, &self.options),
+            ChainSource::Base(base) => base.render(family, &self.facts, &self.options, &mut Literals::new()),
+            ChainSource::List(list, direction, quiet) => {
+                self.list_chain(list, *direction, *quiet, family, &mut Literals::new())
+            }
+            ChainSource::Tier(tier) => tier.render(family, &self.options),
+            ChainSource::Endpoint(endpoint) => endpoint.render(family, &self.options),
+            ChainSource::Limits(limits) => limits.render(family),
         }
     }
 }
@@ -448,15 +322,11 @@ impl Content for State {
 /// An endpoint that cannot be programmed.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    /// Which.
-    pub id: Arc<EndpointId>,
+    /// Which, for people.
+    pub subject: String,
     /// Why.
     pub reason: String,
 }
 
-fn nets(members: &calico_policy::instruction::Members) -> &[ipnet::IpNet] {
-    match members {
-        calico_policy::instruction::Members::Nets(nets) => nets,
-        calico_policy::instruction::Members::Ports(_) => &[],
-    }
-}
+/// Endpoints whose interface another one has: identifier, interface, who has it.
+pub(crate) type Shadowed<'a> = (&'a EndpointId, IfName, &'a EndpointId);

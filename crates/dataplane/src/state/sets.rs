@@ -1,11 +1,14 @@
-//! Sets of selectors, and pools: members in, changed elements and renamed sets out.
+//! Sets of selectors and of named ports, pools, hosts: members in, changed elements and renamed sets out.
 //!
-//! A set has one name while its members are single addresses and another with networks among them, per family; when
-//! that changes, the profiles that name the set are rendered again.
+//! A selector's set has one name while its members are single addresses and another with networks among them, per
+//! family; when that changes, the rules that name the set are rendered again.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
-use calico_policy::instruction::{Pool, Rule as PolicyRule, SetId};
+use calico_policy::instruction::{Members as NewMembers, Pool, PortMember, SetId};
 use ipnet::IpNet;
 
 use super::State;
@@ -13,36 +16,99 @@ use crate::{
     family::{Family, Range},
     members::Members,
     name,
-    render::{MASQUERADE_SET, POOLS_SET, SetNames},
+    render::{HOSTS_SET, MASQUERADE_SET, POOLS_SET, SetNames},
     ruleset::{Key, SetSpec},
     table::{SetSource, SetWant},
 };
 
+/// What is in a set.
+#[derive(Debug)]
+pub(super) enum SetMembers {
+    /// Networks.
+    Nets(Members),
+    /// Addresses with protocol and port.
+    Ports(BTreeSet<PortMember>),
+}
+
+/// Those of one family.
+pub(super) fn of_family<'a>(members: impl Iterator<Item = &'a PortMember>, family: Family) -> Vec<PortMember> {
+    members.filter(|member| Family::of_address(&member.address) == family).copied().collect()
+}
+
+/// What a list has that another has not, both ways: added, removed.
+fn differences(old: Vec<Range>, new: Vec<Range>) -> (Vec<Range>, Vec<Range>) {
+    let old: HashSet<Range> = old.into_iter().collect();
+    let new: HashSet<Range> = new.into_iter().collect();
+    (new.difference(&old).copied().collect(), old.difference(&new).copied().collect())
+}
+
 impl State {
-    pub(super) fn replace_set(&mut self, id: SetId, members: &[IpNet]) {
-        let before = self.sets.insert(id.clone(), Members::collect(members));
+    pub(super) fn replace_set(&mut self, id: SetId, members: &NewMembers) {
+        match members {
+            NewMembers::Nets(nets) => self.replace_nets(id, nets),
+            NewMembers::Ports(ports) => self.replace_ports(id, ports),
+        }
+    }
+
+    fn replace_nets(&mut self, id: SetId, nets: &[IpNet]) {
+        let before = match self.sets.remove(&id) {
+            Some(SetMembers::Nets(members)) => Some(members),
+            other => {
+                self.unname_set(&id, other.is_some());
+                None
+            }
+        };
         let existed = before.is_some();
-        let (before, after) = (before.unwrap_or_default(), &self.sets[&id]);
-        let mut renamed = false;
+        let (before, after) = (before.unwrap_or_default(), Members::collect(nets));
+        let mut renamed = !existed;
         let mut changes = Vec::new();
         for family in Family::ALL {
-            renamed |= !existed || before.has_networks(family) != after.has_networks(family);
-            let old: HashSet<Range> = before.elements(family).into_iter().collect();
-            let new: HashSet<Range> = after.elements(family).into_iter().collect();
-            let added: Vec<Range> = new.difference(&old).copied().collect();
-            let removed: Vec<Range> = old.difference(&new).copied().collect();
-            changes.push((family, added, removed));
+            renamed |= before.has_networks(family) != after.has_networks(family);
+            changes.push((family, differences(before.elements(family), after.elements(family))));
         }
+        self.sets.insert(id.clone(), SetMembers::Nets(after));
         if renamed {
             self.name_set(&id);
         }
-        for (family, added, removed) in changes {
+        for (family, (added, removed)) in changes {
             self.set_changed(&id, family, &added, &removed);
         }
     }
 
-    pub(super) fn change_set(&mut self, id: &SetId, added: &[IpNet], removed: &[IpNet]) {
-        let Some(members) = self.sets.get_mut(id) else { return };
+    fn replace_ports(&mut self, id: SetId, ports: &[PortMember]) {
+        let after: BTreeSet<PortMember> = ports.iter().copied().collect();
+        let before = match self.sets.remove(&id) {
+            Some(SetMembers::Ports(members)) => members,
+            other => {
+                self.unname_set(&id, other.is_some());
+                BTreeSet::new()
+            }
+        };
+        let added: Vec<PortMember> = after.difference(&before).copied().collect();
+        let removed: Vec<PortMember> = before.difference(&after).copied().collect();
+        self.sets.insert(id.clone(), SetMembers::Ports(after));
+        self.name_port_set(&id);
+        self.ports_changed(&id, &added, &removed);
+    }
+
+    pub(super) fn change_set(&mut self, id: &SetId, added: &NewMembers, removed: &NewMembers) {
+        match (self.sets.get_mut(id), added, removed) {
+            (Some(SetMembers::Nets(_)), NewMembers::Nets(added), NewMembers::Nets(removed)) => {
+                self.change_nets(id, added, removed);
+            }
+            (Some(SetMembers::Ports(members)), NewMembers::Ports(added), NewMembers::Ports(removed)) => {
+                let removed: Vec<PortMember> =
+                    removed.iter().filter(|member| members.remove(member)).copied().collect();
+                let added: Vec<PortMember> = added.iter().filter(|member| members.insert(**member)).copied().collect();
+                self.ports_changed(id, &added, &removed);
+            }
+            // The engine promises that this does not happen; an unknown set stays one that holds nothing.
+            _ => tracing::warn!(set = id.0, "a change of another sort than the set is left out"),
+        }
+    }
+
+    fn change_nets(&mut self, id: &SetId, added: &[IpNet], removed: &[IpNet]) {
+        let Some(SetMembers::Nets(members)) = self.sets.get_mut(id) else { return };
         let kind = |members: &Members| Family::ALL.map(|family| members.has_networks(family));
         let before = kind(members);
         let mut deltas = Vec::new();
@@ -58,21 +124,29 @@ impl State {
     }
 
     pub(super) fn remove_set(&mut self, id: &SetId) {
-        if self.sets.remove(id).is_none() {
+        let existed = self.sets.remove(id).is_some();
+        self.unname_set(id, existed);
+    }
+
+    /// No set has this identifier any more.
+    fn unname_set(&mut self, id: &SetId, existed: bool) {
+        if !existed {
             return;
         }
         for table in &mut self.tables {
             for interval in [false, true] {
                 table.sets.unwant(&name::selector_set(id, interval));
             }
+            table.sets.unwant(&name::port_set(id));
         }
         self.touch_users(id);
     }
 
     /// The set has another kind, and so another name, or is new: whoever names it must be rendered again.
     fn name_set(&mut self, id: &SetId) {
+        let Some(SetMembers::Nets(members)) = self.sets.get(id) else { return };
         for family in Family::ALL {
-            let interval = self.sets.get(id).is_some_and(|members| members.has_networks(family));
+            let interval = members.has_networks(family);
             let table = &mut self.tables[family.index()];
             table.sets.unwant(&name::selector_set(id, !interval));
             let spec = SetSpec::set(Key::Address(family), interval);
@@ -82,16 +156,17 @@ impl State {
         self.touch_users(id);
     }
 
-    fn touch_users(&mut self, id: &SetId) {
-        let names_it = |rule: &PolicyRule| {
-            [&rule.source, &rule.destination].iter().any(|end| end.sets.contains(id) || end.not_sets.contains(id))
-        };
-        for (profile, state) in &self.profiles {
-            let Some(rules) = &state.rules else { continue };
-            if rules.ingress.iter().chain(&rules.egress).any(names_it) {
-                self.dirty.profiles.insert(profile.clone());
-            }
+    fn name_port_set(&mut self, id: &SetId) {
+        for family in Family::ALL {
+            let spec = SetSpec::set(Key::PortMember(family), false);
+            let want = SetWant { spec, source: SetSource::Ports(id.clone()) };
+            self.tables[family.index()].want_changing_set(name::port_set(id), want);
         }
+        self.touch_users(id);
+    }
+
+    fn touch_users(&mut self, id: &SetId) {
+        self.dirty.lists.extend(self.set_users.get(id).into_iter().flatten().cloned());
     }
 
     fn set_changed(&mut self, id: &SetId, family: Family, added: &[Range], removed: &[Range]) {
@@ -100,20 +175,34 @@ impl State {
         }
     }
 
+    fn ports_changed(&mut self, id: &SetId, added: &[PortMember], removed: &[PortMember]) {
+        let name = name::port_set(id);
+        for family in Family::ALL {
+            let [added, removed] = [added, removed].map(|members| of_family(members.iter(), family));
+            self.tables[family.index()].ports_changed(&name, &added, &removed);
+        }
+    }
+
     pub(super) fn replace_pools(&mut self, pools: &[Pool]) {
         let all = Members::collect(pools.iter().map(|pool| &pool.cidr));
         let masquerade = Members::collect(pools.iter().filter(|pool| pool.masquerade).map(|pool| &pool.cidr));
-        for family in Family::ALL {
-            let table = &mut self.tables[family.index()];
-            for (name, old, new) in [(POOLS_SET, &self.pools, &all), (MASQUERADE_SET, &self.masquerade, &masquerade)] {
-                let old: HashSet<Range> = old.elements(family).into_iter().collect();
-                let new: HashSet<Range> = new.elements(family).into_iter().collect();
-                let added: Vec<Range> = new.difference(&old).copied().collect();
-                let removed: Vec<Range> = old.difference(&new).copied().collect();
-                table.set_changed(name, &added, &removed);
-            }
-        }
-        (self.pools, self.masquerade) = (all, masquerade);
+        let old = std::mem::replace(&mut self.pools, all);
+        self.fixed_set_changed(POOLS_SET, &old, |state| &state.pools);
+        let old = std::mem::replace(&mut self.masquerade, masquerade);
+        self.fixed_set_changed(MASQUERADE_SET, &old, |state| &state.masquerade);
         self.dirty.base = true;
+    }
+
+    pub(super) fn replace_hosts(&mut self, addresses: &[IpAddr]) {
+        let nets: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
+        let old = std::mem::replace(&mut self.all_hosts, Members::collect(&nets));
+        self.fixed_set_changed(HOSTS_SET, &old, |state| &state.all_hosts);
+    }
+
+    fn fixed_set_changed(&mut self, name: &str, old: &Members, new: impl Fn(&Self) -> &Members) {
+        for family in Family::ALL {
+            let (added, removed) = differences(old.elements(family), new(self).elements(family));
+            self.tables[family.index()].set_changed(name, &added, &removed);
+        }
     }
 }

@@ -2,7 +2,12 @@
 
 mod types;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::Hash,
+};
+
+use calico_policy::instruction::PortMember;
 
 pub(crate) use types::{
     ChainSource, ChainWant, Content, ReadBase, ReadChain, ReadElements, ReadSet, ReadTable, SetSource, SetWant,
@@ -12,21 +17,59 @@ pub(crate) use types::{
 use crate::{
     family::{Family, Range},
     ifname::IfName,
-    name::Direction,
     op::{ChainHead, Op, OpKind, Plan, Target},
-    render::{WL_FROM, WL_TO},
-    ruleset::{Chain, SetSpec},
-    tracker::{Step, Tracker, fingerprint},
+    render::Map,
+    ruleset::{Chain, Key, SetSpec},
+    tracker::{Fingerprint, Step, Tracker, fingerprint},
 };
 
 /// Above this many new elements a plan is split even if it need not be, so that no message gets huge.
 const MANY_ELEMENTS: usize = 4096;
 
 /// Changes of a set's elements that the kernel does not have yet.
-#[derive(Debug, Default)]
-struct Pending {
-    added: HashSet<Range>,
-    removed: HashSet<Range>,
+#[derive(Debug)]
+struct Pending<T> {
+    added: HashSet<T>,
+    removed: HashSet<T>,
+}
+
+impl<T> Default for Pending<T> {
+    fn default() -> Self {
+        Self { added: HashSet::new(), removed: HashSet::new() }
+    }
+}
+
+impl<T: Copy + Eq + Hash + Ord> Pending<T> {
+    /// What leads from one list to another.
+    fn between(there: Vec<T>, want: Vec<T>) -> Self {
+        let there: HashSet<T> = there.into_iter().collect();
+        let want: HashSet<T> = want.into_iter().collect();
+        let added = want.difference(&there).copied().collect();
+        Self { added, removed: there.difference(&want).copied().collect() }
+    }
+
+    fn note(&mut self, added: &[T], removed: &[T]) {
+        for element in removed {
+            if !self.added.remove(element) {
+                self.removed.insert(*element);
+            }
+        }
+        for element in added {
+            if !self.removed.remove(element) {
+                self.added.insert(*element);
+            }
+        }
+    }
+
+    /// Added and removed, in order.
+    fn sorted(&self) -> (Vec<T>, Vec<T>) {
+        let sorted = |elements: &HashSet<T>| {
+            let mut elements: Vec<T> = elements.iter().copied().collect();
+            elements.sort_unstable();
+            elements
+        };
+        (sorted(&self.added), sorted(&self.removed))
+    }
 }
 
 /// One family's table.
@@ -42,17 +85,17 @@ pub(crate) struct Table {
     pub(crate) chains: Tracker<String, ChainWant>,
     bases: HashMap<String, ReadBase>,
     pub(crate) sets: Tracker<String, SetWant>,
-    pending: BTreeMap<String, Pending>,
-    from: Tracker<IfName, TargetWant>,
-    to: Tracker<IfName, TargetWant>,
+    pending: BTreeMap<String, Pending<Range>>,
+    pending_ports: BTreeMap<String, Pending<PortMember>>,
+    maps: [Tracker<IfName, TargetWant>; Map::COUNT],
 }
 
 impl Table {
     /// A table of which nothing is known to be there.
     pub(crate) fn new(family: Family) -> Self {
         let mut sets = Tracker::default();
-        for map in [WL_FROM, WL_TO] {
-            sets.want(map.to_owned(), SetWant { spec: SetSpec::DISPATCH, source: SetSource::Dispatch });
+        for map in [Map::FromWorkload, Map::ToWorkload] {
+            sets.want(map.name().to_owned(), SetWant { spec: SetSpec::DISPATCH, source: SetSource::Dispatch });
         }
         Self {
             family,
@@ -63,17 +106,14 @@ impl Table {
             bases: HashMap::new(),
             sets,
             pending: BTreeMap::new(),
-            from: Tracker::default(),
-            to: Tracker::default(),
+            pending_ports: BTreeMap::new(),
+            maps: std::array::from_fn(|_| Tracker::default()),
         }
     }
 
-    /// The map that says where packets from, or to, an interface go.
-    pub(crate) fn targets(&mut self, direction: Direction) -> &mut Tracker<IfName, TargetWant> {
-        match direction {
-            Direction::Egress => &mut self.from,
-            Direction::Ingress => &mut self.to,
-        }
+    /// The elements of a map.
+    pub(crate) fn targets(&mut self, map: Map) -> &mut Tracker<IfName, TargetWant> {
+        &mut self.maps[map.index()]
     }
 
     /// Notes that elements of a set changed. A set that is not there yet is created with all its elements.
@@ -81,16 +121,16 @@ impl Table {
         if self.sets.present(&name.to_owned()).is_none() {
             return;
         }
-        let pending = self.pending.entry(name.to_owned()).or_default();
-        for range in removed {
-            if !pending.added.remove(range) {
-                pending.removed.insert(*range);
-            }
+        if !added.is_empty() || !removed.is_empty() {
+            self.pending.entry(name.to_owned()).or_default().note(added, removed);
         }
-        for range in added {
-            if !pending.removed.remove(range) {
-                pending.added.insert(*range);
-            }
+    }
+
+    /// The same of a set of named ports.
+    pub(crate) fn ports_changed(&mut self, name: &str, added: &[PortMember], removed: &[PortMember]) {
+        let unchanged = added.is_empty() && removed.is_empty();
+        if !unchanged && self.sets.present(&name.to_owned()).is_some() {
+            self.pending_ports.entry(name.to_owned()).or_default().note(added, removed);
         }
     }
 
@@ -109,36 +149,41 @@ impl Table {
         let was_present = std::mem::replace(&mut self.present, read.as_ref().is_some_and(|table| !table.dormant));
         (self.broken, self.stale) = (false, false);
         self.pending.clear();
+        self.pending_ports.clear();
         let ReadTable { chains, sets, dormant: _ } = read.unwrap_or_default();
         self.bases = chains.iter().map(|(name, chain)| (name.clone(), chain.base)).collect();
         let contents = chains.into_iter().map(|(name, chain)| (name, fingerprint(&(chain.base, chain.content))));
         let contents = contents.collect();
         let chains_changed = self.chains.was_changed(&contents);
         self.chains.read_back(contents);
-        let (mut specs, mut from, mut to) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut specs = HashMap::new();
+        let mut maps: [HashMap<IfName, Fingerprint>; Map::COUNT] = std::array::from_fn(|_| HashMap::new());
         for (name, ReadSet { spec, elements }) in sets {
             specs.insert(name.clone(), fingerprint(&spec));
             let want = self.sets.wanted(&name);
             match elements {
-                ReadElements::Targets(targets) if name == WL_FROM => from = targets,
-                ReadElements::Targets(targets) if name == WL_TO => to = targets,
+                ReadElements::Targets(targets) if Map::all().any(|map| map.name() == name) => {
+                    let map = Map::all().find(|map| map.name() == name).expect("just found");
+                    maps[map.index()] = targets;
+                }
                 ReadElements::Ranges(there) if want.is_some_and(|want| Some(want.spec) == spec) => {
                     let want = want.map(|want| content.elements(self.family, &want.source)).unwrap_or_default();
-                    let want: HashSet<Range> = want.into_iter().collect();
-                    let there: HashSet<Range> = there.into_iter().collect();
-                    let added = want.difference(&there).copied().collect();
-                    let removed = there.difference(&want).copied().collect();
-                    self.pending.insert(name, Pending { added, removed });
+                    self.pending.insert(name, Pending::between(there, want));
                 }
-                ReadElements::Ports(_) => {}
+                ReadElements::Ports(there) if want.is_some_and(|want| Some(want.spec) == spec) => {
+                    let want = want.map(|want| content.ports(self.family, &want.source)).unwrap_or_default();
+                    self.pending_ports.insert(name, Pending::between(there, want));
+                }
                 _ if want.is_some() => self.broken = true,
                 _ => {}
             }
         }
         self.sets.read_back(specs);
-        let changed = chains_changed || self.from.was_changed(&from) || self.to.was_changed(&to);
-        self.from.read_back(from);
-        self.to.read_back(to);
+        let mut changed = chains_changed;
+        for (tracker, there) in self.maps.iter_mut().zip(maps) {
+            changed |= tracker.was_changed(&there);
+            tracker.read_back(there);
+        }
         was_present && (changed || !self.present)
     }
 
@@ -152,6 +197,7 @@ impl Table {
             prepare.push(OpKind::AddTable);
         }
         self.plan_sets(content, &mut prepare, &mut switch);
+        self.plan_port_sets(&mut switch);
         let created = self.plan_chains(content, &mut prepare, &mut switch);
         self.plan_targets(&mut switch);
         self.plan_base_chains(content, &mut switch);
@@ -163,7 +209,7 @@ impl Table {
                 .any(|(key, _)| tracker.wanted(key).is_some_and(|want| created.contains(want.target.chain.as_str())))
         };
         let elements: usize = prepare.iter().map(element_count).sum();
-        if leads_to_new(&self.from) || leads_to_new(&self.to) || elements > MANY_ELEMENTS {
+        if self.maps.iter().any(leads_to_new) || elements > MANY_ELEMENTS {
             plan.prepare.extend(self.ops(prepare));
         } else {
             plan.switch.extend(self.ops(prepare));
@@ -177,6 +223,7 @@ impl Table {
         self.present = true;
         (self.broken, self.stale) = (false, false);
         self.pending.clear();
+        self.pending_ports.clear();
         for (name, step) in self.chains.steps() {
             match (step, self.chains.wanted(&name)) {
                 (Step::Create | Step::Update, Some(want)) => {
@@ -189,8 +236,7 @@ impl Table {
         }
         self.chains.settle();
         self.sets.settle();
-        self.from.settle();
-        self.to.settle();
+        self.maps.iter_mut().for_each(Tracker::settle);
     }
 
     /// Makes the table anew in one transaction, the last resort. Here map elements do lead to chains of the same
@@ -207,13 +253,18 @@ impl Table {
         let rendered: Vec<Chain> = chains.iter().map(|(_, want)| content.chain(self.family, &want.source)).collect();
         ops.extend(rendered.iter().map(|chain| OpKind::AddChain(ChainHead::from(chain))));
         ops.extend(rendered.into_iter().flat_map(OpKind::rules));
-        for (map, tracker) in [(WL_FROM, &self.from), (WL_TO, &self.to)] {
+        for (map, tracker) in self.trackers() {
             let mut targets: Vec<(IfName, Target)> =
                 tracker.all_wanted().map(|(key, want)| (*key, want.target.clone())).collect();
             targets.sort_by_key(|(key, _)| *key);
             ops.extend((!targets.is_empty()).then_some(OpKind::AddTargets { map, targets }));
         }
         plan.switch.extend(self.ops(ops));
+    }
+
+    /// The maps' names and elements.
+    fn trackers(&self) -> impl Iterator<Item = (&'static str, &Tracker<IfName, TargetWant>)> {
+        Map::all().map(|map| (map.name(), &self.maps[map.index()]))
     }
 
     fn ops(&self, kinds: Vec<OpKind>) -> impl Iterator<Item = Op> {
@@ -232,6 +283,11 @@ impl Table {
 
     fn new_set(&self, name: &str, want: &SetWant, content: &dyn Content) -> Vec<OpKind> {
         let mut ops = vec![OpKind::AddSet { name: name.to_owned(), spec: want.spec }];
+        if matches!(want.spec.key, Key::PortMember(_)) {
+            let ports = content.ports(self.family, &want.source);
+            ops.extend((!ports.is_empty()).then(|| OpKind::AddPorts { set: name.to_owned(), ports }));
+            return ops;
+        }
         let ranges = content.elements(self.family, &want.source);
         if !ranges.is_empty() {
             ops.push(OpKind::AddElements { set: name.to_owned(), spec: want.spec, ranges });
@@ -247,18 +303,28 @@ impl Table {
         }
         for (set, pending) in &self.pending {
             let Some(SetWant { spec, .. }) = self.sets.wanted(set) else { continue };
-            let sorted = |ranges: &HashSet<Range>| {
-                let mut ranges: Vec<Range> = ranges.iter().copied().collect();
-                ranges.sort_unstable();
-                ranges
-            };
             // Removal first: what is added may overlap what is removed.
-            let (added, removed) = (sorted(&pending.added), sorted(&pending.removed));
+            let (added, removed) = pending.sorted();
             if !removed.is_empty() {
                 switch.push(OpKind::DeleteElements { set: set.clone(), spec: *spec, ranges: removed });
             }
             if !added.is_empty() {
                 switch.push(OpKind::AddElements { set: set.clone(), spec: *spec, ranges: added });
+            }
+        }
+    }
+
+    fn plan_port_sets(&self, switch: &mut Vec<OpKind>) {
+        for (set, pending) in &self.pending_ports {
+            if self.sets.wanted(set).is_none() {
+                continue;
+            }
+            let (added, removed) = pending.sorted();
+            if !removed.is_empty() {
+                switch.push(OpKind::DeletePorts { set: set.clone(), ports: removed });
+            }
+            if !added.is_empty() {
+                switch.push(OpKind::AddPorts { set: set.clone(), ports: added });
             }
         }
     }
@@ -295,7 +361,7 @@ impl Table {
     }
 
     fn plan_targets(&self, switch: &mut Vec<OpKind>) {
-        for (map, tracker) in [(WL_FROM, &self.from), (WL_TO, &self.to)] {
+        for (map, tracker) in self.trackers() {
             let (mut gone, mut targets) = (Vec::new(), Vec::new());
             for (interface, step) in tracker.steps() {
                 if step != Step::Create {
@@ -343,6 +409,7 @@ impl Table {
 fn element_count(op: &OpKind) -> usize {
     match op {
         OpKind::AddElements { ranges, .. } => ranges.len(),
+        OpKind::AddPorts { ports, .. } => ports.len(),
         _ => 0,
     }
 }

@@ -2,15 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use calico_policy::instruction::{PortMember, ProfileId, SetId};
+use calico_policy::instruction::{PortMember, SetId};
 
 use crate::{
     family::{Family, Range},
     ifname::IfName,
-    name::Direction,
+    name::{Direction, ListId},
     op::Target,
     program::chain_fingerprint,
-    render::BaseChain,
+    render::{BaseChain, EndpointChain, LimitChain, TierChain},
     ruleset::{Base, Chain, SetSpec},
     tracker::{Fingerprint, Want, fingerprint},
 };
@@ -52,10 +52,14 @@ impl Want for ChainWant {
 pub(crate) enum ChainSource {
     /// Always there.
     Base(BaseChain),
-    /// A profile's rules.
-    Profile(ProfileId, Direction),
-    /// Endpoints with these profiles.
-    Endpoints(Arc<[ProfileId]>, Direction),
+    /// A policy's or profile's rules in one direction, and whether it must be quiet.
+    List(ListId, Direction, bool),
+    /// The policies of a tier.
+    Tier(Arc<TierChain>),
+    /// Endpoints of one kind.
+    Endpoint(Arc<EndpointChain>),
+    /// Limits of one endpoint.
+    Limits(Arc<LimitChain>),
 }
 
 /// A wanted set.
@@ -78,12 +82,16 @@ impl Want for SetWant {
 pub(crate) enum SetSource {
     /// A selector's members.
     Selector(SetId),
+    /// Named ports.
+    Ports(SetId),
     /// Its name says its content.
     Literal(Arc<[Range]>),
     /// All pools.
     Pools,
     /// Pools with masquerade.
     Masquerade,
+    /// All hosts' addresses.
+    Hosts,
     /// A dispatch map, whose elements are tracked one by one.
     Dispatch,
 }
@@ -166,6 +174,8 @@ pub(crate) enum ReadElements {
 pub(crate) trait Content {
     /// The elements of a wanted set.
     fn elements(&self, family: Family, source: &SetSource) -> Vec<Range>;
+    /// The members of a wanted set of named ports.
+    fn ports(&self, family: Family, source: &SetSource) -> Vec<PortMember>;
     /// The rules of a wanted chain.
     fn chain(&self, family: Family, source: &ChainSource) -> Chain;
 }

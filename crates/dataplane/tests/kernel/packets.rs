@@ -208,7 +208,7 @@ fn a_source_that_is_not_the_workloads_own_is_dropped() {
             a.namespace.sh(&format!("ip address del {forged} dev eth0"));
         }
         for family in ["ip", "ip6"] {
-            let listing = run(&format!("nft list chain {family} calico raw-pre | grep spoofed"));
+            let listing = run(&format!("nft list chain {family} calico wl-antispoof | grep spoofed"));
             assert!(!listing.contains("packets 0 "), "dropped as spoofed: {listing}");
         }
     });
