@@ -240,3 +240,6 @@ policy! {
     /// The spec of a [`StagedGlobalNetworkPolicy`].
     StagedGlobalNetworkPolicySpec StagedGlobalNetworkPolicy true;
 }
+
+#[cfg(test)]
+mod tests;
