@@ -72,15 +72,6 @@ impl Agent {
         }
         result
     }
-
-    /// Makes a change and waits until the kernel holds it.
-    ///
-    /// # Errors
-    /// Nothing could be written.
-    pub fn apply(&self, changes: Vec<Change>) -> io::Result<Applied> {
-        let result = self.begin(changes).recv().map_err(|_| io::Error::other("the agent's thread has panicked"))?;
-        result.map_err(io::Error::other)
-    }
 }
 
 impl Drop for Agent {

@@ -27,6 +27,7 @@
 mod agent;
 pub mod differences;
 mod namespace;
+pub mod pair;
 pub mod prober;
 pub mod rig;
 pub mod scenario;
@@ -35,8 +36,8 @@ pub mod wire;
 
 pub use agent::{Agent, Applied};
 pub use namespace::Namespace;
-pub use prober::{Answer, Manner, Outcome, Place, Probe, Prober};
-pub use rig::{Backend, Rig, State};
+pub use prober::{Answer, Manner, Outcome, Place, Probe, Prober, Seen};
+pub use rig::{Backend, Host, Rig, State};
 pub use scenario::Scenarios;
 pub use topology::Topology;
 pub use wire::Content;

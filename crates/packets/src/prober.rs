@@ -83,20 +83,29 @@ pub enum Answer {
     Closed,
 }
 
-/// An [`Answer`], and the source address that the receiver saw, where a receiver said so.
+/// An [`Answer`], and how the packet looked when it arrived, where a receiver could tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What became of it.
     pub answer: Answer,
-    /// The source as it arrived.
-    pub seen: Option<IpAddr>,
+    /// How it arrived.
+    pub seen: Option<Seen>,
+}
+
+/// How a packet looked when it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its source address; the port is 0 for hand-made packets.
+    pub source: SocketAddr,
+    /// Its DSCP, of hand-made packets over IPv4.
+    pub dscp: Option<u8>,
 }
 
 /// A socket that is waited for.
 enum Source {
     Listener,
     /// An accepted connection and who is at its other end.
-    Served(IpAddr),
+    Served(SocketAddr),
     Echo,
     /// Hears everything of a protocol in a place.
     Ear {
@@ -130,7 +139,7 @@ struct Round {
     first: u32,
     probes: Vec<Probe>,
     answers: Vec<Option<Answer>>,
-    seen: Vec<Option<IpAddr>>,
+    seen: Vec<Option<Seen>>,
     open: usize,
 }
 
@@ -155,9 +164,10 @@ impl Round {
         }
     }
 
-    fn see(&mut self, number: u32, source: IpAddr) {
+    fn see(&mut self, number: u32, source: SocketAddr, dscp: Option<u8>) {
         if let Some(slot) = number.checked_sub(self.first).and_then(|at| self.seen.get_mut(at as usize)) {
-            slot.get_or_insert(source.to_canonical());
+            let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+            slot.get_or_insert(Seen { source, dscp });
         }
     }
 }
@@ -256,7 +266,7 @@ impl Prober {
         self.next_number += u32::try_from(probes.len()).map_err(io::Error::other)?;
         let ears = self.open_ears()?;
         for (number, probe) in (self.round.first..).zip(probes) {
-            self.start(number, probe)?;
+            self.start(number, probe).map_err(|error| io::Error::other(format!("{error}: {probe:?}")))?;
             // Servers must answer, and buffers must not fill up, while the others are started.
             self.turn(Duration::ZERO)?;
         }
@@ -274,6 +284,14 @@ impl Prober {
             self.forget(key);
         }
         self.finish()
+    }
+
+    /// Ends a kept connection, and those whose name goes on with a dot after it.
+    pub fn close_flow(&mut self, name: &str) {
+        let kept = self.flows.extract_if(.., |flow, _| flow == name || flow.starts_with(&format!("{name}.")));
+        for (_, key) in kept.collect::<Vec<_>>() {
+            self.forget(key);
+        }
     }
 
     /// Ends all kept connections.
@@ -413,14 +431,18 @@ impl Prober {
         }
     }
 
-    fn port(&mut self) -> u16 {
+    /// A source port that no probe of late has used.
+    pub fn port(&mut self) -> u16 {
         let port = self.next_port;
         self.next_port = if port + 1 == SOURCE_PORTS.end { SOURCE_PORTS.start } else { port + 1 };
         port
     }
 
     /// The address that a place's kernel chooses for packets to a destination.
-    fn source_for(&mut self, place: usize, destination: IpAddr) -> io::Result<IpAddr> {
+    ///
+    /// # Errors
+    /// It has no way there.
+    pub fn source_for(&mut self, place: usize, destination: IpAddr) -> io::Result<IpAddr> {
         if let Some(source) = self.sources.get(&(place, destination)) {
             return Ok(*source);
         }

@@ -1,12 +1,12 @@
-//! One host with an agent, and everything around it.
+//! Hosts with agents, and everything around them.
 
 use std::{collections::BTreeMap, io, sync::mpsc, time::Duration};
 
-use calico_model::{AnyResource, Change, ResourceKey};
+use calico_model::{Change, ResourceKey};
 
 use crate::{
     Agent, Applied, Namespace,
-    prober::{Answer, Manner, Outcome, Probe, Prober},
+    prober::{Answer, Manner, Outcome, Place, Probe, Prober},
     topology::Topology,
     wire::{self, Content},
 };
@@ -17,8 +17,8 @@ pub const SILENCE: Duration = Duration::from_millis(60);
 /// How long it listens for an answer that should come, when the machine was too busy for it the first time.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// All resources that stand in the datastore.
-pub type State = BTreeMap<ResourceKey, AnyResource>;
+/// All that stands in the datastore, as felix' syncer would tell of it: resources, and objects that cannot be used.
+pub type State = BTreeMap<ResourceKey, Change>;
 
 /// What is written, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,32 +66,65 @@ impl std::fmt::Display for Backend {
     }
 }
 
-/// A host, its agent and all parties around it.
+/// Hosts with their agents and all parties around them.
 pub struct Rig {
-    /// How it is made.
-    pub topology: Topology,
     /// Sends the packets.
     pub prober: Prober,
-    host: Namespace,
-    agent: Agent,
+    hosts: Vec<Host>,
     standing: State,
+    /// Where wires end that nobody is at; with a namespace go its wires.
+    _background: Vec<Namespace>,
+}
+
+/// A host under test.
+#[derive(Debug)]
+pub struct Host {
+    /// Its node name.
+    pub node: String,
+    /// Where it is.
+    pub namespace: Namespace,
+    agent: Option<Agent>,
+}
+
+impl Host {
+    /// A host whose agent is not running.
+    pub fn new(node: &str, namespace: Namespace) -> Self {
+        Self { node: node.to_owned(), namespace, agent: None }
+    }
 }
 
 impl Rig {
-    /// Builds it and starts the agent, which knows of nothing yet.
+    /// Builds one host with everything around it and starts the agent, which knows of nothing yet.
     ///
     /// # Errors
     /// Anything that could not be made; needs root, `ip`, `nft` and `conntrack`.
     pub fn new(topology: &Topology) -> io::Result<Self> {
-        let (places, host) = topology.build()?;
-        let agent = Agent::start(&host, &topology.node)?;
-        let prober = Prober::new(places, &topology.tcp, &topology.udp)?;
-        Ok(Self { topology: topology.clone(), prober, host, agent, standing: State::new() })
+        let (places, namespace, nowhere) = topology.build()?;
+        let hosts = vec![Host::new(&topology.node, namespace)];
+        Self::of(places, hosts, vec![nowhere], &topology.tcp, &topology.udp)
     }
 
-    /// The host's namespace.
-    pub fn host(&self) -> &Namespace {
-        &self.host
+    /// Starts the agents of hosts among places that exist; all of these listen on the same ports. Namespaces in the
+    /// `background` are kept as long as the rig.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(
+        places: Vec<Place>,
+        hosts: Vec<Host>,
+        background: Vec<Namespace>,
+        tcp: &[u16],
+        udp: &[u16],
+    ) -> io::Result<Self> {
+        let prober = Prober::new(places, tcp, udp)?;
+        let mut rig = Self { prober, hosts, standing: State::new(), _background: background };
+        rig.start_agents()?;
+        Ok(rig)
+    }
+
+    /// The hosts.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
     }
 
     /// What stands in the datastore now.
@@ -104,45 +137,62 @@ impl Rig {
     /// # Errors
     /// The agent could not write.
     pub fn set(&mut self, wanted: &State) -> io::Result<Applied> {
-        let changes = self.changes_to(wanted);
-        self.agent.apply(changes)
+        let mut all = Applied::default();
+        for result in self.begin(wanted) {
+            let applied = result.recv().map_err(|_| io::Error::other("an agent has panicked"))?;
+            let applied = applied.map_err(io::Error::other)?;
+            all.closed.extend(applied.closed);
+            all.problems.extend(applied.problems);
+        }
+        Ok(all)
     }
 
-    /// Starts the way to this state; what is received says that the kernel holds it.
-    pub fn begin(&mut self, wanted: &State) -> mpsc::Receiver<Result<Applied, String>> {
+    /// Starts the way to this state; what is received, of each host, says that its kernel holds it.
+    pub fn begin(&mut self, wanted: &State) -> Vec<mpsc::Receiver<Result<Applied, String>>> {
         let changes = self.changes_to(wanted);
-        self.agent.begin(changes)
+        self.hosts.iter().filter_map(|host| host.agent.as_ref()).map(|agent| agent.begin(changes.clone())).collect()
     }
 
     fn changes_to(&mut self, wanted: &State) -> Vec<Change> {
         let gone = self.standing.keys().filter(|key| !wanted.contains_key(*key));
         let mut changes: Vec<Change> = gone.map(|key| Change::Remove { key: key.clone() }).collect();
-        for (key, resource) in wanted {
-            if self.standing.get(key) != Some(resource) {
-                changes.push(Change::Set { key: key.clone(), resource: Box::new(resource.clone()) });
-            }
-        }
+        let new = wanted.iter().filter(|(key, change)| self.standing.get(*key) != Some(*change));
+        changes.extend(new.map(|(_, change)| change.clone()));
         self.standing = wanted.clone();
         changes
     }
 
-    /// Stops the agent and starts another one, which finds what the first has left in the kernel.
-    ///
-    /// # Errors
-    /// The agent could not be started or could not write.
-    pub fn restart_agent(&mut self) -> io::Result<Applied> {
-        self.agent = Agent::start(&self.host, &self.topology.node)?;
-        let wanted = std::mem::take(&mut self.standing);
-        self.set(&wanted)
+    /// Stops all agents; the kernels keep what they hold.
+    pub fn stop_agents(&mut self) {
+        for host in &mut self.hosts {
+            host.agent = None;
+        }
     }
 
-    /// Makes the host forget all connections, so that none helps a later probe.
+    /// Starts agents that find what others have left in the kernel, and know of nothing until the next
+    /// [`set`](Self::set), which tells them all.
+    ///
+    /// # Errors
+    /// The base rules could not be installed.
+    pub fn start_agents(&mut self) -> io::Result<()> {
+        self.standing = State::new();
+        for host in &mut self.hosts {
+            host.agent = None;
+            host.agent = Some(Agent::start(&host.namespace, &host.node)?);
+        }
+        Ok(())
+    }
+
+    /// Makes the hosts forget all connections, so that none helps a later probe.
     ///
     /// # Errors
     /// `conntrack` failed.
     pub fn forget_connections(&mut self) -> io::Result<()> {
         self.prober.close_flows();
-        self.host.sh("conntrack -F 2>/dev/null").map(drop)
+        for host in &self.hosts {
+            host.namespace.sh("conntrack -F 2>/dev/null")?;
+        }
+        Ok(())
     }
 
     /// Sends probes, all at once as far as they cannot help one another.
@@ -176,8 +226,21 @@ impl Rig {
     /// # Errors
     /// A fault of the test's own.
     pub fn probe_expecting(&mut self, probes: &[Probe], expected: &[Answer]) -> io::Result<Vec<Outcome>> {
+        self.probe_with_patience(probes, expected, &[PATIENCE; 3])
+    }
+
+    /// As [`probe_expecting`](Self::probe_expecting), with so much patience for each further attempt.
+    ///
+    /// # Errors
+    /// A fault of the test's own.
+    pub fn probe_with_patience(
+        &mut self,
+        probes: &[Probe],
+        expected: &[Answer],
+        attempts: &[Duration],
+    ) -> io::Result<Vec<Outcome>> {
         let mut outcomes = self.probe(probes, SILENCE)?;
-        for _ in 0..3 {
+        for patience in attempts {
             let again: Vec<usize> = (0..probes.len())
                 .filter(|at| {
                     let new = !matches!(probes[*at].manner, Manner::Send(_));
@@ -188,7 +251,7 @@ impl Rig {
                 break;
             }
             let batch: Vec<Probe> = again.iter().map(|at| probes[*at].clone()).collect();
-            for (at, outcome) in again.into_iter().zip(self.probe(&batch, PATIENCE)?) {
+            for (at, outcome) in again.into_iter().zip(self.probe(&batch, *patience)?) {
                 outcomes[at] = outcome;
             }
         }
@@ -201,7 +264,10 @@ impl Rig {
         let delete = "for protocol in 4 47 253 254; do
                  for family in ipv4 ipv6; do conntrack -D -f $family -p $protocol >/dev/null 2>&1 || true; done
              done";
-        self.host.sh(delete).map(drop)
+        for host in &self.hosts {
+            host.namespace.sh(delete)?;
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, io, net::IpAddr};
 
-use calico_model::{AnyResource, KindName, ResourceKey, input};
+use calico_model::{AnyResource, Change, KindName, ResourceKey, Revision, input};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -92,28 +92,21 @@ impl Scenarios {
     /// # Errors
     /// A resource that is none.
     pub fn empty(&self, backend: Backend) -> io::Result<Cluster> {
-        let mut cluster = Cluster {
-            topology: self.topology.clone(),
-            defaults: list(&self.header, "endpoints").to_vec(),
-            overrides: BTreeMap::new(),
-            resources: State::new(),
-            config: Map::new(),
-        };
-        cluster.config.insert("defaultEndpointToHostAction".into(), "Drop".into());
-        for (member, value) in backend.settings() {
-            cluster.config.insert(member.into(), value.into());
+        let mut endpoints = list(&self.header, "endpoints").to_vec();
+        for endpoint in &mut endpoints {
+            let party = self.topology.index(text(endpoint, "name")).map(|at| &self.topology.parties[at]);
+            let party = party.ok_or_else(|| io::Error::other(format!("nobody is {endpoint}")))?;
+            endpoint["node"] = self.topology.node.clone().into();
+            endpoint["interface"] = party.interface.clone().into();
+            endpoint["mac"] = party.mac().into();
         }
-        for resource in list(&self.header, "resources") {
-            cluster.add(resource.clone())?;
-        }
-        Ok(cluster)
+        Cluster::new(endpoints, list(&self.header, "resources").to_vec(), backend)
     }
 }
 
 /// A datastore in the making.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    topology: Topology,
     defaults: Vec<Value>,
     overrides: BTreeMap<String, Value>,
     resources: State,
@@ -121,13 +114,31 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// A datastore with these endpoints and resources. An endpoint has the fields of the vectors' page, and `node`,
+    /// `interface` and `mac`.
+    ///
+    /// # Errors
+    /// A resource that is none.
+    pub fn new(endpoints: Vec<Value>, resources: Vec<Value>, backend: Backend) -> io::Result<Self> {
+        let mut cluster =
+            Self { defaults: endpoints, overrides: BTreeMap::new(), resources: State::new(), config: Map::new() };
+        cluster.configure("defaultEndpointToHostAction", "Drop".into());
+        for (field, value) in backend.settings() {
+            cluster.configure(field, value.into());
+        }
+        for resource in resources {
+            cluster.add(resource)?;
+        }
+        Ok(cluster)
+    }
+
     /// Creates or replaces a resource, as `calicoctl apply` would.
     ///
     /// # Errors
     /// It is not valid.
     pub fn add(&mut self, resource: Value) -> io::Result<()> {
-        let resource = resource_of(resource)?;
-        self.resources.insert(resource.key(), resource);
+        let change = applied(resource)?;
+        self.resources.insert(change.key().clone(), change);
         Ok(())
     }
 
@@ -182,8 +193,8 @@ impl Cluster {
     /// An endpoint or the configuration is not valid.
     pub fn state(&self) -> io::Result<State> {
         let mut state = self.resources.clone();
-        let mut add = |resource: AnyResource| drop(state.insert(resource.key(), resource));
-        add(resource_of(json!({
+        let mut add = |change: Change| drop(state.insert(change.key().clone(), change));
+        add(applied(json!({
             "apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration",
             "metadata": {"name": "default"}, "spec": self.config,
         }))?);
@@ -195,49 +206,61 @@ impl Cluster {
                 endpoint.extend(fields.clone());
             }
             if endpoint["absent"] != true {
-                add(resource_of(self.workload(&endpoint))?);
+                add(applied(workload(&endpoint))?);
             }
         }
         Ok(state)
     }
-
-    fn workload(&self, endpoint: &Value) -> Value {
-        let name = text(endpoint, "name");
-        let party = self.topology.parties.iter().find(|party| party.name == name);
-        let networks = |member: &str, bits: &str| -> Vec<Value> {
-            let addresses = list(endpoint, member).iter().filter_map(Value::as_str);
-            addresses.map(|address| format!("{address}/{bits}").into()).collect()
-        };
-        let mut spec = json!({
-            "node": self.topology.node, "orchestrator": "docker", "workload": name, "endpoint": "eth0",
-            "interfaceName": party.map_or_else(|| format!("cali{name}"), |party| party.interface.clone()),
-            "mac": party.and_then(crate::topology::Party::mac),
-        });
-        spec["ipNetworks"] = [networks("ipv4", "32"), networks("ipv6", "128")].concat().into();
-        let fields = ["profiles", "ports", "serviceAccountName", "ipNATs", "allowSpoofedSourcePrefixes", "qosControls"];
-        for field in fields.iter().filter(|field| !endpoint[**field].is_null()) {
-            spec[*field] = endpoint[*field].clone();
-        }
-        let mut metadata = json!({"namespace": endpoint["namespace"], "labels": endpoint["labels"]});
-        metadata["name"] = format!("{}-docker-{name}-eth0", self.topology.node).into();
-        if !endpoint["annotations"].is_null() {
-            metadata["annotations"] = endpoint["annotations"].clone();
-        }
-        json!({
-            "apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint", "metadata": metadata, "spec": spec,
-        })
-    }
 }
 
-/// A resource as `calicoctl apply` would read it, defaults included.
+/// The resource of an endpoint.
+fn workload(endpoint: &Value) -> Value {
+    let name = text(endpoint, "name");
+    let networks = |member: &str, bits: &str| -> Vec<Value> {
+        let addresses = list(endpoint, member).iter().filter_map(Value::as_str);
+        addresses.map(|address| format!("{address}/{bits}").into()).collect()
+    };
+    let mut spec = json!({
+        "node": endpoint["node"], "orchestrator": "docker", "workload": name, "endpoint": "eth0",
+        "interfaceName": endpoint["interface"], "mac": endpoint["mac"],
+    });
+    spec["ipNetworks"] = [networks("ipv4", "32"), networks("ipv6", "128")].concat().into();
+    let fields = ["profiles", "ports", "serviceAccountName", "ipNATs", "allowSpoofedSourcePrefixes", "qosControls"];
+    for field in fields.iter().filter(|field| !endpoint[**field].is_null()) {
+        spec[*field] = endpoint[*field].clone();
+    }
+    let metadata = json!({
+        "name": format!("{}-docker-{name}-eth0", text(endpoint, "node")),
+        "namespace": endpoint["namespace"], "labels": endpoint["labels"],
+    });
+    json!({"apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint", "metadata": metadata, "spec": spec})
+}
+
+/// What `calicoctl apply` makes of a document: defaults are filled in and it must be valid.
 ///
 /// # Errors
 /// All its faults.
-pub fn resource_of(value: Value) -> io::Result<AnyResource> {
-    let words = value.to_string();
-    let mut resource = input::parse(value).map_err(|error| io::Error::other(format!("{words}: {error}")))?;
+pub fn applied(document: Value) -> io::Result<Change> {
+    let words = document.to_string();
+    let mut resource = input::parse(document).map_err(|error| io::Error::other(format!("{words}: {error}")))?;
     resource.prepare().map_err(|error| io::Error::other(format!("{words}: {error}")))?;
-    Ok(resource)
+    Ok(Change::Set { key: resource.key(), resource: Box::new(resource) })
+}
+
+/// What felix makes of a document that somebody stored without asking whether it is valid.
+///
+/// # Errors
+/// It is not even of its kind's shape, or of no kind.
+pub fn stored(document: Value) -> io::Result<Change> {
+    let words = document.to_string();
+    let mut resource = input::parse(document).map_err(|error| io::Error::other(format!("{words}: {error}")))?;
+    // The defaults are filled in all the same.
+    let _ = resource.prepare();
+    let key = resource.key();
+    Ok(match AnyResource::decode_valid(&key, &resource.to_json(), Revision(1)) {
+        Ok(_) => Change::Set { key, resource: Box::new(resource) },
+        Err(error) => Change::from(error),
+    })
 }
 
 fn read(topology: &Topology, scenario: &Value) -> io::Result<Scenario> {

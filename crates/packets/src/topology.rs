@@ -19,6 +19,11 @@ const GATEWAY_V4: &str = "169.254.1.1";
 /// The management interface; IPv4 from the host to workloads comes from here.
 const MANAGEMENT: &str = "172.18.0.11";
 
+/// Waits until every veth pair of a namespace has a carrier.
+pub(crate) const ALL_UP: &str = "for try in $(seq 500); do
+         [ -z \"$(ip -o link show type veth | grep -v 'state UP')\" ] && exit 0; sleep 0.01
+     done; ip -o link; exit 1";
+
 /// The text of a file among the vectors: of the folder that the environment variable VECTORS names, or else of the
 /// repository's own.
 ///
@@ -178,18 +183,19 @@ impl Topology {
         self.parties.iter().position(|party| party.name == name)
     }
 
-    /// Makes namespaces and wires for all parties; the places, and the namespace of the host once more.
+    /// Makes namespaces and wires for all parties; the places, the namespace of the host once more, and one that must
+    /// live as long.
     ///
     /// # Errors
     /// A command failed; it says which.
-    pub fn build(&self) -> io::Result<(Vec<Place>, Namespace)> {
+    pub fn build(&self) -> io::Result<(Vec<Place>, Namespace, Namespace)> {
         let host = Namespace::new()?;
-        host.sh("echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")?;
+        host.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")?;
         // Where it leads to does not matter: nobody is there.
         let nowhere = Namespace::new()?;
         let mut wires = format!(
             "ip link add eth0 type veth peer name eth0 netns {}\n\
-             ip address add {MANAGEMENT}/24 dev eth0 && ip link set eth0 up\n",
+             ip address add {MANAGEMENT}/24 dev eth0\n ip link set eth0 up\n",
             nowhere.path()
         );
         let mut places = Vec::new();
@@ -218,17 +224,14 @@ impl Topology {
         }
         host.sh(&self.user_rules())?;
         // The carrier is reported by a work queue of the kernel; only then has IPv6 an address there.
-        let all_up = "for try in $(seq 500); do
-                 [ -z \"$(ip -o link show type veth | grep -v 'state UP')\" ] && exit 0; sleep 0.01
-             done; ip -o link; exit 1";
-        host.sh(all_up)?;
+        host.sh(ALL_UP)?;
         let first = self.parties.iter().find(|party| matches!(party.role, Role::Neighbour(_)));
         for family in [4, 6] {
             if let Some(gateway) = first.and_then(|party| party.address(family)) {
                 host.sh(&format!("ip -{family} route add default via {gateway}"))?;
             }
         }
-        Ok((places, host))
+        Ok((places, host, nowhere))
     }
 
     /// The user's table.
@@ -248,7 +251,7 @@ impl Topology {
     }
 }
 
-fn workload_wire(party: &Party, peer: &str) -> String {
+pub(crate) fn workload_wire(party: &Party, peer: &str) -> String {
     let (interface, mac) = (&party.interface, party.mac().unwrap_or_default());
     format!(
         "ip link add {interface} address {HOST_END} type veth peer name eth0 address {mac} netns {peer}\n\
@@ -256,7 +259,7 @@ fn workload_wire(party: &Party, peer: &str) -> String {
     )
 }
 
-fn workload_inside(party: &Party) -> String {
+pub(crate) fn workload_inside(party: &Party) -> String {
     let mut script = String::from("ip link set eth0 up\n");
     for (addresses, life) in [(&party.addresses, ""), (&party.spare, " preferred_lft 0")] {
         for address in addresses {
@@ -268,7 +271,7 @@ fn workload_inside(party: &Party) -> String {
     }
     script
         + &format!(
-            "ip route add {GATEWAY_V4} dev eth0 scope link && ip route add default via {GATEWAY_V4} dev eth0\n\
+            "ip route add {GATEWAY_V4} dev eth0 scope link\n ip route add default via {GATEWAY_V4} dev eth0\n\
              ip neighbour add {GATEWAY_V4} lladdr {HOST_END} dev eth0 nud permanent\n\
              ip neighbour add {GATEWAY_V6} lladdr {HOST_END} dev eth0 nud permanent\n\
              ip -6 route add default via {GATEWAY_V6} dev eth0\n"

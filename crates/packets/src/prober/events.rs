@@ -1,6 +1,6 @@
 //! What happens when a socket has something to say.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use rustix::{
     event::{Timespec, epoll},
@@ -13,6 +13,9 @@ use crate::wire::{self, Content, Token, protocol};
 
 /// Larger than any packet here.
 const BUFFER: usize = 2048;
+
+/// Source and DSCP of what arrived.
+type Arrival = Option<(SocketAddr, Option<u8>)>;
 
 impl Prober {
     /// Handles what there is, after waiting for it no longer than this.
@@ -70,9 +73,9 @@ impl Prober {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(&self.sockets[&key].fd, flags) {
                 Ok((fd, peer)) => {
-                    let peer = peer.and_then(|peer| std::net::SocketAddr::try_from(peer).ok());
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                     let Some(peer) = peer else { continue };
-                    self.watch(fd, Source::Served(peer.ip()), epoll::EventFlags::IN)?;
+                    self.watch(fd, Source::Served(peer), epoll::EventFlags::IN)?;
                 }
                 Err(Errno::AGAIN) => return Ok(()),
                 // The client was gone before it was accepted.
@@ -83,7 +86,7 @@ impl Prober {
     }
 
     /// Echoes what comes over an accepted connection.
-    fn serve(&mut self, key: u64, peer: IpAddr) -> io::Result<()> {
+    fn serve(&mut self, key: u64, peer: SocketAddr) -> io::Result<()> {
         let mut buffer = [0; BUFFER];
         loop {
             let socket = &self.sockets[&key];
@@ -93,7 +96,7 @@ impl Prober {
                     // A connection that broke meanwhile shows at its other end.
                     let _ = sockets::send(&socket.fd, &buffer[..length]);
                     if let Some(number) = Token::find(&buffer[..length]) {
-                        self.round.see(number, peer);
+                        self.round.see(number, peer, None);
                     }
                 }
                 Ok(Some((0, _))) | Err(_) => {
@@ -115,7 +118,7 @@ impl Prober {
                     // It may not be allowed to answer; then nothing arrives, and that is what is measured.
                     let _ = sockets::answer(&socket.fd, &buffer[..length], peer);
                     if let Some(number) = Token::find(&buffer[..length]) {
-                        self.round.see(number, peer.ip());
+                        self.round.see(number, peer, None);
                     }
                 }
                 // An error that was queued for an earlier answer.
@@ -183,21 +186,22 @@ impl Prober {
             // In IPv4 the header comes with it.
             let header = if family == 4 { usize::from(buffer[0] & 15) * 4 } else { 0 };
             let Some(body) = buffer.get(header..length) else { continue };
+            let seen = source.map(|source| (source, (family == 4).then(|| buffer[1] >> 2)));
             if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
-                self.hear_icmp(place, family, body, source.map(|source| source.ip()));
+                self.hear_icmp(place, family, body, seen);
             } else if let Some(number) = Token::find(body) {
-                self.arrived(place, number, source.map(|source| source.ip()));
+                self.arrived(place, number, seen);
             }
         }
     }
 
-    fn hear_icmp(&mut self, place: usize, family: u8, message: &[u8], source: Option<IpAddr>) {
+    fn hear_icmp(&mut self, place: usize, family: u8, message: &[u8], seen: Arrival) {
         let Some(&icmp_type) = message.first() else { return };
         if wire::is_error(family, icmp_type) {
             let Some(number) = wire::quoted_number(family, message) else { return };
-            let Some(probe) = self.round.probe(number) else { return self.arrived(place, number, source) };
+            let Some(probe) = self.round.probe(number) else { return self.arrived(place, number, seen) };
             if probe.content.is_icmp_error(family) && probe.to == place {
-                self.arrived(place, number, source);
+                self.arrived(place, number, seen);
             } else if probe.from == place && probe.manner != Manner::Converse
                 || matches!(probe.content, Content::Icmp { .. } if probe.from == place)
             {
@@ -214,16 +218,16 @@ impl Prober {
                 self.round.resolve(number, Answer::Allow);
             }
             Some(probe) if answer && probe.manner == Manner::Converse => {}
-            _ => self.arrived(place, number, source),
+            _ => self.arrived(place, number, seen),
         }
     }
 
     /// A hand-made packet turned up somewhere.
-    fn arrived(&mut self, place: usize, number: u32, source: Option<IpAddr>) {
+    fn arrived(&mut self, place: usize, number: u32, seen: Arrival) {
         match self.round.probe(number) {
             Some(probe) if probe.to == place => {
-                if let Some(source) = source {
-                    self.round.see(number, source);
+                if let Some((source, dscp)) = seen {
+                    self.round.see(number, source, dscp);
                 }
                 if self.round.probe(number).is_some_and(|probe| probe.manner == Manner::OneWay) {
                     self.round.resolve(number, Answer::Allow);
