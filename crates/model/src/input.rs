@@ -24,7 +24,8 @@ use serde::{
 use serde_json::{Map, Number, Value};
 
 use crate::{
-    AnyResource, Fault, Invalid, Kind, KindName, KindVisitor, Resource, Revision, resource::API_VERSION, schema,
+    AnyResource, Fault, Invalid, Kind, KindName, KindVisitor, Resource, Revision, resource::API_VERSION, salvage,
+    schema,
 };
 
 /// Why input is refused.
@@ -120,7 +121,8 @@ pub fn parse(value: Value) -> Result<AnyResource, InputError> {
 /// One resource of a kind that is known. A `resourceVersion` becomes its revision.
 ///
 /// # Errors
-/// [`InputError::Invalid`] with every member that the kind has not or that holds what it must not.
+/// [`InputError::Invalid`] with every member that the kind has not or that holds what it must not; and with all that
+/// validation finds in the rest, so that a person sees everything at once.
 pub fn parse_as<S: Kind>(mut value: Value) -> Result<Resource<S>, InputError> {
     let mut faults = schema::conform(S::NAME, &mut value);
     let revision = revision(&value, &mut faults);
@@ -129,13 +131,31 @@ pub fn parse_as<S: Kind>(mut value: Value) -> Result<Resource<S>, InputError> {
         object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
         object.entry("spec").or_insert_with(|| Value::Object(Map::new()));
     }
-    Invalid::unless_empty(S::NAME, &name, faults)?;
     let bytes = serde_json::to_vec(&value).expect("a JSON value can be written as JSON");
+    if !faults.is_empty() {
+        let readable = Resource::<S>::from_input(&bytes, None).ok().or_else(|| salvage::of_value(&value));
+        faults.extend(readable.map(|resource| further(resource, &faults)).unwrap_or_default());
+        return Err(InputError::Invalid(Invalid { kind: S::NAME, name, faults }));
+    }
     Resource::from_input(&bytes, revision).map_err(|error| {
         // The shape was right, so this is a scalar that only its own type can judge.
         let faults = vec![Fault::new("spec", "", error.to_string())];
         InputError::Invalid(Invalid { kind: S::NAME, name, faults })
     })
+}
+
+/// What validation finds in a resource of which some members were at fault already; of those it says no more.
+fn further<S: Kind>(mut resource: Resource<S>, known: &[Fault]) -> Vec<Fault> {
+    if S::NAME.is_namespaced() {
+        // Who writes the resource says in which one, if it does not.
+        resource.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    }
+    let Err(invalid) = resource.prepare() else { return Vec::new() };
+    let said = |fault: &Fault| {
+        let below = |known: &Fault| fault.path.strip_prefix(&known.path).map(|rest| rest.starts_with(['.', '[']));
+        known.iter().any(|known| known.path == fault.path || below(known) == Some(true))
+    };
+    invalid.faults.into_iter().filter(|fault| !said(fault)).collect()
 }
 
 fn revision(value: &Value, faults: &mut Vec<Fault>) -> Option<Revision> {
@@ -327,6 +347,76 @@ mod tests {
         let mut paths: Vec<_> = invalid.faults.iter().map(|fault| fault.path.as_str()).collect();
         paths.sort_unstable();
         assert_eq!(paths, ["spec.cidr", "spec.natOutgoing", "spec.size"]);
+    }
+
+    #[test]
+    fn all_faults_of_form_and_of_content_come_at_once() {
+        let paths = |text: &str| {
+            let InputError::Invalid(invalid) = parse(value(text)).unwrap_err() else { panic!("{text}") };
+            let mut paths: Vec<_> = invalid.faults.into_iter().map(|fault| fault.path).collect();
+            paths.sort();
+            paths
+        };
+        let policy = "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: Web}
+spec:
+  selector: role = 'web'
+  color: red
+  ingress:
+  - {action: Accept, protocol: TCP, destination: {ports: [80, 65536, '9:8']}}
+  - {action: Allow, protocol: 256, source: {ports: [80], nets: [10.0.0.1, {}]}, destination: {nets: {}}}
+  - 7
+  egress: {}
+";
+        assert_eq!(
+            paths(policy),
+            [
+                "metadata.name",
+                "spec.color",
+                "spec.egress",
+                "spec.ingress[0].action",
+                "spec.ingress[0].destination.ports[1]",
+                "spec.ingress[0].destination.ports[2]",
+                "spec.ingress[1].destination.nets",
+                "spec.ingress[1].protocol",
+                "spec.ingress[1].source.nets[0]",
+                "spec.ingress[1].source.nets[1]",
+                "spec.ingress[2]",
+                "spec.selector",
+            ]
+        );
+        let endpoint = "
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: h, labels: {a: [], b: 'x y'}}
+spec:
+  interfaceName: eth0
+  expectedIPs: [10.0.0.0/8, []]
+  ports: [{name: http, port: 80}, {name: HTTP, protocol: GRE, port: 0}]
+";
+        assert_eq!(
+            paths(endpoint),
+            [
+                "metadata.labels",
+                "metadata.labels.a",
+                "spec.expectedIPs[0]",
+                "spec.expectedIPs[1]",
+                "spec.node",
+                "spec.ports[0].protocol",
+                "spec.ports[1].name",
+                "spec.ports[1].port",
+                "spec.ports[1].protocol",
+            ]
+        );
+        let pool = "
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: Pool}
+spec: {cidr: nonsense, blockSize: 99, allowedUses: [Everything]}
+";
+        assert!(paths(pool).contains(&"spec.cidr".to_owned()));
     }
 
     #[test]

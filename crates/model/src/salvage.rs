@@ -7,7 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{Kind, Metadata, Resource, ResourceKey, Revision, schema};
+use crate::{Kind, Resource, ResourceKey, Revision, schema};
 
 /// The resource without the members that cannot be read, under the name that its key gives it. `None` if the value is
 /// not JSON, is of another kind, or lacks what its kind cannot do without.
@@ -17,14 +17,19 @@ pub(crate) fn salvage<S: Kind>(key: &ResourceKey, bytes: &[u8], revision: Revisi
     if value.get("kind").is_some_and(|kind| *kind != S::NAME.as_str()) {
         return None;
     }
-    let spec = readable(value.get("spec"))?;
-    let mut metadata: Metadata = readable(value.get("metadata")).unwrap_or_default();
-    metadata.name.clone_from(&key.name);
-    metadata.namespace.clone_from(&key.namespace);
-    let status = value.get("status").cloned();
-    let mut resource = Resource { metadata, spec, status, revision: Some(revision), extra: Map::new() };
+    let mut resource = of_value::<S>(&value)?;
+    resource.metadata.name.clone_from(&key.name);
+    resource.metadata.namespace.clone_from(&key.namespace);
+    resource.revision = Some(revision);
     S::read_metadata(&mut resource);
     Some(resource)
+}
+
+/// The same of a value whose members have their proper names, under the name that it gives itself.
+pub(crate) fn of_value<S: Kind>(value: &Value) -> Option<Resource<S>> {
+    let spec = readable(value.get("spec"))?;
+    let metadata = readable(value.get("metadata")).unwrap_or_default();
+    Some(Resource { metadata, spec, status: value.get("status").cloned(), revision: None, extra: Map::new() })
 }
 
 fn readable<T: DeserializeOwned>(value: Option<&Value>) -> Option<T> {

@@ -66,7 +66,8 @@ const fn needed(name: &'static str, shape: Shape) -> Member {
     Member { name, shape, needed: true }
 }
 
-/// Brings a whole resource into its kind's shape, as far as it goes, and says where it does not.
+/// Brings a whole resource into its kind's shape, as far as it goes, and says where it does not. There stands something
+/// harmless then, so that what else is wrong can be found too.
 pub(crate) fn conform(kind: KindName, value: &mut Value) -> Vec<Fault> {
     let mut walk = Walk { path: String::new(), faults: Vec::new() };
     walk.conform(kinds::of(kind), value);
@@ -133,7 +134,21 @@ impl Walk {
         self.at(format_args!("{dot}{name}"), act);
     }
 
+    /// A value at fault becomes a [`neutral`] one.
     fn conform(&mut self, shape: Shape, value: &mut Value) {
+        let before = self.faults.len();
+        self.look(shape, value);
+        let inside = match shape {
+            Shape::List(_) => value.is_array(),
+            Shape::Texts | Shape::Object(_) | Shape::Open(..) => value.is_object(),
+            _ => false,
+        };
+        if self.faults.len() > before && !inside {
+            *value = neutral(shape);
+        }
+    }
+
+    fn look(&mut self, shape: Shape, value: &mut Value) {
         match shape {
             Shape::Any => {}
             Shape::Text => self.text(value),
@@ -243,13 +258,14 @@ impl Walk {
         for (name, value) in map.iter_mut() {
             match value {
                 Value::Null => *value = Value::String(String::new()),
-                value => self.member(name, |walk| walk.text(value)),
+                value => self.member(name, |walk| walk.conform(Shape::Text, value)),
             }
         }
     }
 
     fn object(&mut self, value: &mut Value, members: &'static [Member], prefixes: &[&str]) {
         let Value::Object(map) = value else { return self.expect(false, value, "it must be a map") };
+        let mut given = Vec::new();
         for (name, mut value) in std::mem::take(map) {
             let Some(member) = find(members, &name) else {
                 if !prefixes.iter().any(|prefix| name.starts_with(prefix)) {
@@ -264,17 +280,40 @@ impl Walk {
             }
             // A null is the same as nothing at all.
             if !value.is_null() {
+                given.push(member.name);
                 self.member(member.name, |walk| walk.conform(member.shape, &mut value));
-                map.insert(member.name.to_owned(), value);
+                if !value.is_null() {
+                    map.insert(member.name.to_owned(), value);
+                }
             }
         }
-        self.missing(map, members);
+        self.missing(map, members, &given);
     }
 
-    fn missing(&mut self, map: &Map<String, Value>, members: &[Member]) {
-        for member in members.iter().filter(|member| member.needed && !map.contains_key(member.name)) {
-            self.member(member.name, |walk| walk.fault("", "it is missing"));
+    fn missing(&mut self, map: &mut Map<String, Value>, members: &[Member], given: &[&str]) {
+        for member in members.iter().filter(|member| member.needed) {
+            if map.contains_key(member.name) {
+                continue;
+            }
+            // A member at fault has been named already.
+            if !given.contains(&member.name) {
+                self.member(member.name, |walk| walk.fault("", "it is missing"));
+            }
+            map.insert(member.name.to_owned(), neutral(member.shape));
         }
+    }
+}
+
+/// What stands for a value at fault, so that the rest of the resource can be read and judged too. Nothing, where
+/// nothing harmless can stand.
+fn neutral(shape: Shape) -> Value {
+    match shape {
+        Shape::Text => Value::String(String::new()),
+        Shape::Int(least, most) => 0.clamp(least, most).into(),
+        Shape::Port => 1.into(),
+        Shape::Protocol => "TCP".into(),
+        Shape::Texts | Shape::Object(_) | Shape::Open(..) => Value::Object(Map::new()),
+        _ => Value::Null,
     }
 }
 
