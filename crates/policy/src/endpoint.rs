@@ -1,9 +1,14 @@
-//! From a workload endpoint's resource to what matters of it, or why it cannot be followed.
+//! From an endpoint's resource to what matters of it, or why it cannot be followed.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use calico_model::{Fault, MacAddress, WorkloadEndpointSpec};
+use calico_model::{
+    EndpointPort, Fault, HostEndpointSpec, IPNat, MacAddress, QosControls, WorkloadEndpoint, WorkloadEndpointSpec,
+};
+use calico_selector::scope::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_LABEL, SERVICE_ACCOUNT_PREFIX};
 use ipnet::IpNet;
+
+use crate::instruction::{HostInterfaces, Nat, Qos};
 
 /// What the names of workload interfaces start with.
 pub const INTERFACE_PREFIX: &str = "cali";
@@ -17,10 +22,18 @@ pub(crate) struct Identity {
     /// In the order of the resource, without repeats; at least one.
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) mac: Option<MacAddress>,
+    /// Networks that it may use as source beside its addresses.
+    pub(crate) spoofable: Vec<IpNet>,
 }
 
-/// Reads what holds on every host. An endpoint with a fault takes part in nothing: no interface, no set.
+/// As [`identity_with`] on a host where workloads may not use foreign sources.
 pub(crate) fn identity(spec: &WorkloadEndpointSpec) -> Result<Identity, Vec<Fault>> {
+    identity_with(spec, false)
+}
+
+/// Reads what holds on every host. An endpoint with a fault takes part in nothing: no interface, no set. One that asks
+/// for foreign sources where the settings do not allow them (`spoofing`) is at fault: upstream closes it as a whole.
+pub(crate) fn identity_with(spec: &WorkloadEndpointSpec, spoofing: bool) -> Result<Identity, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut addresses = Vec::new();
     for (at, text) in spec.ip_networks.iter().enumerate() {
@@ -37,12 +50,37 @@ pub(crate) fn identity(spec: &WorkloadEndpointSpec) -> Result<Identity, Vec<Faul
         "" => None,
         text => text.parse().map_err(|reason: String| faults.push(Fault::new("spec.mac", text, reason))).ok(),
     };
-    if !spec.allow_spoofed_source_prefixes.is_empty() {
+    let spoofable = match spoofing {
+        true => spoofable(spec, &mut faults),
+        false => Vec::new(),
+    };
+    if !spoofing && !spec.allow_spoofed_source_prefixes.is_empty() {
         let prefixes = spec.allow_spoofed_source_prefixes.join(", ");
         let reason = "source spoofing is disabled, and an endpoint that asks for it is closed";
         faults.push(Fault::new("spec.allowSpoofedSourcePrefixes", prefixes, reason));
     }
-    if faults.is_empty() { Ok(Identity { addresses, mac }) } else { Err(faults) }
+    if faults.is_empty() { Ok(Identity { addresses, mac, spoofable }) } else { Err(faults) }
+}
+
+fn spoofable(spec: &WorkloadEndpointSpec, faults: &mut Vec<Fault>) -> Vec<IpNet> {
+    let mut nets = Vec::new();
+    for (at, text) in spec.allow_spoofed_source_prefixes.iter().enumerate() {
+        match network(text) {
+            Some(net) => nets.push(net),
+            None => {
+                let path = format!("spec.allowSpoofedSourcePrefixes[{at}]");
+                faults.push(Fault::new(path, text, "not a network"));
+            }
+        }
+    }
+    nets.sort_unstable();
+    nets.dedup();
+    nets
+}
+
+/// A network, without bits behind its prefix, or an address as one.
+pub(crate) fn network(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok().map(|net| net.trunc())
 }
 
 fn address(text: &str) -> Result<IpAddr, &'static str> {
@@ -64,16 +102,124 @@ pub(crate) fn interface(spec: &WorkloadEndpointSpec) -> Result<(), Fault> {
     if name.is_empty() {
         return fault("the host's end of the veth pair is not named".into());
     }
-    if name.len() > MAX_INTERFACE_NAME {
-        return fault(format!("interface names have at most {MAX_INTERFACE_NAME} bytes"));
-    }
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
-        return fault("interface names consist of letters, digits, dots, dashes and underscores".into());
-    }
+    interface_name(name).or_else(fault)?;
     if !name.starts_with(INTERFACE_PREFIX) {
         return fault(format!("workload interfaces start with {INTERFACE_PREFIX}"));
     }
     Ok(())
+}
+
+fn interface_name(name: &str) -> Result<(), String> {
+    if name.len() > MAX_INTERFACE_NAME {
+        return Err(format!("interface names have at most {MAX_INTERFACE_NAME} bytes"));
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+        return Err("interface names consist of letters, digits, dots, dashes and underscores".into());
+    }
+    Ok(())
+}
+
+/// The labels that selectors see of a workload endpoint itself. Labels of
+/// namespaces and service accounts come from profiles only: nobody may give them to an endpoint of his own.
+pub(crate) fn labels(resource: &WorkloadEndpoint) -> BTreeMap<String, String> {
+    let mut labels = resource.metadata.labels.clone();
+    labels.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
+    if !resource.spec.service_account_name.is_empty() {
+        labels.insert(SERVICE_ACCOUNT_LABEL.to_owned(), resource.spec.service_account_name.clone());
+    }
+    labels
+}
+
+/// The ports that rules may name: name, protocol number, port. One without a name, or of a protocol that has no ports,
+/// cannot be meant.
+pub(crate) fn named_ports(ports: &[EndpointPort]) -> impl Iterator<Item = (&str, u8, u16)> {
+    ports
+        .iter()
+        .filter(|port| !port.name.is_empty() && port.protocol.has_ports())
+        .filter_map(|port| Some((port.name.as_str(), port.protocol.number()?, port.port)))
+}
+
+/// The floating addresses, of those that belong to addresses of the endpoint; sorted.
+pub(crate) fn nats(nats: &[IPNat], addresses: &[IpAddr]) -> Vec<Nat> {
+    let mut found: Vec<Nat> = nats
+        .iter()
+        .filter_map(|nat| {
+            Some(Nat { internal: nat.internal_ip.parse().ok()?, external: nat.external_ip.parse().ok()? })
+        })
+        .filter(|nat| addresses.contains(&nat.internal) && nat.internal.is_ipv4() == nat.external.is_ipv4())
+        .collect();
+    found.sort_unstable_by_key(|nat| (nat.external, nat.internal));
+    found.dedup();
+    found
+}
+
+/// Limits; what is absent, zero or negative is none.
+pub(crate) fn qos(controls: Option<&QosControls>) -> Qos {
+    let Some(controls) = controls else { return Qos::default() };
+    let limit =
+        |value: Option<i64>| value.filter(|&value| value > 0).map(|value| u32::try_from(value).unwrap_or(u32::MAX));
+    Qos {
+        ingress_packet_rate: limit(controls.ingress_packet_rate),
+        ingress_packet_burst: limit(controls.ingress_packet_burst),
+        egress_packet_rate: limit(controls.egress_packet_rate),
+        egress_packet_burst: limit(controls.egress_packet_burst),
+        ingress_max_connections: limit(controls.ingress_max_connections),
+        egress_max_connections: limit(controls.egress_max_connections),
+        dscp: controls.dscp.as_ref().and_then(dscp),
+    }
+}
+
+/// A DSCP by number or by its name (RFC 2474, 2597, 3246, 5865, 8622).
+fn dscp(value: &serde_json::Value) -> Option<u8> {
+    let text = match value {
+        serde_json::Value::String(text) => text.to_ascii_uppercase(),
+        other => other.to_string(),
+    };
+    let digits = |prefix: &str| text.strip_prefix(prefix)?.parse::<u8>().ok();
+    let number = match text.as_str() {
+        "DF" => 0,
+        "EF" => 46,
+        "VA" => 44,
+        "LE" => 1,
+        _ => match (digits("CS"), digits("AF")) {
+            (Some(class @ 0..=7), _) => class * 8,
+            (_, Some(code)) if (1..=4).contains(&(code / 10)) && (1..=3).contains(&(code % 10)) => {
+                code / 10 * 8 + code % 10 * 2
+            }
+            _ => text.parse().ok()?,
+        },
+    };
+    (number < 64).then_some(number)
+}
+
+/// Where a host endpoint is, and its addresses; or why that cannot be said.
+pub(crate) fn host_interfaces(spec: &HostEndpointSpec) -> Result<(HostInterfaces, Vec<IpAddr>), Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut addresses = Vec::new();
+    for (at, text) in spec.expected_ips.iter().enumerate() {
+        match text.parse::<IpAddr>() {
+            Ok(address) => addresses.push(address),
+            Err(_) => faults.push(Fault::new(format!("spec.expectedIPs[{at}]"), text, "not an IP address")),
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    let interfaces = match spec.interface_name.as_str() {
+        "*" => HostInterfaces::AnyInterface,
+        "" => {
+            if spec.expected_ips.is_empty() {
+                faults.push(Fault::new("spec.interfaceName", "", "either this or expectedIPs must be given"));
+            }
+            HostInterfaces::WithAddress(addresses.clone())
+        }
+        name => {
+            if let Err(reason) = interface_name(name) {
+                faults.push(Fault::new("spec.interfaceName", name, reason));
+            }
+            HostInterfaces::Named(name.to_owned())
+        }
+    };
+    if faults.is_empty() { Ok((interfaces, addresses)) } else { Err(faults) }
 }
 
 /// Faults as one sentence.

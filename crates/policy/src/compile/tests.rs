@@ -1,17 +1,38 @@
 #![allow(clippy::unwrap_used)]
 
+use calico_selector::{parse, set_id};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::{
+    index::PortFilter,
+    instruction::{EntityMatch, Rule, SetId},
+};
 
 fn compile_rule(rule: &Value) -> Result<Rule, String> {
     let spec: ProfileSpec = serde_json::from_value(json!({"ingress": [rule]})).unwrap();
-    match compile(&spec) {
-        Ok(mut compiled) => Ok(compiled.rules.ingress.remove(0)),
+    match profile(&spec, &mut Selectors::default()) {
+        Ok(code) => Ok(code.link(set_of).ingress.remove(0)),
         Err(faults) => {
             Err(faults.iter().map(|fault| format!("{}: {}", fault.path, fault.reason)).collect::<Vec<_>>().join("; "))
         }
     }
+}
+
+fn set_of(selector: &str, ports: Option<PortFilter<'_>>) -> SetId {
+    let id = parse(selector).unwrap().unique_id();
+    SetId(match ports {
+        None => id,
+        Some(PortFilter { name, protocol }) => {
+            let word = match protocol {
+                None => "any",
+                Some(17) => "udp",
+                Some(132) => "sctp",
+                Some(_) => "tcp",
+            };
+            set_id::of_named_port(&id, word, name)
+        }
+    })
 }
 
 fn nets(list: &[&str]) -> Vec<IpNet> {
@@ -131,24 +152,19 @@ fn what_is_unclear_is_a_fault_with_its_place() {
             json!({"action": "Allow", "protocol": "ICMP", "icmp": {"type": 8, "code": 256}}),
             "icmp: a code is at most 255",
         ),
-        (json!({"action": "Allow", "protocol": "ICMP", "ipVersion": 6}), "its conditions exclude both"),
-        (
-            json!({"action": "Allow", "source": {"nets": ["10.0.0.0/8"]}, "destination": {"nets": ["::/0"]}}),
-            "exclude both",
-        ),
         (json!({"action": "Allow", "source": {"nets": ["10.0.0.1/8"]}}), "source.nets[0]: it has bits set"),
         (json!({"action": "Allow", "source": {"nets": ["10.0.0.0/8", "x"]}}), "source.nets[1]: not an address"),
-        (json!({"action": "Allow", "destination": {"notNets": ["::/0"]}}), "destination.notNets: it excludes every"),
         (json!({"action": "Allow", "source": {"ports": [80]}}), "source.ports: ports need the protocol"),
         (
             json!({"action": "Allow", "protocol": "UDPLite", "source": {"notPorts": [80]}}),
             "source.notPorts: ports need",
         ),
         (json!({"action": "Allow", "protocol": "TCP", "source": {"ports": [0]}}), "source.ports[0]: not a port"),
-        (json!({"action": "Allow", "protocol": "TCP", "source": {"ports": ["http"]}}), "source.ports[0]: named ports"),
+        (json!({"action": "Allow", "protocol": "ICMP", "source": {"ports": ["http"]}}), "source.ports: ports need"),
+        (json!({"action": "Allow", "source": {"notPorts": ["http", 80]}}), "source.notPorts: ports need"),
         (json!({"action": "Allow", "source": {"selector": "has("}}), "spec.ingress[0].source: selector: "),
         (json!({"action": "Allow", "source": {"notSelector": "a) || (b"}}), "source: notSelector: "),
-        (json!({"action": "Allow", "source": {"selector": "has(a)", "notSelector": " "}}), "source.selector: "),
+        (json!({"action": "Allow", "source": {"selector": "has(a)", "notSelector": " "}}), "source: "),
         (
             json!({"action": "Allow", "source": {"selector": "has(a)", "namespaceSelector": "x"}}),
             "source: namespaceSelector: ",
@@ -176,7 +192,81 @@ fn all_faults_are_reported_at_once() {
         "egress": [{"action": "Deny", "destination": {"nets": ["x"]}}],
     }))
     .unwrap();
-    let faults = compile(&spec).unwrap_err();
+    let faults = profile(&spec, &mut Selectors::default()).unwrap_err();
     let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
     assert_eq!(paths, ["spec.ingress[1].action", "spec.ingress[1].source.ports", "spec.egress[0].destination.nets[0]"]);
+}
+
+#[test]
+fn rules_that_hold_in_neither_family_are_faults() {
+    let never = [
+        json!({"action": "Allow", "protocol": "ICMP", "ipVersion": 6}),
+        json!({"action": "Allow", "protocol": "ICMP", "source": {"nets": ["fd00::/8"]}}),
+        json!({"action": "Allow", "protocol": "ICMPv6", "source": {"notNets": ["10.0.0.0/8"]}}),
+        json!({"action": "Allow", "source": {"nets": ["10.0.0.0/8"]}, "destination": {"nets": ["::/0"]}}),
+        json!({"action": "Allow", "destination": {"notNets": ["::/0"]}}),
+        json!({"action": "Allow", "destination": {"notNets": ["0.0.0.0/0", "10.0.0.0/8"]}}),
+        json!({"action": "Deny", "ipVersion": 4, "destination": {"notNets": ["0.0.0.0/0", "fd00::/8"]}}),
+    ];
+    for rule in never {
+        assert!(compile_rule(&rule).is_err(), "{rule}");
+    }
+}
+
+#[test]
+fn named_ports_become_sets_that_the_selector_narrows() {
+    let named =
+        |selector: &str, protocol: Option<u8>, name: &str| set_of(selector, Some(PortFilter { name, protocol }));
+    let plain = |selector: &str| set_of(selector, None);
+    let cases = [
+        (
+            json!({"ports": ["http"]}),
+            None,
+            EntityMatch { port_sets: vec![named("all()", None, "http")], ..EntityMatch::default() },
+        ),
+        // All ports are named, so the selector's own set is not needed.
+        (
+            json!({"selector": "has(a)", "ports": ["http", "metrics"]}),
+            Some("TCP"),
+            EntityMatch {
+                port_sets: vec![named("has(a)", Some(6), "http"), named("has(a)", Some(6), "metrics")],
+                ..EntityMatch::default()
+            },
+        ),
+        (
+            json!({"selector": "has(a)", "ports": ["http", 80]}),
+            Some("UDP"),
+            EntityMatch {
+                sets: vec![plain("has(a)")],
+                ports: vec![(80, 80)],
+                port_sets: vec![named("has(a)", Some(17), "http")],
+                ..EntityMatch::default()
+            },
+        ),
+        (
+            json!({"selector": "has(a)", "notPorts": ["http"]}),
+            Some("SCTP"),
+            EntityMatch {
+                sets: vec![plain("has(a)")],
+                not_port_sets: vec![named("has(a)", Some(132), "http")],
+                ..EntityMatch::default()
+            },
+        ),
+        (
+            json!({"notSelector": "has(b)", "ports": ["http"]}),
+            Some("TCP"),
+            EntityMatch {
+                not_sets: vec![plain("has(b)")],
+                port_sets: vec![named("all()", Some(6), "http")],
+                ..EntityMatch::default()
+            },
+        ),
+    ];
+    for (end, protocol, expected) in cases {
+        let mut rule = json!({"action": "Allow", "destination": end});
+        if let Some(protocol) = protocol {
+            rule["protocol"] = json!(protocol);
+        }
+        assert_eq!(compile_rule(&rule).unwrap().destination, expected, "{rule}");
+    }
 }

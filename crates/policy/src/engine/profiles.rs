@@ -1,19 +1,22 @@
 //! Profiles: what is stored, which are in use here, and what the dataplane has of them.
 //!
-//! Only profiles in use are compiled, and only at a flush, so that one that comes and goes in between costs nothing.
+//! A profile is in use while an endpoint that is programmed names it. One that is named and not stored denies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use calico_model::{KindName, ProfileSpec, ResourceKey};
+use calico_model::{KindName, ResourceKey};
 
+use super::{
+    codes::{CodeId, Codes, Link},
+    doubts::Doubts,
+};
 use crate::{
     BUILT_IN_PROFILE, Problem,
-    compile::{Compiled, closed, compile, open},
-    endpoint::sentence,
-    index::{Index, SetHandle},
+    compile::Code,
+    index::Index,
     instruction::{Instruction, ProfileId, RuleSet},
 };
 
@@ -27,18 +30,27 @@ pub(super) struct Profiles {
 /// A profile that is stored, in use, or known to the dataplane.
 #[derive(Default)]
 struct State {
-    stored: Option<Box<ProfileSpec>>,
+    stored: Option<Stored>,
     /// How often the programmed endpoints of this host name it.
     uses: usize,
     sent: Option<Sent>,
 }
 
+struct Stored {
+    code: CodeId,
+    /// Why the code is closed, if it is for that.
+    fault: Option<Box<str>>,
+    /// Not even its labels can be read.
+    unreadable: bool,
+}
+
 /// What the dataplane has of a profile.
 struct Sent {
+    /// Linked.
+    code: CodeId,
     rules: Arc<RuleSet>,
-    sets: Vec<SetHandle>,
     /// Why the rules are closed, if they are.
-    fault: Option<String>,
+    fault: Option<Box<str>>,
 }
 
 /// What a flush asks of the dataplane.
@@ -50,26 +62,45 @@ pub(super) struct ProfileChanges {
 }
 
 impl Profiles {
-    pub(super) fn set(&mut self, name: &str, spec: ProfileSpec) {
+    /// Replaces what is stored; `unreadable`: nothing of it is known. True if that has changed.
+    pub(super) fn set(
+        &mut self,
+        name: &str,
+        code: Code,
+        fault: Option<Box<str>>,
+        unreadable: bool,
+        codes: &mut Codes,
+    ) -> bool {
+        let code = codes.keep(code);
         let state = self.by_name.entry(name.to_owned()).or_default();
-        if state.stored.as_deref() != Some(&spec) {
-            state.stored = Some(Box::new(spec));
-            self.mark(name);
-        }
+        let before = state.stored.replace(Stored { code, fault, unreadable });
+        let flipped = before.as_ref().is_some_and(|before| before.unreadable) != unreadable;
+        before.into_iter().for_each(|before| codes.release(before.code));
+        self.dirty.insert(name.to_owned());
+        flipped
     }
 
-    pub(super) fn remove(&mut self, name: &str) {
-        if let Some(state) = self.by_name.get_mut(name) {
-            state.stored = None;
-            self.mark(name);
-        }
+    /// Forgets what is stored. True if it could not be read.
+    pub(super) fn remove(&mut self, name: &str, codes: &mut Codes) -> bool {
+        let Some(before) = self.by_name.get_mut(name).and_then(|state| state.stored.take()) else { return false };
+        codes.release(before.code);
+        self.dirty.insert(name.to_owned());
+        before.unreadable
+    }
+
+    /// True if a profile is stored of which nothing can be read.
+    pub(super) fn is_unreadable(&self, name: &str) -> bool {
+        self.by_name.get(name).and_then(|state| state.stored.as_ref()).is_some_and(|stored| stored.unreadable)
     }
 
     /// One more endpoint is programmed with these.
     pub(super) fn acquire(&mut self, names: &[ProfileId]) {
         for ProfileId(name) in names {
-            self.by_name.entry(name.clone()).or_default().uses += 1;
-            self.mark(name);
+            let state = self.by_name.entry(name.clone()).or_default();
+            state.uses += 1;
+            if state.uses == 1 {
+                self.dirty.insert(name.clone());
+            }
         }
     }
 
@@ -78,33 +109,37 @@ impl Profiles {
         for ProfileId(name) in names {
             let state = self.by_name.get_mut(name).expect("a profile in use has a state");
             state.uses -= 1;
-            self.mark(name);
+            if state.uses == 0 {
+                self.dirty.insert(name.clone());
+            }
         }
     }
 
-    /// Notes a profile that the dataplane has or should have.
-    fn mark(&mut self, name: &str) {
-        self.dirty.insert(name.to_owned());
+    /// Looks at all profiles in use again.
+    pub(super) fn doubt(&mut self) {
+        let used = self.by_name.iter().filter(|(_, state)| state.uses > 0);
+        self.dirty.extend(used.map(|(name, _)| name.clone()));
     }
 
     /// Brings what changed to the dataplane. The sets that it needs are acquired here and flushed by the caller.
-    pub(super) fn flush(&mut self, index: &mut Index) -> ProfileChanges {
+    pub(super) fn flush(&mut self, codes: &mut Codes, index: &mut Index, doubts: &Doubts) -> ProfileChanges {
         let mut changes = ProfileChanges::default();
         for name in std::mem::take(&mut self.dirty) {
             let Some(state) = self.by_name.get_mut(&name) else { continue };
             if state.uses > 0 {
-                let next = state.compiled(&name, index);
-                let before = state.sent.replace(next);
-                let rules = &state.sent.as_ref().expect("it was put there in the line above").rules;
-                if before.as_ref().map(|before| &before.rules) != Some(rules) {
-                    let rules = Arc::clone(rules);
+                let (code, fault) = state.wanted(&name, codes);
+                let Link { rules, doubt } = codes.link(code, index, doubts);
+                codes.release(code);
+                let fault = fault.or_else(|| doubt.as_deref().map(Into::into));
+                let before = state.sent.replace(Sent { code, rules: rules.clone(), fault });
+                if before.as_ref().is_none_or(|before| before.rules != rules) {
                     changes.updates.push(Instruction::ProfileUpdate { id: ProfileId(name), rules });
                 }
-                release_sets(before, index);
+                before.into_iter().for_each(|before| codes.unlink(before.code, index));
             } else {
                 if let Some(before) = state.sent.take() {
                     changes.removals.push(Instruction::ProfileRemove { id: ProfileId(name.clone()) });
-                    release_sets(Some(before), index);
+                    codes.unlink(before.code, index);
                 }
                 if state.stored.is_none() {
                     self.by_name.remove(&name);
@@ -114,36 +149,22 @@ impl Profiles {
         changes
     }
 
+    /// Profiles in use that are governed closed.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         self.by_name.iter().filter_map(|(name, state)| {
-            let reason = state.sent.as_ref()?.fault.clone()?;
+            let reason = state.sent.as_ref()?.fault.as_deref()?.to_owned();
             Some(Problem { object: ResourceKey::new(KindName::Profile, None, name), reason })
         })
     }
 }
 
 impl State {
-    /// The rules to send, with their sets acquired.
-    fn compiled(&self, name: &str, index: &mut Index) -> Sent {
-        let without_sets = |rules: RuleSet, fault| Sent { rules: rules.into(), sets: Vec::new(), fault };
-        let Some(stored) = &self.stored else {
-            if name == BUILT_IN_PROFILE {
-                return without_sets(open(), None);
-            }
-            return without_sets(closed(), Some("it does not exist, but endpoints of this host name it".to_owned()));
-        };
-        match compile(stored) {
-            Ok(Compiled { rules, selectors }) => {
-                let sets = selectors.iter().map(|selector| index.acquire(selector, None)).collect();
-                Sent { rules: rules.into(), sets, fault: None }
-            }
-            Err(faults) => without_sets(closed(), Some(sentence(&faults))),
+    /// The rules of a profile in use, held once more, and why they are closed if they are.
+    fn wanted(&self, name: &str, codes: &mut Codes) -> (CodeId, Option<Box<str>>) {
+        match &self.stored {
+            Some(stored) => (codes.hold(stored.code), stored.fault.clone()),
+            None if name == BUILT_IN_PROFILE => (codes.keep(Code::open()), None),
+            None => (codes.keep(Code::closed()), Some("it does not exist, but endpoints of this host name it".into())),
         }
-    }
-}
-
-fn release_sets(sent: Option<Sent>, index: &mut Index) {
-    for set in sent.into_iter().flat_map(|sent| sent.sets) {
-        index.release(set);
     }
 }

@@ -38,6 +38,7 @@ use std::collections::BTreeMap;
 use calico_selector::{parse, set_id};
 use ipnet::IpNet;
 
+pub(crate) use self::symbols::number_of;
 use self::{
     classes::Classes,
     items::{Items, Nets, Parents, Port, Traits, single},

@@ -70,6 +70,6 @@ impl Symbols {
 }
 
 /// A slab's key as the four bytes that are stored everywhere.
-pub(super) fn number_of(key: usize) -> u32 {
+pub(crate) fn number_of(key: usize) -> u32 {
     u32::try_from(key).expect("four billion entries do not fit into memory")
 }

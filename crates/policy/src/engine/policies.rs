@@ -1,0 +1,338 @@
+//! Policies: what is stored, which endpoints of this host they apply to, and what the dataplane has of them.
+//!
+//! A policy is *in use* while an endpoint that is programmed has it in a list. Only then do its rules reach the
+//! dataplane and its sets exist.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use calico_model::{KindName, ResourceKey};
+use slab::Slab;
+
+use super::{
+    codes::{CodeId, Codes, Link},
+    doubts::Doubts,
+    reach::Reach,
+    tiers::{Place, Tiers},
+};
+use crate::{
+    Problem,
+    compile::{Code, Lists, Policy, compare},
+    index::{Index, number_of},
+    instruction::{Instruction, PolicyId, PolicyKind, RuleSet, TierPolicies},
+};
+
+/// A policy that is stored.
+struct State {
+    id: PolicyId,
+    /// `None` stands before all tiers.
+    tier: Option<Arc<str>>,
+    order: f64,
+    lists: Lists,
+    ingress: bool,
+    egress: bool,
+    /// Number of its selector in [`Reach`].
+    selector: u32,
+    code: CodeId,
+    fault: Option<Box<str>>,
+}
+
+/// A policy that the dataplane has, or that a list refers to.
+#[derive(Default)]
+struct Active {
+    /// How many lists that programmed endpoints have refer to it.
+    uses: usize,
+    sent: Option<Sent>,
+}
+
+/// What the dataplane has of a policy.
+struct Sent {
+    /// Linked.
+    code: CodeId,
+    rules: Arc<RuleSet>,
+    /// Why the rules are closed, if they are.
+    fault: Option<Box<str>>,
+}
+
+/// The lists of an endpoint, and the policies in them.
+#[derive(Debug)]
+pub(super) struct EndpointLists {
+    pub(super) normal: Arc<[TierPolicies]>,
+    pub(super) forward: Vec<TierPolicies>,
+    pub(super) untracked: Vec<TierPolicies>,
+    pub(super) pre_dnat: Vec<TierPolicies>,
+    /// All policies in them; sorted, without repeats.
+    members: Vec<PolicyId>,
+    /// How many programmed endpoints have these lists.
+    uses: AtomicUsize,
+}
+
+#[derive(Default)]
+pub(super) struct Policies {
+    slab: Slab<State>,
+    by_id: HashMap<PolicyId, u32>,
+    pub(super) reach: Reach,
+    tiers: Tiers,
+    /// Names of tiers, shared by their policies.
+    tier_names: BTreeSet<Arc<str>>,
+    active: BTreeMap<PolicyId, Active>,
+    /// Policies that may differ from what the dataplane has.
+    dirty: BTreeSet<PolicyId>,
+    /// Lists by the selectors that they follow from; holds between two changes of policies and tiers.
+    memo: HashMap<(Vec<u32>, bool), Arc<EndpointLists>>,
+}
+
+/// What a flush asks of the dataplane.
+#[derive(Default)]
+pub(super) struct PolicyChanges {
+    pub(super) updates: Vec<Instruction>,
+    /// To be done after the endpoints.
+    pub(super) removals: Vec<Instruction>,
+}
+
+/// The instruction's name of a policy resource; `None` for keys of other kinds.
+pub(super) fn policy_id(key: &ResourceKey) -> Option<PolicyId> {
+    let kind = match key.kind {
+        KindName::GlobalNetworkPolicy => PolicyKind::Global,
+        KindName::NetworkPolicy => PolicyKind::Namespaced,
+        _ => return None,
+    };
+    Some(PolicyId { kind, namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() })
+}
+
+fn key_of(id: &PolicyId) -> ResourceKey {
+    match id.kind {
+        PolicyKind::Global => ResourceKey::new(KindName::GlobalNetworkPolicy, None, &id.name),
+        PolicyKind::Namespaced => ResourceKey::new(KindName::NetworkPolicy, Some(&id.namespace), &id.name),
+    }
+}
+
+impl Policies {
+    /// Creates or replaces a policy.
+    pub(super) fn set(&mut self, id: PolicyId, policy: Policy, codes: &mut Codes) {
+        let code = codes.keep(policy.code);
+        let tier = policy.tier.map(|name| self.tier_name(&name));
+        let number = match self.by_id.get(&id) {
+            Some(&number) => {
+                let state = &self.slab[number as usize];
+                let place = |lists, ingress, egress, order: f64| (lists, ingress, egress, order.to_bits());
+                let stays = state.tier == tier
+                    && place(state.lists, state.ingress, state.egress, state.order)
+                        == place(policy.lists, policy.ingress, policy.egress, policy.order);
+                if stays && self.reach.is(state.selector, &policy.selector) {
+                    self.recode(number, code, policy.fault, codes);
+                    return;
+                }
+                self.memo.clear();
+                self.dirty.insert(id);
+                let selector = state.selector;
+                self.reach.unfile(selector, number);
+                self.recode(number, code, policy.fault, codes);
+                number
+            }
+            None => {
+                self.memo.clear();
+                self.dirty.insert(id.clone());
+                let number = number_of(self.slab.vacant_key());
+                self.by_id.insert(id.clone(), number);
+                self.slab.insert(State {
+                    id,
+                    tier: None,
+                    order: 0.0,
+                    lists: Lists::Normal,
+                    ingress: false,
+                    egress: false,
+                    selector: 0,
+                    code,
+                    fault: policy.fault,
+                });
+                number
+            }
+        };
+        let selector = self.reach.file(&policy.selector, number);
+        let state = &mut self.slab[number as usize];
+        state.tier = tier;
+        state.order = policy.order;
+        (state.lists, state.ingress, state.egress) = (policy.lists, policy.ingress, policy.egress);
+        state.selector = selector;
+    }
+
+    /// Removes a policy, if it is there.
+    pub(super) fn remove(&mut self, id: &PolicyId, codes: &mut Codes) {
+        let Some(number) = self.by_id.remove(id) else { return };
+        self.memo.clear();
+        let state = self.slab.remove(number as usize);
+        self.reach.unfile(state.selector, number);
+        codes.release(state.code);
+        self.dirty.insert(state.id);
+    }
+
+    /// Replaces what is known of a tier.
+    pub(super) fn set_tier(&mut self, name: &str, tier: Option<super::tiers::Tier>) {
+        if !self.tiers.set(name, tier) {
+            return;
+        }
+        self.memo.clear();
+        let mut selectors = BTreeSet::new();
+        for (_, state) in self.slab.iter().filter(|(_, state)| state.tier.as_deref() == Some(name)) {
+            selectors.insert(state.selector);
+            self.dirty.insert(state.id.clone());
+        }
+        selectors.into_iter().for_each(|selector| self.reach.touch(selector));
+    }
+
+    /// Looks at all policies in use again.
+    pub(super) fn doubt(&mut self) {
+        self.dirty.extend(self.active.keys().cloned());
+    }
+
+    /// The policies of an endpoint, in order of evaluation. Of a workload only those of its one list.
+    pub(super) fn lists(&mut self, key: &ResourceKey) -> Arc<EndpointLists> {
+        let of_host = key.kind == KindName::HostEndpoint;
+        let memo = (self.reach.matches(key).to_vec(), of_host);
+        if let Some(known) = self.memo.get(&memo) {
+            return known.clone();
+        }
+        let lists = Arc::new(self.sorted(&memo.0, of_host));
+        self.memo.insert(memo, lists.clone());
+        lists
+    }
+
+    /// One more programmed endpoint has these lists.
+    pub(super) fn acquire(&mut self, lists: &EndpointLists) {
+        if lists.uses.fetch_add(1, Relaxed) > 0 {
+            return;
+        }
+        for id in &lists.members {
+            let active = self.active.entry(id.clone()).or_default();
+            active.uses += 1;
+            if active.uses == 1 {
+                self.dirty.insert(id.clone());
+            }
+        }
+    }
+
+    /// An endpoint that was programmed with these is not so any more.
+    pub(super) fn release(&mut self, lists: &EndpointLists) {
+        if lists.uses.fetch_sub(1, Relaxed) > 1 {
+            return;
+        }
+        for id in &lists.members {
+            let active = self.active.get_mut(id).expect("a policy in a list is active");
+            active.uses -= 1;
+            if active.uses == 0 {
+                self.dirty.insert(id.clone());
+            }
+        }
+    }
+
+    /// Brings what changed to the dataplane. The sets that it needs are acquired here and flushed by the caller.
+    pub(super) fn flush(&mut self, codes: &mut Codes, index: &mut Index, doubts: &Doubts) -> PolicyChanges {
+        let mut changes = PolicyChanges::default();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(mut active) = self.active.remove(&id) else { continue };
+            if active.uses == 0 {
+                if let Some(sent) = active.sent {
+                    codes.unlink(sent.code, index);
+                    changes.removals.push(Instruction::PolicyRemove { id });
+                }
+                continue;
+            }
+            let (code, fault) = self.wanted(&id, codes);
+            let Link { rules, doubt } = codes.link(code, index, doubts);
+            codes.release(code);
+            let fault = fault.or_else(|| doubt.as_deref().map(Into::into));
+            let before = active.sent.replace(Sent { code, rules: rules.clone(), fault });
+            if before.as_ref().is_none_or(|before| before.rules != rules) {
+                changes.updates.push(Instruction::PolicyUpdate { id: id.clone(), rules });
+            }
+            before.into_iter().for_each(|before| codes.unlink(before.code, index));
+            self.active.insert(id, active);
+        }
+        changes
+    }
+
+    /// Policies in use that are governed closed.
+    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
+        self.active.iter().filter_map(|(id, active)| {
+            let reason = active.sent.as_ref()?.fault.as_deref()?.to_owned();
+            Some(Problem { object: key_of(id), reason })
+        })
+    }
+
+    /// The rules of a policy in use, held once more, and why they are closed if they are.
+    fn wanted(&self, id: &PolicyId, codes: &mut Codes) -> (CodeId, Option<Box<str>>) {
+        let state = self.by_id.get(id).map(|&number| &self.slab[number as usize]);
+        let state = state.expect("endpoints drop a policy that is gone before the policies are flushed");
+        let tier = self.tiers.place(state.tier.as_deref());
+        if state.fault.is_none() && tier.is_unreadable() {
+            let fault = format!("its tier {} cannot be read", tier.name);
+            return (codes.keep(Code::closed()), Some(fault.into()));
+        }
+        (codes.hold(state.code), state.fault.clone())
+    }
+
+    fn recode(&mut self, number: u32, code: CodeId, fault: Option<Box<str>>, codes: &mut Codes) {
+        let state = &mut self.slab[number as usize];
+        if state.code != code || state.fault != fault {
+            self.dirty.insert(state.id.clone());
+        }
+        codes.release(std::mem::replace(&mut state.code, code));
+        state.fault = fault;
+    }
+
+    fn tier_name(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.tier_names.get(name) {
+            return known.clone();
+        }
+        // Names that no policy has any more go when another one comes.
+        self.tier_names.retain(|name| Arc::strong_count(name) > 1);
+        let name: Arc<str> = name.into();
+        self.tier_names.insert(name.clone());
+        name
+    }
+
+    fn sorted(&self, selectors: &[u32], of_host: bool) -> EndpointLists {
+        let of_workloads = |lists| matches!(lists, Lists::Normal | Lists::NormalAndForward);
+        let states = selectors.iter().flat_map(|&selector| self.reach.policies(selector));
+        let states = states.map(|&number| &self.slab[number as usize]);
+        let mut by_tier: BTreeMap<Option<&str>, Vec<&State>> = BTreeMap::new();
+        for state in states.filter(|state| of_host || of_workloads(state.lists)) {
+            by_tier.entry(state.tier.as_deref()).or_default().push(state);
+        }
+        let mut tiers: Vec<(Place<'_>, Vec<&State>)> =
+            by_tier.into_iter().map(|(name, states)| (self.tiers.place(name), states)).collect();
+        tiers.sort_by(|(a, _), (b, _)| a.compare(b));
+        for (_, states) in &mut tiers {
+            states.sort_by(|a, b| compare((a.order, &a.id), (b.order, &b.id)));
+        }
+        let list = |of_list: fn(Lists) -> bool| -> Vec<TierPolicies> {
+            tiers.iter().filter_map(|(place, states)| tier_policies(place, states, of_list)).collect()
+        };
+        let normal = list(|lists| matches!(lists, Lists::Normal | Lists::NormalAndForward));
+        let forward = list(|lists| lists == Lists::NormalAndForward);
+        let untracked = list(|lists| lists == Lists::Untracked);
+        let pre_dnat = list(|lists| lists == Lists::PreDnat);
+        let all = [&normal, &forward, &untracked, &pre_dnat].into_iter().flatten();
+        let members: BTreeSet<&PolicyId> = all.flat_map(|tier| tier.ingress.iter().chain(&tier.egress)).collect();
+        let members = members.into_iter().cloned().collect();
+        EndpointLists { normal: normal.into(), forward, untracked, pre_dnat, members, uses: AtomicUsize::new(0) }
+    }
+}
+
+/// A tier's policies in one list; `None` if there are none.
+fn tier_policies(place: &Place<'_>, states: &[&State], of_list: fn(Lists) -> bool) -> Option<TierPolicies> {
+    let ids = |way: fn(&State) -> bool| {
+        states.iter().filter(|state| of_list(state.lists) && way(state)).map(|state| state.id.clone()).collect()
+    };
+    let (ingress, egress): (Vec<PolicyId>, Vec<PolicyId>) = (ids(|state| state.ingress), ids(|state| state.egress));
+    if ingress.is_empty() && egress.is_empty() {
+        return None;
+    }
+    Some(TierPolicies { tier: place.name.to_owned(), pass_at_end: place.passes, ingress, egress })
+}

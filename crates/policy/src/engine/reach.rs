@@ -1,0 +1,301 @@
+//! Which policies' selectors select which endpoints of this host.
+//!
+//! The other way round than in [`Index`](crate::index::Index): few endpoints and many selectors. Selectors are filed
+//! under one label that a match must have ([`Cover`]), so an endpoint is tested against those only that its labels
+//! lead to. Policies with one selector text share one entry.
+//!
+//! Invariant: `Item::matches` holds exactly the numbers of the selectors that match the item's effective labels, and
+//! an item is noted in `changed` whenever that has changed since it was last asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
+};
+
+use calico_model::ResourceKey;
+use calico_selector::{Clue, Cover, Selector, parse};
+use hashbrown::HashTable;
+use slab::Slab;
+
+use crate::index::number_of;
+
+/// An endpoint of this host.
+struct Item {
+    key: ResourceKey,
+    own: BTreeMap<String, String>,
+    parents: Vec<String>,
+    /// Own labels and those inherited.
+    effective: BTreeMap<String, String>,
+    /// Numbers of selectors, ascending.
+    matches: Vec<u32>,
+}
+
+/// A selector in use.
+struct Filed {
+    selector: Selector,
+    text: Box<str>,
+    /// Hashes of the labels that it is filed under; `None` for one that any endpoint may match.
+    clues: Option<Box<[u64]>>,
+    /// Numbers of the policies that have it.
+    policies: Vec<u32>,
+}
+
+#[derive(Default)]
+pub(super) struct Reach {
+    items: Slab<Item>,
+    by_key: HashMap<ResourceKey, u32>,
+    /// Items by the hash of a label, with and without its value.
+    by_label: HashMap<u64, BTreeSet<u32>>,
+    /// Labels that items inherit, by the parent's name.
+    parents: HashMap<Box<str>, BTreeMap<String, String>>,
+    /// Items by the parents that they name.
+    by_parent: HashMap<Box<str>, BTreeSet<u32>>,
+    selectors: Slab<Filed>,
+    by_text: HashTable<u32>,
+    /// Selectors by the hash of a label that each match has.
+    by_clue: HashMap<u64, Vec<u32>>,
+    /// Selectors that any endpoint may match.
+    unbounded: BTreeSet<u32>,
+    /// Items whose matches may have changed.
+    changed: BTreeSet<ResourceKey>,
+    hasher: RandomState,
+}
+
+impl Reach {
+    /// Creates or replaces an endpoint.
+    pub(super) fn put(&mut self, key: &ResourceKey, own: BTreeMap<String, String>, parents: &[String]) {
+        if let Some(&number) = self.by_key.get(key) {
+            let item = &self.items[number as usize];
+            if item.own == own && item.parents == parents {
+                return;
+            }
+            self.remove(key);
+        }
+        let number = number_of(self.items.insert(Item {
+            key: key.clone(),
+            own,
+            parents: parents.to_vec(),
+            effective: BTreeMap::new(),
+            matches: Vec::new(),
+        }));
+        self.by_key.insert(key.clone(), number);
+        for parent in parents {
+            self.by_parent.entry(parent.as_str().into()).or_default().insert(number);
+        }
+        self.label(number);
+    }
+
+    /// Removes an endpoint, if it is there.
+    pub(super) fn remove(&mut self, key: &ResourceKey) {
+        let Some(number) = self.by_key.remove(key) else { return };
+        self.unlabel(number);
+        let item = self.items.remove(number as usize);
+        for parent in &item.parents {
+            if let Some(items) = self.by_parent.get_mut(parent.as_str()) {
+                items.remove(&number);
+                if items.is_empty() {
+                    self.by_parent.remove(parent.as_str());
+                }
+            }
+        }
+        self.changed.insert(item.key);
+    }
+
+    /// Sets the labels that endpoints inherit from a profile.
+    pub(super) fn set_parent_labels(&mut self, name: &str, labels: &BTreeMap<String, String>) {
+        let before = if labels.is_empty() {
+            self.parents.remove(name)
+        } else {
+            self.parents.insert(name.into(), labels.clone())
+        };
+        if before.unwrap_or_default() == *labels {
+            return;
+        }
+        for item in self.by_parent.get(name).cloned().unwrap_or_default() {
+            self.unlabel(item);
+            self.label(item);
+        }
+    }
+
+    /// Files a policy under its selector, which parses. Returns the selector's number.
+    pub(super) fn file(&mut self, text: &str, policy: u32) -> u32 {
+        let number = self.find(text).unwrap_or_else(|| self.add(text));
+        let filed = &mut self.selectors[number as usize];
+        filed.policies.push(policy);
+        self.touch(number);
+        number
+    }
+
+    /// Takes a policy away from its selector.
+    pub(super) fn unfile(&mut self, selector: u32, policy: u32) {
+        self.touch(selector);
+        let filed = &mut self.selectors[selector as usize];
+        filed.policies.retain(|&other| other != policy);
+        if filed.policies.is_empty() {
+            self.drop_selector(selector);
+        }
+    }
+
+    /// True if a selector is that of this text.
+    pub(super) fn is(&self, selector: u32, text: &str) -> bool {
+        *self.selectors[selector as usize].text == *text
+    }
+
+    /// Notes all endpoints that name a profile as changed.
+    pub(super) fn touch_parent(&mut self, name: &str) {
+        for &item in self.by_parent.get(name).into_iter().flatten() {
+            self.changed.insert(self.items[item as usize].key.clone());
+        }
+    }
+
+    /// Notes all endpoints that a selector selects as changed.
+    pub(super) fn touch(&mut self, selector: u32) {
+        for item in self.candidates(selector) {
+            let item = &self.items[item as usize];
+            if item.matches.binary_search(&selector).is_ok() {
+                self.changed.insert(item.key.clone());
+            }
+        }
+    }
+
+    /// The endpoints whose policies may have changed since this was asked before.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<ResourceKey> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The numbers of the selectors that select an endpoint, ascending.
+    pub(super) fn matches(&self, key: &ResourceKey) -> &[u32] {
+        self.by_key.get(key).map_or(&[], |&item| &self.items[item as usize].matches)
+    }
+
+    /// The policies with a selector.
+    pub(super) fn policies(&self, selector: u32) -> &[u32] {
+        &self.selectors[selector as usize].policies
+    }
+
+    fn find(&self, text: &str) -> Option<u32> {
+        let hash = self.hasher.hash_one(text);
+        self.by_text.find(hash, |&number| *self.selectors[number as usize].text == *text).copied()
+    }
+
+    fn add(&mut self, text: &str) -> u32 {
+        let selector = parse(text).expect("policies are filed under selectors that parse");
+        let clues = match selector.cover(|clue| self.cost(clue)) {
+            Cover::Everything => None,
+            Cover::AnyOf(clues) => Some(clues.iter().map(|clue| self.hash(clue)).collect::<BTreeSet<u64>>()),
+        };
+        let clues = clues.map(|clues| clues.into_iter().collect::<Box<[u64]>>());
+        let number = number_of(self.selectors.vacant_key());
+        match &clues {
+            None => drop(self.unbounded.insert(number)),
+            Some(clues) => clues.iter().for_each(|clue| self.by_clue.entry(*clue).or_default().push(number)),
+        }
+        self.selectors.insert(Filed { selector, text: text.into(), clues, policies: Vec::new() });
+        let hash = self.hasher.hash_one(text);
+        let rehash = |&number: &u32| self.hasher.hash_one(&*self.selectors[number as usize].text);
+        self.by_text.insert_unique(hash, number, rehash);
+        for item in self.candidates(number) {
+            let item = &mut self.items[item as usize];
+            if self.selectors[number as usize].selector.matches(&item.effective)
+                && let Err(place) = item.matches.binary_search(&number)
+            {
+                item.matches.insert(place, number);
+            }
+        }
+        number
+    }
+
+    fn drop_selector(&mut self, number: u32) {
+        for item in self.candidates(number) {
+            let matches = &mut self.items[item as usize].matches;
+            if let Ok(place) = matches.binary_search(&number) {
+                matches.remove(place);
+            }
+        }
+        let filed = self.selectors.remove(number as usize);
+        let hash = self.hasher.hash_one(&*filed.text);
+        if let Ok(found) = self.by_text.find_entry(hash, |&other| other == number) {
+            found.remove();
+        }
+        let Some(clues) = filed.clues else {
+            self.unbounded.remove(&number);
+            return;
+        };
+        for clue in &clues {
+            if let Some(selectors) = self.by_clue.get_mut(clue) {
+                selectors.retain(|&other| other != number);
+                if selectors.is_empty() {
+                    self.by_clue.remove(clue);
+                }
+            }
+        }
+    }
+
+    /// The items that a selector can match, each once.
+    fn candidates(&self, selector: u32) -> Vec<u32> {
+        let Some(clues) = &self.selectors[selector as usize].clues else {
+            return self.items.iter().map(|(item, _)| number_of(item)).collect();
+        };
+        let mut items: Vec<u32> = clues.iter().filter_map(|clue| self.by_label.get(clue)).flatten().copied().collect();
+        items.sort_unstable();
+        items.dedup();
+        items
+    }
+
+    /// Computes an item's labels and matches.
+    fn label(&mut self, number: u32) {
+        let item = &self.items[number as usize];
+        let mut effective = item.own.clone();
+        for (key, value) in item.parents.iter().filter_map(|parent| self.parents.get(parent.as_str())).flatten() {
+            if !effective.contains_key(key) {
+                effective.insert(key.clone(), value.clone());
+            }
+        }
+        let mut candidates: Vec<u32> = self.unbounded.iter().copied().collect();
+        for hash in self.hashes(&effective) {
+            self.by_label.entry(hash).or_default().insert(number);
+            candidates.extend(self.by_clue.get(&hash).into_iter().flatten());
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.retain(|&selector| self.selectors[selector as usize].selector.matches(&effective));
+        let item = &mut self.items[number as usize];
+        item.effective = effective;
+        item.matches = candidates;
+        self.changed.insert(item.key.clone());
+    }
+
+    fn unlabel(&mut self, number: u32) {
+        let item = &mut self.items[number as usize];
+        let effective = std::mem::take(&mut item.effective);
+        item.matches.clear();
+        for hash in self.hashes(&effective) {
+            if let Some(items) = self.by_label.get_mut(&hash) {
+                items.remove(&number);
+                if items.is_empty() {
+                    self.by_label.remove(&hash);
+                }
+            }
+        }
+    }
+
+    /// What it takes to follow a clue: the items and selectors that are filed under it. A value goes before its key.
+    fn cost(&self, clue: &Clue<'_>) -> usize {
+        let hash = self.hash(clue);
+        let items = self.by_label.get(&hash).map_or(0, BTreeSet::len);
+        let selectors = self.by_clue.get(&hash).map_or(0, Vec::len);
+        2 * (items + selectors) + usize::from(matches!(clue, Clue::Has(_)))
+    }
+
+    fn hash(&self, clue: &Clue<'_>) -> u64 {
+        match *clue {
+            Clue::Has(key) => self.hasher.hash_one(key),
+            Clue::Is(key, value) => self.hasher.hash_one((key, value)),
+        }
+    }
+
+    fn hashes(&self, labels: &BTreeMap<String, String>) -> Vec<u64> {
+        let both = |(key, value): (&String, &String)| [self.hash(&Clue::Has(key)), self.hash(&Clue::Is(key, value))];
+        labels.iter().flat_map(both).collect()
+    }
+}
