@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use calico_policy::instruction::{EndpointId, HostAction, Instruction};
+use calico_policy::instruction::{EndpointId, HostAction, Instruction, Settings};
 use rustix::io::Errno;
 
 use crate::{
@@ -18,11 +18,12 @@ use crate::{
     family::Family,
     foreign,
     ifname::IfName,
-    netlink::{Conntrack, Events, Nft, Notice, Rtnl, legacy_forward_policy_is_drop},
+    netlink::{Conntrack, Events, Notice, Rtnl, legacy_forward_policy_is_drop},
     routing::{Route, Routing},
     state::{Attachment, State},
     sysctl,
     tracker::Step,
+    writer::Writer,
 };
 
 /// After so many failures the tables are made anew.
@@ -33,7 +34,7 @@ const BACK_OFF: Duration = Duration::from_millis(1);
 /// The kernel side of one host, or of one network namespace.
 pub struct Dataplane {
     options: Arc<Options>,
-    nft: Nft,
+    rules: Writer,
     rtnl: Rtnl,
     events: Events,
     conntrack: Conntrack,
@@ -49,6 +50,8 @@ pub struct Dataplane {
     exposed: [bool; 2],
     filter_stale: [bool; 2],
     legacy_drops: [bool; 2],
+    /// Heard of while something else was done.
+    unheard: Option<Event>,
 }
 
 impl std::fmt::Debug for Dataplane {
@@ -66,12 +69,12 @@ impl Dataplane {
     pub fn new(options: Options) -> Result<Self, Error> {
         options.validate()?;
         let options = Arc::new(options);
-        let nft = Nft::open()?;
+        let rules = Writer::open(options.clone())?;
         let rtnl = Rtnl::open(options.route_protocol)?;
-        let events = Events::open(nft.port(), rtnl.port(), options.route_protocol)?;
+        let events = Events::open(rules.nft.port(), rtnl.port(), options.route_protocol)?;
         Ok(Self {
             events,
-            nft,
+            rules,
             rtnl,
             conntrack: Conntrack::open()?,
             state: State::new(options.clone()),
@@ -83,6 +86,7 @@ impl Dataplane {
             exposed: [false; 2],
             filter_stale: [true; 2],
             legacy_drops: [false; 2],
+            unheard: None,
             options,
         })
     }
@@ -93,9 +97,10 @@ impl Dataplane {
     /// # Errors
     /// [`Error::Kernel`] if the kernel refuses, [`Error::Sysctl`] if forwarding cannot be switched on.
     pub async fn install_base(&mut self) -> Result<(), Error> {
+        self.rules.follow(&Settings::default()).await?;
         let mut missing = Vec::new();
         for family in Family::ALL {
-            if !self.nft.has_table(family).await? {
+            if !self.rules.is_installed(family).await? {
                 missing.push(family);
                 self.exposed[family.index()] = true;
             }
@@ -103,10 +108,8 @@ impl Dataplane {
         let mut base = State::new(self.options.clone());
         base.flush();
         let plan = base.plan();
-        for transaction in plan.transactions() {
-            let ops: Vec<_> = transaction.iter().filter(|op| missing.contains(&op.family)).cloned().collect();
-            self.nft.commit(&ops).await?;
-        }
+        self.rules.commit(&plan, &missing).await?;
+        self.hear_of_others();
         if !missing.is_empty() {
             tracing::info!(families = ?missing, "workload interfaces are closed until their endpoints are known");
         }
@@ -141,8 +144,9 @@ impl Dataplane {
     /// and the next apply starts from there. What failed for single objects is in the report.
     pub async fn apply(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
-        let notices = self.events.drain();
+        let notices = self.events.drain(&[]);
         self.hear(notices);
+        self.unheard = None;
         if self.links_stale {
             let links = self.rtnl.links().await?;
             self.routing.read_links(&links);
@@ -167,6 +171,9 @@ impl Dataplane {
     /// Waits until somebody else changed something that concerns us; the next [`apply`](Self::apply) mends it.
     /// Cancel-safe: nothing is lost if the future is dropped.
     pub async fn next_event(&mut self) -> Event {
+        if let Some(event) = self.unheard.take() {
+            return event;
+        }
         loop {
             let notices = self.events.next().await;
             if let Some(event) = self.hear(notices) {
@@ -180,6 +187,7 @@ impl Dataplane {
     pub fn distrust(&mut self) {
         for family in Family::ALL {
             self.state.table(family).stale = true;
+            self.rules.distrust(family);
         }
         self.routing.stale = true;
         self.links_stale = true;
@@ -206,10 +214,15 @@ impl Dataplane {
                     self.state.table(family).stale = true;
                     Some(Event::ForeignTableChange)
                 }
+                Notice::Filter(family) | Notice::Iptables(family) if self.rules.is_iptables() => {
+                    self.rules.distrust(family);
+                    Some(Event::ForeignTableChange)
+                }
                 Notice::Filter(family) => {
                     self.filter_stale[family.index()] = true;
                     Some(Event::ForeignFilterChange)
                 }
+                Notice::Iptables(_) => None,
                 Notice::Link(link) => {
                     let matters = self.routing.link_event(&link);
                     if matters {
@@ -250,13 +263,12 @@ impl Dataplane {
     }
 
     async fn try_rules(&mut self, report: &mut Report, rebuild: bool) -> Result<(), Error> {
+        let anew = self.rules.follow(self.state.settings()).await?;
         for family in Family::ALL {
-            if self.state.table(family).stale {
-                let read = self.nft.read_table(family).await?;
-                if self.state.read_back(family, read) {
-                    tracing::warn!(%family, "rules were changed by somebody; workloads' connections are judged anew");
-                    self.exposed[family.index()] = true;
-                }
+            if self.state.table(family).stale || anew {
+                let read = self.rules.read_table(family).await?;
+                let changed = self.state.read_back(family, read) && !anew;
+                self.note_interference(family, changed);
             }
         }
         let plan = if rebuild { self.state.rebuild() } else { self.state.plan() };
@@ -264,13 +276,34 @@ impl Dataplane {
         for op in plan.transactions().flatten() {
             self.state.table(op.family).stale = true;
         }
-        for transaction in plan.transactions() {
-            self.nft.commit(transaction).await?;
-            report.transactions += 1;
-            report.operations += transaction.len();
+        let committed = self.rules.commit(&plan, &Family::ALL).await;
+        self.hear_of_others();
+        let committed = committed?;
+        for family in Family::ALL {
+            self.note_interference(family, committed.interfered[family.index()]);
         }
+        report.transactions += committed.transactions;
+        report.operations += committed.operations;
         self.state.settle();
+        self.rules.sweep().await;
         Ok(())
+    }
+
+    fn note_interference(&mut self, family: Family, changed: bool) {
+        if changed {
+            tracing::warn!(%family, "rules were changed by somebody; workloads' connections are judged anew");
+            self.exposed[family.index()] = true;
+        }
+    }
+
+    /// Programs that write on our behalf cause notifications. Those of others are kept.
+    fn hear_of_others(&mut self) {
+        let own = self.rules.take_processes();
+        if !own.is_empty() {
+            let notices = self.events.drain(&own);
+            let event = self.hear(notices);
+            self.unheard = self.unheard.or(event);
+        }
     }
 
     /// Settings of interfaces that came or changed.
@@ -424,7 +457,7 @@ impl Dataplane {
             if !self.filter_stale[family.index()] {
                 continue;
             }
-            self.legacy_drops[family.index()] = legacy_forward_policy_is_drop(family);
+            self.legacy_drops[family.index()] = !self.rules.is_legacy() && legacy_forward_policy_is_drop(family);
             for attempt in 0..=ATTEMPTS {
                 match self.try_foreign_rules(family).await {
                     Ok(written) => {
@@ -447,12 +480,16 @@ impl Dataplane {
     }
 
     async fn try_foreign_rules(&mut self, family: Family) -> Result<usize, Error> {
-        let there = self.nft.read_filter(family, foreign::TABLE, &foreign::CHAINS).await?;
+        if self.rules.is_iptables() {
+            // There what policy allowed is accepted by our own chains.
+            return Ok(0);
+        }
+        let there = self.rules.nft.read_filter(family, foreign::TABLE, &foreign::CHAINS).await?;
         let host_action: HostAction = self.state.settings().endpoint_to_host;
         let steps = foreign::steps(family, &there, host_action, &self.options);
         if !steps.is_empty() {
             tracing::info!(%family, rules = steps.len(), "mending our rules in the chains of other programs");
-            self.nft.commit_foreign(&steps).await?;
+            self.rules.nft.commit_foreign(&steps).await?;
         }
         Ok(steps.len())
     }

@@ -79,6 +79,22 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
+    /// A program of iptables or ipset failed.
+    #[error("{program}: {reason}")]
+    Program {
+        /// Which.
+        program: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The iptables renderer needs a program that is not installed.
+    #[error(
+        "{program} is not installed, and the iptables renderer needs it; run `apt-get install iptables ipset`, or use nftables (FelixConfiguration nftablesMode: Enabled)"
+    )]
+    ProgramMissing {
+        /// Which.
+        program: String,
+    },
     /// A setting of the kernel could not be written.
     #[error("cannot set {path} to {value}: {source}")]
     Sysctl {
@@ -102,7 +118,7 @@ impl Error {
         const ERESTART: i32 = 85;
         match self {
             Self::Kernel(error) => error.errno == ERESTART || STALE.iter().any(|errno| error.is(*errno)),
-            Self::Unsettled { .. } => true,
+            Self::Unsettled { .. } | Self::Program { .. } => true,
             _ => false,
         }
     }

@@ -1,7 +1,8 @@
 //! The kernel side: rules, routes, interfaces.
 //!
 //! The policy engine says what this host must hold, in [`calico_policy::instruction::Instruction`]s; this crate makes
-//! the kernel hold exactly that, by netlink only, and keeps it so when somebody else interferes.
+//! the kernel hold exactly that, by netlink, and keeps it so when somebody else interferes. Only where rules have to be
+//! in iptables it runs that program's own tools (`iptables`).
 //!
 //! It decides how instructions become nftables rules (`render`), in which transactions they are written (`table`),
 //! which routes lead to workloads (`routing`), and what is ours: the nftables tables `ip calico` and `ip6 calico`,
@@ -46,6 +47,7 @@ mod golden_policies;
 #[cfg(test)]
 mod golden_tests;
 mod ifname;
+mod iptables;
 mod members;
 mod name;
 #[cfg(test)]
@@ -68,6 +70,7 @@ mod table;
 mod tracker;
 #[cfg(test)]
 mod vocabulary_tests;
+mod writer;
 
 pub use dataplane::Dataplane;
 pub use error::{Error, KernelError};

@@ -1,5 +1,7 @@
 //! What an operator may choose, and what must hold for the choice to make sense.
 
+use calico_policy::instruction::{IptablesBackend, Renderer};
+
 use crate::Error;
 
 /// How the dataplane marks and recognises what is its own.
@@ -17,6 +19,10 @@ pub struct Options {
     pub mark_pass: u32,
     /// Mark bit that says: forwarded, and so not to be judged as traffic of the host itself where it leaves.
     pub mark_forwarded: u32,
+    /// Who writes the rules, whatever the settings say.
+    pub renderer: Option<Renderer>,
+    /// How iptables is spoken to, whatever the settings say.
+    pub iptables_backend: Option<IptablesBackend>,
 }
 
 impl Default for Options {
@@ -28,6 +34,8 @@ impl Default for Options {
             mark_accept: 0x1_0000,
             mark_pass: 0x2_0000,
             mark_forwarded: 0x4_0000,
+            renderer: None,
+            iptables_backend: None,
         }
     }
 }

@@ -1,21 +1,18 @@
 //! Leaving a host that is no node any more: everything of ours goes, nothing else.
 
+use std::sync::Arc;
+
 use rustix::io::Errno;
 
-use crate::{
-    Error, Options,
-    family::Family,
-    foreign,
-    netlink::{ForeignOp, Nft, Rtnl},
-    op::{Op, OpKind},
-};
+use crate::{Error, Options, family::Family, netlink::Rtnl, writer::Writer};
 
 /// The kernel's number of the protocol `bird` (rtnetlink(7), `RTPROT_BIRD`).
 const BIRD_PROTOCOL: u8 = 12;
 
-/// Takes our routes, the routes of our BIRD (those with `bird_metric`), our single rules in other programs' chains and
-/// our tables out of the kernel, in this order: packets stay closed until nothing leads to a workload any more. What
-/// is gone already is no error; a second call does nothing. Settings (forwarding) stay, as others may rely on them.
+/// Takes our routes, the routes of our BIRD (those with `bird_metric`), our chains and sets of iptables, our single
+/// rules in other programs' chains and our tables out of the kernel, in this order: packets stay closed until nothing
+/// leads to a workload any more. What is gone already is no error; a second call does nothing. Settings (forwarding)
+/// stay, as others may rely on them.
 ///
 /// Call it when no agent runs: felix would write everything again.
 ///
@@ -24,18 +21,7 @@ const BIRD_PROTOCOL: u8 = 12;
 pub async fn purge(options: &Options, bird_metric: u32) -> Result<(), Error> {
     remove_routes(options.route_protocol, None).await?;
     remove_routes(BIRD_PROTOCOL, Some(bird_metric)).await?;
-    let nft = Nft::open()?;
-    for family in Family::ALL {
-        let there = nft.read_filter(family, foreign::TABLE, &foreign::CHAINS).await?;
-        let ours: Vec<ForeignOp> = foreign::removals(family, &there);
-        if !ours.is_empty() {
-            nft.commit_foreign(&ours).await?;
-        }
-        if nft.has_table(family).await? {
-            nft.commit(&[Op { family, kind: OpKind::DeleteTable }]).await?;
-        }
-    }
-    Ok(())
+    Writer::open(Arc::new(options.clone()))?.remove_everything().await
 }
 
 async fn remove_routes(protocol: u8, metric: Option<u32>) -> Result<(), Error> {

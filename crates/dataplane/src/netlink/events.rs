@@ -33,8 +33,10 @@ pub(crate) struct LinkEvent {
 pub(crate) enum Notice {
     /// One of our tables.
     Table(Family),
-    /// Another program's filter table.
+    /// Another program's filter table, where rules of iptables may be too.
     Filter(Family),
+    /// Another table that rules of iptables may be in.
+    Iptables(Family),
     /// A link.
     Link(LinkEvent),
     /// A route that has our protocol number.
@@ -82,7 +84,7 @@ impl Events {
                 data = self.route.recv_msg() => (data, false),
             };
             let notices = match data {
-                Ok(data) => self.parse(&data, rules),
+                Ok(data) => self.parse(&data, rules, &[]),
                 Err(error) if error.is_no_buffer_space() || error.is_truncated() => vec![Notice::Overrun],
                 Err(error) => {
                     tracing::warn!(%error, "cannot read notifications, reading everything back in a second");
@@ -96,13 +98,13 @@ impl Events {
         }
     }
 
-    /// What is queued, without waiting.
-    pub(crate) fn drain(&self) -> Vec<Notice> {
+    /// What is queued, without waiting. Changes that these processes made are not news.
+    pub(crate) fn drain(&self, own: &[u32]) -> Vec<Notice> {
         let mut notices = Vec::new();
         for (socket, rules) in [(&self.nft, true), (&self.route, false)] {
             loop {
                 match socket.try_recv_msg() {
-                    Ok(Some(data)) => notices.extend(self.parse(&data, rules)),
+                    Ok(Some(data)) => notices.extend(self.parse(&data, rules, own)),
                     Ok(None) => break,
                     Err(error) => {
                         notices.push(Notice::Overrun);
@@ -117,9 +119,11 @@ impl Events {
         notices
     }
 
-    fn parse(&self, data: &[u8], rules: bool) -> Vec<Notice> {
+    fn parse(&self, data: &[u8], rules: bool, own: &[u32]) -> Vec<Notice> {
         let messages = MessageIter::new(data).filter_map(Result::ok);
         if rules {
+            // A program's first netlink socket has its process identifier.
+            let messages = messages.filter(|(header, _)| !own.contains(&header.nlmsg_pid));
             messages.filter_map(|(header, payload)| self.rules_notice(header, payload)).collect()
         } else {
             messages.filter_map(|(header, payload)| self.route_notice(header, payload)).collect()
@@ -137,6 +141,7 @@ impl Events {
         match text(table).as_str() {
             TABLE => Some(Notice::Table(family)),
             crate::foreign::TABLE => Some(Notice::Filter(family)),
+            "raw" | "mangle" | "nat" => Some(Notice::Iptables(family)),
             _ => None,
         }
     }

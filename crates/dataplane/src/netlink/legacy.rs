@@ -28,21 +28,31 @@ const VERDICT_DROP: i32 = -1;
 /// Whether a FORWARD chain of the legacy filter table has policy drop. `false` if there is no such table: asking for
 /// it would create it, so the list of tables is asked first.
 pub(crate) fn forward_policy_is_drop(family: Family) -> bool {
+    let policy = |(entries, underflow): (Vec<u8>, usize)| policy_is_drop(family, &entries, underflow);
+    has_filter(family)
+        && read_filter(family).and_then(policy).unwrap_or_else(|error| {
+            tracing::warn!(%family, %error, "cannot read the FORWARD policy of iptables-legacy");
+            false
+        })
+}
+
+/// Whether a text, such as the start of a chain's name, is anywhere in the legacy filter table.
+pub(crate) fn filter_mentions(family: Family, text: &str) -> bool {
+    let mentions = |entries: &[u8]| entries.windows(text.len()).any(|window| window == text.as_bytes());
+    has_filter(family) && read_filter(family).is_ok_and(|(entries, _)| mentions(&entries))
+}
+
+fn has_filter(family: Family) -> bool {
     let file = match family {
         Family::V4 => "ip_tables_names",
         Family::V6 => "ip6_tables_names",
     };
     let names = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-    if !names.lines().any(|name| name == "filter") {
-        return false;
-    }
-    read_forward_policy(family).unwrap_or_else(|error| {
-        tracing::warn!(%family, %error, "cannot read the FORWARD policy of iptables-legacy");
-        false
-    })
+    names.lines().any(|name| name == "filter")
 }
 
-fn read_forward_policy(family: Family) -> std::io::Result<bool> {
+/// The entries of the table, and where the FORWARD policy is in them.
+fn read_filter(family: Family) -> std::io::Result<(Vec<u8>, usize)> {
     let domain = match family {
         Family::V4 => AddressFamily::INET,
         Family::V6 => AddressFamily::INET6,
@@ -57,7 +67,7 @@ fn read_forward_policy(family: Family) -> std::io::Result<bool> {
     entries[..6].copy_from_slice(b"filter");
     entries[32..36].copy_from_slice(&size.to_ne_bytes());
     get_option(&socket, family, GET_ENTRIES, &mut entries)?;
-    policy_is_drop(family, &entries[ENTRIES_HEADER..], underflow as usize)
+    Ok((entries.split_off(ENTRIES_HEADER), underflow as usize))
 }
 
 /// The entry at the underflow is an unconditional standard target whose verdict is the policy.

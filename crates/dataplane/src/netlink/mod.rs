@@ -14,7 +14,9 @@ mod socket;
 
 pub(crate) use conntrack::Conntrack;
 pub(crate) use events::{Events, LinkEvent, Notice};
-pub(crate) use legacy::forward_policy_is_drop as legacy_forward_policy_is_drop;
+pub(crate) use legacy::{
+    filter_mentions as legacy_filter_mentions, forward_policy_is_drop as legacy_forward_policy_is_drop,
+};
 pub(crate) use nft_read::{FilterRule, FilterTable};
 pub(crate) use nft_write::ForeignOp;
 pub(crate) use rtnl::{Link, Rtnl};

@@ -8,6 +8,7 @@
 mod namespace;
 
 use std::{
+    cell::Cell,
     future::Future,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -18,7 +19,8 @@ use std::{
 use calico_dataplane::{Dataplane, Event, Options};
 use calico_model::MacAddress;
 use calico_policy::instruction::{
-    Endpoint, EndpointId, EntityMatch, Instruction, ProfileId, Rule, RuleAction, RuleSet, SetId,
+    Endpoint, EndpointId, EntityMatch, Instruction, IptablesBackend, ProfileId, Renderer, Rule, RuleAction, RuleSet,
+    SetId,
 };
 use ipnet::IpNet;
 pub use namespace::*;
@@ -26,9 +28,55 @@ pub use namespace::*;
 /// How long is waited for something that must not happen. Delivery over veth takes microseconds.
 pub const SILENCE: Duration = Duration::from_millis(80);
 
+/// Which renderer a test is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// nftables.
+    Nftables,
+    /// `iptables-nft`.
+    IptablesNft,
+    /// `iptables-legacy`.
+    IptablesLegacy,
+}
+
+thread_local! {
+    static RENDERER: Cell<By> = const { Cell::new(By::Nftables) };
+}
+
+/// Runs a test, as it is written for nftables, with another renderer.
+pub fn by(renderer: By, test: fn()) {
+    RENDERER.set(renderer);
+    test();
+    RENDERER.set(By::Nftables);
+}
+
+/// The rest of this test, on this thread, is about another renderer.
+pub fn select(renderer: By) {
+    RENDERER.set(renderer);
+}
+
+impl By {
+    /// The renderer of the calling test.
+    pub fn current() -> Self {
+        RENDERER.get()
+    }
+
+    /// Options of a dataplane that uses it.
+    pub fn options(self) -> Options {
+        let (renderer, backend) = match self {
+            Self::Nftables => (Renderer::Nftables, None),
+            Self::IptablesNft => (Renderer::Iptables, Some(IptablesBackend::Nft)),
+            Self::IptablesLegacy => (Renderer::Iptables, Some(IptablesBackend::Legacy)),
+        };
+        Options { renderer: Some(renderer), iptables_backend: backend, ..Options::default() }
+    }
+}
+
 /// Runs a test on a host with the addresses 192.0.2.1 and 2001:db8::1.
 pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
+    let renderer = By::current();
     in_a_namespace(move || {
+        RENDERER.set(renderer);
         run("ip address add 192.0.2.1/32 dev lo");
         run("ip address add 2001:db8::1/128 dev lo nodad");
         test(Host)
@@ -115,7 +163,7 @@ impl Host {
 
 /// A dataplane with the base installed.
 pub async fn dataplane() -> Dataplane {
-    let mut dataplane = Dataplane::new(Options::default()).unwrap();
+    let mut dataplane = Dataplane::new(By::current().options()).unwrap();
     dataplane.install_base().await.unwrap();
     dataplane
 }

@@ -1,0 +1,430 @@
+//! The second renderer: the same rules in iptables and ipset, for hosts whose other software is there, or whose kernel
+//! has nothing newer.
+//!
+//! It takes the operations that are meant for nftables ([`Op`]), keeps what they add up to ([`model`]), works out which
+//! chains that makes in which tables ([`layout`], [`lower`], [`dispatch`], [`sets`]), and writes what differs from what
+//! the kernel holds ([`diff`]) by `ipset restore` and `iptables-restore --noflush`. This is the only place where the
+//! dataplane starts programs, and it starts none when nothing changed.
+//!
+//! What must hold:
+//!
+//! - **Never half a policy.** Sets grow before the rules that name them are written and shrink afterwards; a table
+//!   changes at once or not at all; the tables change in the order in which packets meet them.
+//! - **Known by its comment.** Each rule carries a hash of its own text. A restart compares hashes and touches nothing
+//!   that is as wanted, counters included; a rule that somebody changed has lost its hash or has another one.
+//! - **One jump** from each of iptables' own chains, first in it (last for source NAT), put back when it is gone.
+//! - **Nothing else is touched**: chains whose name starts with `cali-`, sets with `cali40` or `cali60`, rules with our
+//!   comment. An earlier Felix used the same names; what it left is taken over, and goes if it is not wanted.
+//!
+//! What cannot be as with nftables: a change of several tables or sets is not one moment but a few, in an order in
+//! which nothing opens that is closed both before and after. Changes by others are noticed at once only with
+//! iptables-nft, whose tables are nftables tables; those of iptables-legacy and of ipset tell nobody, so there it
+//! takes until everything is read again. And iptables-legacy forgets the state of limits of connections and rates
+//! whenever a table is written.
+
+mod command;
+mod detect;
+mod diff;
+mod dispatch;
+mod layout;
+mod lower;
+mod model;
+mod name;
+mod save;
+mod sets;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use command::{LOCK_SECONDS, run};
+use detect::Programs;
+pub(crate) use detect::{Variant, choose};
+use diff::Wanted;
+use layout::{Context, Layout, Line, Source, Table};
+use model::Model;
+pub(crate) use name::CHAIN_PREFIX;
+use save::{Saved, SavedSet};
+
+use crate::{Options, error::Error, family::Family, op::Op, table::ReadTable};
+
+/// How often the same jump is put back to its place before others are let have their way for a while.
+const MOST_DISPLACEMENTS: usize = 5;
+/// How long that while is.
+const DISPLACEMENT_PERIOD: Duration = Duration::from_secs(10);
+/// Tries to remove sets. The kernel lets go of what a deleted rule referred to a little later.
+const DESTROY_ATTEMPTS: u32 = 6;
+/// The first pause between them; doubled each time.
+const DESTROY_BACK_OFF: Duration = Duration::from_millis(5);
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Programs that were run to change something.
+    pub runs: usize,
+    /// Lines that they read.
+    pub lines: usize,
+    /// Per family: rules that were there had been changed or removed by somebody.
+    pub interfered: [bool; 2],
+}
+
+/// What one family is to have and has.
+#[derive(Debug, Default)]
+struct FamilyState {
+    model: Model,
+    layout: Layout,
+    wanted: Wanted,
+    /// What the kernel holds; `None` if it has to be read.
+    there: Option<Saved>,
+    /// What was there when it was last known.
+    before: Option<Saved>,
+    /// Sets whose members may differ from the kernel's.
+    dirty_sets: BTreeSet<String>,
+    /// Sets that are known under another than their first name.
+    evasions: BTreeMap<String, u32>,
+    /// When jumps were found displaced.
+    displaced: VecDeque<Instant>,
+}
+
+/// The rules of one network namespace in iptables and ipset.
+#[derive(Debug)]
+pub(crate) struct Iptables {
+    variant: Variant,
+    programs: Programs,
+    options: Arc<Options>,
+    return_allowed: bool,
+    families: [FamilyState; 2],
+    /// Our sets in the kernel; `None` if they have to be read.
+    sets: Option<HashMap<String, SavedSet>>,
+    /// Sets that others use and that are not tried again until everything is read again.
+    stubborn: BTreeSet<String>,
+    /// Processes of ours that changed something since they were last asked for.
+    processes: Vec<u32>,
+}
+
+impl Iptables {
+    /// Finds the programs. Nothing is read or written yet.
+    ///
+    /// # Errors
+    /// [`Error::ProgramMissing`] names the program that is not installed.
+    pub(crate) fn open(variant: Variant, options: Arc<Options>) -> Result<Self, Error> {
+        Ok(Self {
+            variant,
+            programs: Programs::find(variant)?,
+            options,
+            return_allowed: false,
+            families: Default::default(),
+            sets: None,
+            stubborn: BTreeSet::new(),
+            processes: Vec::new(),
+        })
+    }
+
+    /// Which iptables it speaks to.
+    pub(crate) fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// Whether packets that policy allowed are left to others' rules too, where there are any.
+    pub(crate) fn set_return_allowed(&mut self, return_allowed: bool) {
+        if std::mem::replace(&mut self.return_allowed, return_allowed) != return_allowed {
+            for state in &mut self.families {
+                state.wanted.clear();
+            }
+        }
+    }
+
+    /// Whether rules of ours are there, from an earlier run.
+    ///
+    /// # Errors
+    /// [`Error::Program`] if they cannot be read.
+    pub(crate) async fn is_installed(&mut self, family: Family) -> Result<bool, Error> {
+        self.read_rules(family).await?;
+        let filter = self.families[family.index()].there.as_ref().and_then(|saved| saved.get(&Table::Filter));
+        Ok(filter.is_some_and(|table| !table.chains.is_empty()))
+    }
+
+    /// What the planner is to believe of a family's table: all that it asked for so far.
+    pub(crate) fn read_table(&self, family: Family) -> Option<ReadTable> {
+        self.families[family.index()].model.read(family)
+    }
+
+    /// Takes an operation into account; [`write`](Self::write) carries it out.
+    ///
+    /// # Errors
+    /// [`Error::Program`] if it does not fit what was asked for before; reading back helps.
+    pub(crate) fn absorb(&mut self, op: &Op) -> Result<(), Error> {
+        self.families[op.family.index()].model.carry_out(op)
+    }
+
+    /// Believes nothing of a family's rules, nor of the sets, any more.
+    pub(crate) fn distrust(&mut self, family: Family) {
+        let state = &mut self.families[family.index()];
+        state.before = state.there.take().or(state.before.take());
+        self.sets = None;
+    }
+
+    /// The processes that changed something on our behalf since the last call: their notifications are no news.
+    pub(crate) fn take_processes(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.processes)
+    }
+
+    /// Makes the kernel hold what was asked for, in these families, and nothing else of ours.
+    ///
+    /// # Errors
+    /// [`Error::Program`] if a program failed; what is there is then read again with the next call.
+    pub(crate) async fn write(&mut self, families: &[Family]) -> Result<Written, Error> {
+        let result = self.try_write(families).await;
+        if result.is_err() {
+            families.iter().for_each(|family| self.distrust(*family));
+        }
+        result
+    }
+
+    async fn try_write(&mut self, families: &[Family]) -> Result<Written, Error> {
+        let mut written = Written::default();
+        if families.iter().all(|family| self.is_settled(*family)) {
+            return Ok(written);
+        }
+        for family in families {
+            self.read_rules(*family).await?;
+            let state = &mut self.families[family.index()];
+            if let (Some(before), Some(there)) = (state.before.take(), &state.there) {
+                written.interfered[family.index()] = diff::was_changed(&before, there);
+            }
+        }
+        self.read_sets().await?;
+        let sets = self.wanted_sets(families);
+        let set_changes = diff::sets(&sets, self.sets.as_ref().unwrap_or(&HashMap::new()));
+        self.restore_sets(&set_changes.first, &mut written).await?;
+        for family in families {
+            self.write_rules(*family, &mut written).await?;
+        }
+        self.restore_sets(&set_changes.last, &mut written).await?;
+        self.destroy_sets(set_changes.unused, &mut written).await?;
+        for family in families {
+            self.families[family.index()].dirty_sets.clear();
+        }
+        let there = self.sets.get_or_insert_default();
+        there.extend(sets.into_iter().filter_map(|(name, set)| Some((name, set?))));
+        Ok(written)
+    }
+
+    /// Nothing was asked for since the last write, and nothing is in doubt.
+    fn is_settled(&self, family: Family) -> bool {
+        let FamilyState { model, there, wanted, dirty_sets, .. } = &self.families[family.index()];
+        let known = there.is_some() && self.sets.is_some() && dirty_sets.is_empty();
+        known && !model.has_changed() && (!wanted.is_empty() || model.chains.is_empty())
+    }
+
+    async fn read_rules(&mut self, family: Family) -> Result<(), Error> {
+        let state = &mut self.families[family.index()];
+        if state.there.is_none() {
+            let output = run(self.programs.save(family), &[], "").await?;
+            state.there = Some(save::parse_rules(&output.text));
+        }
+        Ok(())
+    }
+
+    async fn read_sets(&mut self) -> Result<(), Error> {
+        if self.sets.is_none() {
+            let output = run(&self.programs.ipset, &["save"], "").await?;
+            self.sets = Some(save::parse_sets(&output.text, &Family::ALL.map(name::set_prefix)));
+            self.stubborn.clear();
+            for state in &mut self.families {
+                state.dirty_sets.extend(state.model.sets.keys().cloned());
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_rules(&mut self, family: Family, written: &mut Written) -> Result<(), Error> {
+        self.render(family);
+        let context = self.context(family);
+        let state = &self.families[family.index()];
+        let Some(there) = &state.there else { return Ok(()) };
+        let period = |time: &&Instant| time.elapsed() < DISPLACEMENT_PERIOD;
+        let tolerant = state.displaced.iter().filter(period).count() >= MOST_DISPLACEMENTS;
+        let mut texts = Texts { state, context: &context, maps: BTreeMap::new() };
+        let hooks = &state.layout.hooks;
+        let changes = diff::rules(&state.wanted, hooks, there, tolerant, &mut |table, chain| texts.lines(table, chain));
+        let after = diff::settled(&state.wanted, hooks, there, tolerant);
+        if !changes.text.is_empty() {
+            let arguments = ["--noflush", "--wait", LOCK_SECONDS];
+            tracing::debug!(%family, lines = changes.text.lines().count(), "writing rules by iptables");
+            let output = run(self.programs.restore(family), &arguments, &changes.text).await?;
+            self.processes.push(output.process);
+            written.runs += 1;
+            written.lines += changes.text.lines().count();
+        }
+        let state = &mut self.families[family.index()];
+        if changes.displaced && !tolerant {
+            tracing::info!(%family, "our jump was not in its place any more");
+            state.displaced.push_back(Instant::now());
+            state.displaced.truncate(MOST_DISPLACEMENTS * 2);
+        }
+        state.displaced.retain(|time| time.elapsed() < DISPLACEMENT_PERIOD);
+        state.there = Some(after);
+        Ok(())
+    }
+
+    /// Works out the hashes of all wanted rules; those of chains that did not change are kept.
+    fn render(&mut self, family: Family) {
+        let (chains, sets) = self.families[family.index()].model.take_changed();
+        self.families[family.index()].dirty_sets.extend(sets.iter().cloned());
+        let context = self.context(family);
+        let state = &self.families[family.index()];
+        if chains.is_empty() && sets.is_empty() && !state.wanted.is_empty() {
+            return;
+        }
+        let layout = Layout::of(&state.model);
+        let mut wanted = Wanted::new();
+        for ((table, chain), source) in &layout.chains {
+            let kept = match source {
+                Source::Chain(name) if !chains.contains(name) => state.wanted.get(&(*table, chain.clone())),
+                _ => None,
+            };
+            if let Some(hashes) = kept {
+                wanted.insert((*table, chain.clone()), hashes.clone());
+                continue;
+            }
+            for (name, lines) in layout::render(source, *table, &state.model, &context) {
+                wanted.insert((*table, name), lines.into_iter().map(|line| line.hash).collect());
+            }
+        }
+        let state = &mut self.families[family.index()];
+        (state.wanted, state.layout) = (wanted, layout);
+    }
+
+    fn context(&self, family: Family) -> Context {
+        Context {
+            family,
+            options: self.options.clone(),
+            return_allowed: self.return_allowed,
+            evasions: self.families[family.index()].evasions.clone(),
+        }
+    }
+
+    /// The sets to look at, by ipset's names, `None` for those that must go. May choose another name for one, and then
+    /// all rules are looked at again.
+    fn wanted_sets(&mut self, families: &[Family]) -> BTreeMap<String, Option<SavedSet>> {
+        let Some(there) = &self.sets else { return BTreeMap::new() };
+        let mut wanted = BTreeMap::new();
+        for family in families {
+            let FamilyState { model, evasions, dirty_sets, wanted: rules, .. } = &mut self.families[family.index()];
+            dirty_sets.extend(model.changed_sets().iter().cloned());
+            let mut names = BTreeSet::new();
+            for (set, content) in &model.sets {
+                let Some(kind) = sets::kind(*family, content) else { continue };
+                let evasion = evasions.get(set).copied().unwrap_or_default();
+                let is_other =
+                    |number: &u32| there.get(&name::set(*family, set, *number)).is_some_and(|s| s.kind != kind);
+                let free = (evasion..).find(|number| !is_other(number)).unwrap_or(evasion);
+                if free != evasion {
+                    tracing::warn!(set, "a set of another type has the name of this one, which gets a further one");
+                    evasions.insert(set.clone(), free);
+                    rules.clear();
+                    dirty_sets.insert(set.clone());
+                }
+                let name = name::set(*family, set, free);
+                if dirty_sets.contains(set) {
+                    let members = sets::members(*family, content);
+                    wanted.insert(name.clone(), Some(SavedSet { kind, members }));
+                }
+                names.insert(name);
+            }
+            let ours = there.keys().filter(|name| name.starts_with(name::set_prefix(*family)));
+            let unused = ours.filter(|name| !names.contains(*name) && !self.stubborn.contains(*name));
+            wanted.extend(unused.map(|name| (name.clone(), None)));
+        }
+        wanted
+    }
+
+    async fn restore_sets(&mut self, text: &str, written: &mut Written) -> Result<(), Error> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(lines = text.lines().count(), "writing sets by ipset");
+        run(&self.programs.ipset, &["restore", "-exist"], text).await?;
+        written.runs += 1;
+        written.lines += text.lines().count();
+        Ok(())
+    }
+
+    /// Removes sets. One that others' rules use stays, empty or not, and is said.
+    async fn destroy_sets(&mut self, mut names: Vec<String>, written: &mut Written) -> Result<(), Error> {
+        for attempt in 0..DESTROY_ATTEMPTS {
+            if names.is_empty() {
+                return Ok(());
+            }
+            let text: String = names.iter().map(|name| format!("destroy {name}\n")).collect();
+            let result = run(&self.programs.ipset, &["restore"], &text).await;
+            written.runs += 1;
+            written.lines += names.len();
+            let left = match result {
+                Ok(_) => BTreeSet::new(),
+                Err(error) => {
+                    tracing::debug!(attempt, %error, "sets could not be removed yet");
+                    let there = run(&self.programs.ipset, &["list", "-n"], "").await?;
+                    there.text.lines().map(str::to_owned).collect()
+                }
+            };
+            for gone in names.iter().filter(|name| !left.contains(*name)) {
+                self.sets.iter_mut().for_each(|sets| drop(sets.remove(gone)));
+            }
+            names.retain(|name| left.contains(name));
+            if !names.is_empty() {
+                tokio::time::sleep(DESTROY_BACK_OFF * 2u32.pow(attempt)).await;
+            }
+        }
+        tracing::warn!(?names, "sets that are not needed any more are in use by somebody and stay");
+        self.stubborn.extend(names);
+        Ok(())
+    }
+}
+
+/// The text of chains; a map's chains are made together and kept while one text is written.
+struct Texts<'a> {
+    state: &'a FamilyState,
+    context: &'a Context,
+    maps: BTreeMap<(Table, String), Vec<Line>>,
+}
+
+impl Texts<'_> {
+    fn lines(&mut self, table: Table, chain: &str) -> Vec<Line> {
+        let key = (table, chain.to_owned());
+        if let Some(lines) = self.maps.remove(&key) {
+            return lines;
+        }
+        let render = |source: &Source| layout::render(source, table, &self.state.model, self.context);
+        if let Some(source @ (Source::Top(_) | Source::Chain(_))) = self.state.layout.chains.get(&key) {
+            return render(source).remove(chain).unwrap_or_default();
+        }
+        let maps = self
+            .state
+            .layout
+            .chains
+            .iter()
+            .filter(|((of, _), source)| *of == table && matches!(source, Source::Map(..)));
+        for chains in maps.map(|(_, source)| render(source)).collect::<Vec<_>>() {
+            self.maps.extend(chains.into_iter().map(|(name, lines)| ((table, name), lines)));
+        }
+        self.maps.remove(&key).unwrap_or_default()
+    }
+}
+
+/// Removes everything of ours from one kind of iptables, and all our sets that nothing else needs.
+///
+/// # Errors
+/// [`Error::Program`] with the first thing that could not be removed; [`Error::ProgramMissing`].
+pub(crate) async fn remove(variant: Variant, options: Arc<Options>, keep_sets: bool) -> Result<Written, Error> {
+    let mut iptables = Iptables::open(variant, options)?;
+    if keep_sets {
+        iptables.sets = Some(HashMap::new());
+    }
+    iptables.write(&Family::ALL).await
+}
