@@ -170,8 +170,9 @@ impl<S: Kind> Resource<S> {
     /// stored object of that name would be one of an older release.
     pub(crate) fn from_input(bytes: &[u8], revision: Option<Revision>) -> Result<Self, serde_json::Error> {
         let mut wire: WireIn<S> = match serde_json::from_slice(bytes) {
+            Ok(_) if schema::has_odd_case(S::NAME, bytes) => read_as_go(bytes, None)?,
             Ok(wire) => wire,
-            Err(error) => read_as_go(bytes, &error)?,
+            Err(error) => read_as_go(bytes, Some(&error))?,
         };
         for dropped in ["resourceVersion", "selfLink"] {
             wire.metadata.extra.remove(dropped);
@@ -187,10 +188,14 @@ impl<S: Kind> Resource<S> {
 }
 
 /// Reads what Go reads and a typed decoder does not: member names in another case, and null for anything. `error` is
-/// what the typed decoder said.
-fn read_as_go<S: Kind>(bytes: &[u8], error: &serde_json::Error) -> Result<WireIn<S>, serde_json::Error> {
-    let Ok(mut value) = serde_json::from_slice(bytes) else {
-        return Err(serde::de::Error::custom(format!("it is not JSON: {error}")));
+/// what the typed decoder said, if it was not content.
+fn read_as_go<S: Kind>(bytes: &[u8], error: Option<&serde_json::Error>) -> Result<WireIn<S>, serde_json::Error> {
+    let mut value: Value = match serde_json::from_slice(bytes) {
+        Ok(value) => value,
+        Err(other) => {
+            let error = error.unwrap_or(&other);
+            return Err(serde::de::Error::custom(format!("it is not JSON: {error}")));
+        }
     };
     schema::tidy(S::NAME, &mut value);
     WireIn::deserialize(&value).map_err(|error| match bytes.len() {

@@ -14,9 +14,11 @@ use crate::{AsNumber, Fault, KindName, Port, format_go_duration, parse_go_durati
 
 mod felix;
 mod kinds;
+mod odd_case;
 mod policy;
 mod prune;
 
+pub(crate) use odd_case::has_odd_case;
 pub(crate) use prune::prune;
 
 /// What may stand in a place.
