@@ -5,7 +5,7 @@
 //! rules in other programs' chains. A failure of one object is reported and does not hold up the others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -46,6 +46,8 @@ pub struct Dataplane {
     /// Interfaces whose settings are to be looked at.
     unconfigured: BTreeSet<IfName>,
     links_stale: bool,
+    /// Addresses of interfaces, or the interfaces' names, may not be those that are known.
+    addresses_stale: bool,
     /// The rules of a family were missing, or changed by somebody: connections made meanwhile were not judged.
     exposed: [bool; 2],
     filter_stale: [bool; 2],
@@ -83,6 +85,7 @@ impl Dataplane {
             rp_filter: sysctl::default_rp_filter(),
             unconfigured: BTreeSet::new(),
             links_stale: true,
+            addresses_stale: true,
             exposed: [false; 2],
             filter_stale: [true; 2],
             legacy_drops: [false; 2],
@@ -153,6 +156,7 @@ impl Dataplane {
             self.unconfigured.extend(self.routing.interfaces().map(|(link, _)| link.name));
             self.links_stale = false;
         }
+        self.read_addresses().await?;
         for interface in self.routing.take_changed() {
             self.state.link(interface, self.routing.interface(&interface).is_some());
         }
@@ -191,6 +195,7 @@ impl Dataplane {
         }
         self.routing.stale = true;
         self.links_stale = true;
+        self.addresses_stale = true;
         self.filter_stale = [true; 2];
     }
 
@@ -228,7 +233,14 @@ impl Dataplane {
                     if matters {
                         self.unconfigured.extend(link.name);
                     }
-                    matters.then_some(Event::LinksChanged)
+                    // Names belong to addresses too.
+                    self.addresses_stale = true;
+                    let event = if matters { Event::LinksChanged } else { Event::AddressesChanged };
+                    (matters || self.state.follows_addresses()).then_some(event)
+                }
+                Notice::Address => {
+                    self.addresses_stale = true;
+                    self.state.follows_addresses().then_some(Event::AddressesChanged)
                 }
                 Notice::OurRoute => {
                     self.routing.stale = true;
@@ -247,6 +259,20 @@ impl Dataplane {
             first = first.or(event);
         }
         first
+    }
+
+    /// Which interface has which address, as long as a host endpoint wants to know.
+    async fn read_addresses(&mut self) -> Result<(), Error> {
+        if !self.addresses_stale || !self.state.follows_addresses() {
+            return Ok(());
+        }
+        let links = self.rtnl.links().await?;
+        let addresses = self.rtnl.addresses().await?;
+        let names: HashMap<u32, IfName> = links.iter().map(|link| (link.index, link.name)).collect();
+        let named = addresses.into_iter().filter_map(|(index, address)| Some((address, *names.get(&index)?)));
+        self.state.read_addresses(named.collect());
+        self.addresses_stale = false;
+        Ok(())
     }
 
     /// Rules. A refusal means that the kernel is not as believed: read back, and again.

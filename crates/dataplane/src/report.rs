@@ -97,6 +97,8 @@ pub enum Event {
     LinksChanged,
     /// A route that is ours or in the way of ours.
     RoutesChanged,
+    /// An address that a host endpoint may stand for came to an interface or went.
+    AddressesChanged,
     /// Notifications were lost; anything may have changed.
     Overrun,
 }

@@ -9,9 +9,10 @@ use super::{
 };
 use crate::{error::Error, family::Family, ifname::IfName, routing::Route, ruleset::TABLE};
 
-/// Multicast groups: `NFNLGRP_NFTABLES`; `RTNLGRP_LINK`, `…_IPV4_ROUTE`, `…_IPV6_ROUTE`.
+/// Multicast groups: `NFNLGRP_NFTABLES`; `RTNLGRP_LINK`, `…_IPV4_IFADDR`, `…_IPV4_ROUTE`, `…_IPV6_IFADDR`,
+/// `…_IPV6_ROUTE`.
 const NFTABLES_GROUP: u32 = 7;
-const ROUTE_GROUPS: [u32; 3] = [1, 7, 11];
+const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 /// Notifications of a large foreign change must fit, or they are lost and everything has to be read again.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
@@ -39,6 +40,8 @@ pub(crate) enum Notice {
     Iptables(Family),
     /// A link.
     Link(LinkEvent),
+    /// An address came to an interface or went.
+    Address,
     /// A route that has our protocol number.
     OurRoute,
     /// A route of somebody else that took the place of one that was there.
@@ -153,6 +156,7 @@ impl Events {
                 let gone = kind == NlMsgType::RTM_DELLINK;
                 Some(Notice::Link(LinkEvent { index, name, running: running && !gone, gone }))
             }
+            NlMsgType::RTM_NEWADDR | NlMsgType::RTM_DELADDR => Some(Notice::Address),
             kind @ (NlMsgType::RTM_NEWROUTE | NlMsgType::RTM_DELROUTE) if header.nlmsg_pid != self.route_port => {
                 let seen = seen_route(payload)?;
                 if seen.protocol == self.protocol {

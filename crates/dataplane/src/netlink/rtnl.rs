@@ -88,6 +88,16 @@ impl Rtnl {
         .await
     }
 
+    /// The addresses of all interfaces, with the interfaces' indexes.
+    pub(crate) async fn addresses(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
+        let request = || {
+            let mut request = MessageBuilder::new(NlMsgType::RTM_GETADDR, 0);
+            request.append_bytes(&[0; 8]);
+            request
+        };
+        self.dump("list addresses", request, |_, payload| seen_address(payload)).await
+    }
+
     /// The routes of one family in the main table that have our protocol number.
     pub(crate) async fn routes(&self, family: Family) -> Result<Vec<Route>, Error> {
         let request = || {
@@ -233,6 +243,21 @@ pub(super) fn link_event(payload: &[u8]) -> Option<(u32, Option<IfName>, bool)> 
     let running = native(payload.get(8..12)?)? & RUNNING != 0;
     let name = AttrIter::new(payload.get(16..)?).find(|(kind, _)| *kind == 3);
     Some((index, name.and_then(|(_, name)| IfName::new(&text(name))), running))
+}
+
+/// Index and address of an `ifaddrmsg`. Of a point-to-point link attribute 2 is this end's, 1 the other end's; where
+/// there is only one, it is this end's.
+fn seen_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
+    let index = native(payload.get(4..8)?)?;
+    let (mut local, mut other) = (None, None);
+    for (kind, value) in AttrIter::new(payload.get(8..)?) {
+        match kind {
+            1 => other = address(value),
+            2 => local = address(value),
+            _ => {}
+        }
+    }
+    Some((index, local.or(other)?))
 }
 
 /// A route of the main table in a message.

@@ -6,6 +6,7 @@ mod support;
 
 mod absence;
 mod foreign;
+mod hosts;
 mod iptables;
 mod lifecycle;
 mod packets;
