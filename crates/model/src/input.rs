@@ -70,7 +70,9 @@ pub fn documents(text: &str) -> Result<Vec<Value>, InputError> {
             continue;
         }
         number += 1;
-        let Yaml(value) = serde_saphyr::from_str(&document)
+        // YAML 1.1: a leading zero makes a number octal.
+        let options = serde_saphyr::options! { legacy_octal_numbers: true };
+        let Yaml(value) = serde_saphyr::from_str_with_options(&document, options)
             .map_err(|error| InputError::Syntax { document: number, cause: error.to_string() })?;
         flatten(value, &mut found);
     }
@@ -304,10 +306,12 @@ mod tests {
 
     #[test]
     fn yaml_is_that_of_upstream() {
-        let found = value("a: yes\nb: 'yes'\nc: 1e3\nd: 010\nn: off\n1: x\ne: ~\nf: 1.50\n");
+        let found = value("a: yes\nb: 'yes'\nc: 1e3\nd: 010\nn: off\n1: x\ne: ~\nf: 1.50\ng: 0x1f\nh: 12:30\n");
         assert_eq!(found["a"], true);
         assert_eq!(found["b"], "yes");
         assert_eq!(found["c"], 1000.0);
+        assert_eq!(found["d"], 8);
+        assert_eq!((&found["f"], &found["g"], &found["h"]), (&1.5.into(), &31.into(), &"12:30".into()));
         assert_eq!(found["false"], false);
         assert_eq!(found["1"], "x");
         assert_eq!(found["e"], Value::Null);
@@ -421,11 +425,11 @@ spec: {cidr: nonsense, blockSize: 99, allowedUses: [Everything]}
 
     #[test]
     fn scalars_where_text_is_wanted_become_text() {
-        let text = "apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata: {name: 7, labels: {a: yes, b: 1, c: ~}}";
+        let text = "apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata: {name: 7, labels: {a: yes, b: 1, c: ~, d: 1e3, e: 1.50, f: 0777, g: 2500000.0}}";
         let AnyResource::Profile(profile) = parse(value(text)).unwrap() else { panic!("a profile was given") };
         assert_eq!(profile.name(), "7");
         let labels: Vec<_> = profile.metadata.labels.values().map(String::as_str).collect();
-        assert_eq!(labels, ["true", "1", ""]);
+        assert_eq!(labels, ["true", "1", "", "1000", "1.5", "511", "2.5e+06"]);
     }
 
     #[test]

@@ -10,6 +10,20 @@ pub fn timestamp(at: time::OffsetDateTime) -> String {
     at.to_offset(time::UtcOffset::UTC).format(format).expect("every component of the format is present in a date")
 }
 
+/// A number as Go's `strconv` writes it at its shortest: an exponent below 1e-4 and from 1e6 on, unless it is whole and
+/// was written so.
+pub(crate) fn go_number(number: &serde_json::Number) -> String {
+    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
+    let scientific = format!("{float:e}");
+    match scientific.split_once('e').and_then(|(digits, exponent)| Some((digits, exponent.parse::<i32>().ok()?))) {
+        Some((digits, exponent)) if !(-4..6).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => float.to_string(),
+    }
+}
+
 /// A 32-bit autonomous system number (RFC 6793). Read from a number, a decimal string or `"hi.lo"`; written as a
 /// number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -218,5 +232,30 @@ impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_go_writes_them() {
+        for (number, expected) in [
+            (0.0, "0"),
+            (1.5, "1.5"),
+            (1000.0, "1000"),
+            (999_999.0, "999999"),
+            (1e6, "1e+06"),
+            (123_456_789.5, "1.234567895e+08"),
+            (1e21, "1e+21"),
+            (1e-4, "0.0001"),
+            (1.25e-5, "1.25e-05"),
+            (-2.5e-300, "-2.5e-300"),
+        ] {
+            let number = serde_json::Number::from_f64(number).expect("it is finite");
+            assert_eq!(go_number(&number), expected);
+        }
+        assert_eq!(go_number(&10_000_000.into()), "10000000");
     }
 }

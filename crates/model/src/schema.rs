@@ -10,7 +10,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use crate::{AsNumber, Fault, KindName, Port, format_go_duration, parse_go_duration};
+use crate::{AsNumber, Fault, KindName, Port, format_go_duration, parse_go_duration, scalar::go_number};
 
 mod felix;
 mod kinds;
@@ -187,7 +187,8 @@ impl Walk {
     fn text(&mut self, value: &mut Value) {
         match value {
             Value::String(_) => {}
-            Value::Bool(_) | Value::Number(_) => *value = Value::String(value.to_string()),
+            Value::Bool(_) => *value = Value::String(value.to_string()),
+            Value::Number(number) => *value = Value::String(go_number(number)),
             other => self.expect(false, other, "it must be text"),
         }
     }
