@@ -9,7 +9,7 @@ use std::{
 use calico_model::{AnyResource, Change, KindName, RESOURCE_ROOT, ResourceKey};
 use calico_policy::{
     Engine,
-    instruction::{EndpointId, Instruction},
+    instruction::{EndpointId, HostEndpointId, Instruction},
 };
 use calico_store::{Event, Store, Syncer, SyncerHandle};
 use tokio::time::{Instant, sleep_until};
@@ -57,14 +57,13 @@ pub async fn run<D: Driver>(
     let mut felix = Felix::new(driver, &options);
     let mut syncer = Syncer::spawn(store.kv().clone(), vec![RESOURCE_ROOT.to_owned()]);
     tokio::pin!(shutdown);
-    let mut last_report: Option<(Instant, Health)> = None;
+    let mut last_report: Option<Instant> = None;
     loop {
         let now = Instant::now();
-        let health = felix.health();
-        let beat_due = last_report.as_ref().is_none_or(|(at, last)| *last != health || now - *at >= options.heartbeat);
-        if beat_due {
-            report(&health);
-            last_report = Some((now, health));
+        let changed = felix.refresh_health();
+        if changed || last_report.is_none_or(|at| now - at >= options.heartbeat) {
+            report(&felix.health);
+            last_report = Some(now);
         }
         tokio::select! {
             biased;
@@ -120,7 +119,13 @@ struct Felix<D> {
     mending: bool,
     /// Endpoints of this host that are in force or about to be.
     endpoints: BTreeSet<EndpointId>,
+    /// Host endpoints likewise.
+    host_endpoints: BTreeSet<HostEndpointId>,
     applied_once: bool,
+    /// As of the last look.
+    health: Health,
+    /// Something that it tells of may have changed since.
+    health_is_old: bool,
 }
 
 struct Retry {
@@ -149,7 +154,10 @@ impl<D: Driver> Felix<D> {
             told: None,
             mending: false,
             endpoints: BTreeSet::new(),
+            host_endpoints: BTreeSet::new(),
             applied_once: false,
+            health: Health::default(),
+            health_is_old: true,
         }
     }
 
@@ -210,12 +218,13 @@ impl<D: Driver> Felix<D> {
     }
 
     fn absorb(&mut self, events: Vec<Event>) {
+        self.health_is_old = true;
         for event in events {
             match event {
                 Event::Change(change) => self.absorb_change(change),
                 Event::Raw(_) => {}
                 Event::Unreadable(error) => {
-                    warn!(%error, "record skipped; what it governs stays closed");
+                    warn!(%error, "record not usable; what it governs is closed");
                     let (key, reason) = (error.key().clone(), error.to_string());
                     self.absorb_change(error.into());
                     self.unreadable.insert(key, reason);
@@ -269,6 +278,8 @@ impl<D: Driver> Felix<D> {
             match &instruction {
                 Instruction::EndpointUpdate { id, .. } => drop(self.endpoints.insert(id.clone())),
                 Instruction::EndpointRemove { id } => drop(self.endpoints.remove(id)),
+                Instruction::HostEndpointUpdate { id, .. } => drop(self.host_endpoints.insert(id.clone())),
+                Instruction::HostEndpointRemove { id } => drop(self.host_endpoints.remove(id)),
                 _ => {}
             }
             self.driver.absorb(instruction);
@@ -282,6 +293,7 @@ impl<D: Driver> Felix<D> {
             return;
         }
         let started = Instant::now();
+        self.health_is_old = true;
         if self.complete {
             self.apply().await;
         } else {
@@ -335,7 +347,26 @@ impl<D: Driver> Felix<D> {
         Retry { at: Instant::now() + wait, wait }
     }
 
-    fn health(&self) -> Health {
+    /// Brings [`health`](Self::health) up to date, and says what has come to be wrong. True if it has changed.
+    fn refresh_health(&mut self) -> bool {
+        if !std::mem::take(&mut self.health_is_old) {
+            return false;
+        }
+        let health = self.look();
+        if health == self.health {
+            return false;
+        }
+        // Records that cannot be read and complaints of the driver have been told when they came.
+        let told = self.health.problems.iter().chain(self.unreadable.values()).chain(&self.complaints);
+        let told: BTreeSet<&String> = told.collect();
+        for problem in health.problems.iter().filter(|problem| !told.contains(problem)) {
+            warn!(%problem, "closed or left out");
+        }
+        self.health = health;
+        true
+    }
+
+    fn look(&self) -> Health {
         let reason = if let Some(cause) = &self.failed {
             format!("the kernel could not be updated: {cause}")
         } else if !self.in_sync {
@@ -349,10 +380,15 @@ impl<D: Driver> Felix<D> {
         } else if let Some(cause) = &self.lost {
             format!("the datastore is unreachable, the last known state is in force: {cause}")
         } else {
-            format!("{} local endpoints in force", self.endpoints.len())
+            match self.host_endpoints.len() {
+                0 => format!("{} local endpoints in force", self.endpoints.len()),
+                hosts => format!("{} local endpoints and {hosts} host endpoints in force", self.endpoints.len()),
+            }
         };
         let mut problems: Vec<String> = self.unreadable.values().cloned().collect();
-        problems.extend(self.engine.problems().iter().map(ToString::to_string));
+        let found = self.engine.problems();
+        let told = found.iter().filter(|problem| !self.unreadable.contains_key(&problem.object));
+        problems.extend(told.map(ToString::to_string));
         problems.extend(self.complaints.iter().cloned());
         Health { ready: self.applied_once && self.failed.is_none(), reason, problems }
     }
