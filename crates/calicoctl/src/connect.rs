@@ -2,25 +2,30 @@
 
 use std::sync::Arc;
 
-use calico_store::{ConnectOptions, EtcdKv, Store};
+use calico_store::{EtcdKv, Store};
 
 use crate::{
+    args::Connection,
     commands::Caller,
     context::{Context, NAME_FILE, Terminal},
     failure::Failure,
     health,
     host::Machine,
     interrupt::Interrupt,
+    settings,
 };
 
 /// The context of a command, and what the environment says about starting the service. The datastore is connected
-/// to when it is first asked.
+/// to when it is first asked. With `connection` the command works on resources only, whatever this host is called.
 ///
 /// # Errors
 /// Variables that make no sense.
-pub(crate) async fn context(interrupt: Interrupt) -> Result<(Context, Caller), Failure> {
+pub(crate) async fn context(
+    interrupt: Interrupt,
+    connection: Option<&Connection>,
+) -> Result<(Context, Caller), Failure> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-    let etcd = ConnectOptions::from_env()?;
+    let etcd = settings::etcd(connection)?;
     let kv = EtcdKv::new(etcd.clone())?;
     let health_port = match variable("CALICO_HEALTH_PORT") {
         None => health::DEFAULT_PORT,
@@ -29,19 +34,10 @@ pub(crate) async fn context(interrupt: Interrupt) -> Result<(Context, Caller), F
                 .hint(format!("it is the port of the service's health, {} if unset", health::DEFAULT_PORT))
         })?,
     };
-    let system = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // Some shells export the host's own name, which says nothing of what the service was told to call itself.
-    let node = match variable("HOSTNAME").filter(|name| *name != system) {
-        Some(name) => name,
-        None => name_of_the_service(health_port).await.unwrap_or(system),
+    let node = match connection {
+        Some(_) => String::new(),
+        None => own_name(&variable, health_port).await?,
     };
-    let node = calico_startup::node_name(Some(node.trim())).map_err(|error| {
-        let failure = Failure::new("This host has no usable name.").cause(&error);
-        match error.way_out() {
-            Some(way_out) => failure.hint(way_out),
-            None => failure.hint("say it with HOSTNAME=NAME"),
-        }
-    })?;
     let machine = Arc::new(Machine::new(health_port));
     let context = Context {
         store: Store::new(Arc::new(kv)),
@@ -57,6 +53,23 @@ pub(crate) async fn context(interrupt: Interrupt) -> Result<(Context, Caller), F
         in_container: variable("CALICO_CTL_CONTAINER").is_some(),
     };
     Ok((context, caller))
+}
+
+/// This host's name in the datastore.
+async fn own_name(variable: &dyn Fn(&str) -> Option<String>, health_port: u16) -> Result<String, Failure> {
+    let system = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Some shells export the host's own name, which says nothing of what the service was told to call itself.
+    let node = match variable("HOSTNAME").filter(|name| *name != system) {
+        Some(name) => name,
+        None => name_of_the_service(health_port).await.unwrap_or(system),
+    };
+    calico_startup::node_name(Some(node.trim())).map_err(|error| {
+        let failure = Failure::new("This host has no usable name.").cause(&error);
+        match error.way_out() {
+            Some(way_out) => failure.hint(way_out),
+            None => failure.hint("say it with HOSTNAME=NAME"),
+        }
+    })
 }
 
 /// What the service calls this host; without a service, what it called it last.

@@ -12,6 +12,9 @@ use crate::{failure::Failure, host::Host, interrupt::Interrupt, runtime::Runtime
 /// Where the name that the service gave this host is kept.
 pub(crate) const NAME_FILE: &str = "/var/lib/calico/nodename";
 
+/// Bytes. More than this is no input for a command, but a mistake.
+const LARGEST_INPUT: u64 = 64 << 20;
+
 /// What a command may use.
 pub(crate) struct Context {
     /// The datastore.
@@ -34,6 +37,16 @@ pub(crate) trait Console: Send + Sync {
     fn say(&self, line: &str);
     /// Progress and warnings: stderr.
     fn note(&self, line: &str);
+    /// A part of a result without end: stdout.
+    ///
+    /// # Errors
+    /// Nobody reads any more.
+    fn print(&self, text: &str) -> std::io::Result<()>;
+    /// All that is typed, or comes through a pipe: standard input.
+    ///
+    /// # Errors
+    /// It cannot be read, is no text, or has no end.
+    fn input(&self) -> std::io::Result<String>;
 }
 
 impl Context {
@@ -64,5 +77,22 @@ impl Console for Terminal {
     fn note(&self, line: &str) {
         use std::io::Write;
         let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    fn print(&self, text: &str) -> std::io::Result<()> {
+        use std::io::Write;
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()
+    }
+
+    fn input(&self) -> std::io::Result<String> {
+        use std::io::Read;
+        let mut text = String::new();
+        std::io::stdin().lock().take(LARGEST_INPUT + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > LARGEST_INPUT {
+            return Err(std::io::Error::other("it is larger than 64 MiB"));
+        }
+        Ok(text)
     }
 }

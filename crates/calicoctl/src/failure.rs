@@ -101,6 +101,29 @@ impl Failure {
         self
     }
 
+    /// Puts the thing that failed before each message.
+    pub(crate) fn about(mut self, subject: &str) -> Self {
+        if !subject.is_empty() {
+            self.messages.iter_mut().for_each(|message| *message = format!("{subject}: {message}"));
+        }
+        self
+    }
+
+    /// Several failures as one, `None` for none. Each keeps its causes on its line.
+    pub(crate) fn together(mut failures: Vec<Self>) -> Option<Self> {
+        if failures.len() < 2 {
+            return failures.pop();
+        }
+        let mut all = Self { messages: Vec::new(), causes: Vec::new(), hints: Vec::new(), exit: Exit::Failed };
+        for failure in failures {
+            let causes: Vec<&str> = failure.causes.iter().map(|cause| cause.trim_end_matches('.')).collect();
+            let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join("; ")) };
+            all.messages.extend(failure.messages.iter().map(|message| format!("{message}{causes}")));
+            all = failure.hints.into_iter().fold(all, Self::hint);
+        }
+        Some(all)
+    }
+
     /// Messages and causes on one line, to stand inside another failure.
     pub(crate) fn one_line(&self) -> String {
         let parts: Vec<&str> =

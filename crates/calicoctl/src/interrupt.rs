@@ -19,13 +19,14 @@ use crate::failure::Failure;
 pub(crate) struct Interrupt {
     wished: watch::Receiver<bool>,
     acting: Arc<AtomicUsize>,
+    endless: Arc<AtomicUsize>,
 }
 
 /// Tells the command that the user wants it to stop.
 #[derive(Debug)]
 pub(crate) struct Interrupter(watch::Sender<bool>);
 
-/// While it lives the command acts.
+/// While it lives the command acts, or has no other end than an interrupt.
 #[derive(Debug)]
 pub(crate) struct Acting(Arc<AtomicUsize>);
 
@@ -33,7 +34,7 @@ impl Interrupt {
     /// The two ends.
     pub(crate) fn new() -> (Interrupter, Self) {
         let (sender, wished) = watch::channel(false);
-        (Interrupter(sender), Self { wished, acting: Arc::default() })
+        (Interrupter(sender), Self { wished, acting: Arc::default(), endless: Arc::default() })
     }
 
     /// Says that the command begins to act.
@@ -45,6 +46,17 @@ impl Interrupt {
     /// True while the command acts: it must be left to unwind by itself.
     pub(crate) fn is_acting(&self) -> bool {
         self.acting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Says that the command goes on until it is interrupted, which is no failure then.
+    pub(crate) fn endless(&self) -> Acting {
+        self.endless.fetch_add(1, Ordering::SeqCst);
+        Acting(self.endless.clone())
+    }
+
+    /// True while an interrupt is the proper end.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.endless.load(Ordering::SeqCst) > 0
     }
 
     /// Between two steps: fails if the user wants to stop.

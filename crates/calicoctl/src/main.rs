@@ -15,9 +15,12 @@ mod failure;
 mod health;
 mod host;
 mod interrupt;
+mod labels;
 mod names;
 mod output;
 mod runtime;
+mod settings;
+mod template;
 #[cfg(test)]
 mod testing;
 mod undo;
@@ -49,8 +52,15 @@ fn main() -> ExitCode {
     };
     // The netlink library warns of answers that are expected (no such interface), and ipam of records that a command
     // has told of itself; ours says what matters.
-    let filter = EnvFilter::try_from_env("CALICO_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,nlink=error,calico_ipam::ipam=error"));
+    let level = commands::connection(&command).and_then(|connection| connection.log_level.as_deref());
+    let filter = match settings::log_filter(level) {
+        Ok(filter) => filter.or_else(|| EnvFilter::try_from_env("CALICO_LOG").ok()),
+        Err(failure) => {
+            let _ = write!(std::io::stderr(), "{failure}");
+            return failure.exit().into();
+        }
+    };
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("warn,nlink=error,calico_ipam::ipam=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -72,6 +82,9 @@ fn main() -> ExitCode {
         Ok(output) => {
             // A reader that has had enough is no failure.
             let _ = std::io::stdout().write_all(output.render(format).as_bytes());
+            if let Some(failure) = &output.failure {
+                let _ = write!(std::io::stderr(), "{failure}");
+            }
             output.exit.into()
         }
         Err(failure) => {
@@ -82,12 +95,12 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: &args::Command) -> Result<Output, Failure> {
-    if let Some(output) = commands::without_datastore(command) {
-        return Ok(output);
+    if let Some(outcome) = commands::without_datastore(command) {
+        return outcome;
     }
     let (interrupter, interrupt) = Interrupt::new();
     let work = async {
-        let (ctx, caller) = connect::context(interrupt.clone()).await?;
+        let (ctx, caller) = connect::context(interrupt.clone(), commands::connection(command)).await?;
         commands::run(&ctx, command, &caller).await
     };
     until_interrupted(work, &interrupter, &interrupt).await
@@ -110,6 +123,9 @@ async fn until_interrupted(
             outcome = &mut work => return outcome,
             _ = interrupted.recv() => {}
             _ = terminated.recv() => {}
+        }
+        if interrupt.is_endless() {
+            return Ok(Output::of(String::new(), serde_json::Value::Null));
         }
         if !interrupt.is_acting() {
             return Err(Failure::aborted());

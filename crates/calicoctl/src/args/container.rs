@@ -5,11 +5,13 @@ use clap::{Args, Subcommand};
 use super::{OutputArgs, ProfileChange};
 
 pub(super) const USAGE: &str = "\
-calicoctl container add <CONTAINER> [IP]... [--interface=<INTERFACE>]
+calicoctl container add <CONTAINER> [IP]... [--interface=<INTERFACE>] [--label=<KEY=VALUE>]...
        calicoctl container remove <CONTAINER>
        calicoctl container <CONTAINER> ip (add|remove) <IP> [--interface=<INTERFACE>]
        calicoctl container <CONTAINER> endpoint show [-o <FORMAT>]
-       calicoctl container <CONTAINER> profile (append|remove|set) [PROFILE]...";
+       calicoctl container <CONTAINER> profile (append|remove|set) [PROFILE]...
+       calicoctl container <CONTAINER> label (set|remove) <LABEL>...
+       calicoctl container <CONTAINER> label show [-o <FORMAT>]";
 
 pub(super) const EXAMPLES: &str = "\
 A container is given by name, by id, by the beginning of its id, or by the path of a network
@@ -25,12 +27,16 @@ Examples:
   calicoctl container remove workload_A";
 
 const ADD_EXAMPLES: &str = "\
+The endpoint gets the labels given here, and those of the container whose names begin with org.projectcalico.label.:
+docker run --label org.projectcalico.label.role=web gives role=web.
+
 Examples:
   calicoctl container add workload_A                     a free IPv4 address
   calicoctl container add workload_A ipv6                a free IPv6 address
   calicoctl container add workload_A 192.168.0.1         this address
   calicoctl container add workload_A 192.168.0.0/16      a free address of this pool
   calicoctl container add workload_A ipv4 ipv6           one of each family
+  calicoctl container add workload_A --label role=web    with a label for policies
   calicoctl container add /var/run/netns/blue            a network namespace";
 
 const REMOVE_EXAMPLES: &str = "\
@@ -72,6 +78,18 @@ const PROFILE_APPEND_USAGE: &str = "calicoctl container <CONTAINER> profile appe
 const PROFILE_REMOVE_USAGE: &str = "calicoctl container <CONTAINER> profile remove [PROFILE]...";
 const PROFILE_SET_USAGE: &str = "calicoctl container <CONTAINER> profile set [PROFILE]...";
 
+const LABEL_USAGE: &str = "calicoctl container <CONTAINER> label (set|remove|show) [LABEL]...";
+const LABEL_EXAMPLES: &str = "\
+Labels are what the selectors of policies match.
+
+Examples:
+  calicoctl container workload_A label set role=web zone=a
+  calicoctl container workload_A label remove zone
+  calicoctl container workload_A label show";
+const LABEL_SET_USAGE: &str = "calicoctl container <CONTAINER> label set <KEY=VALUE>...";
+const LABEL_REMOVE_USAGE: &str = "calicoctl container <CONTAINER> label remove <KEY>...";
+const LABEL_SHOW_USAGE: &str = "calicoctl container <CONTAINER> label show [-o <FORMAT>]";
+
 /// What to do with containers.
 #[derive(Debug, PartialEq, Subcommand)]
 pub(crate) enum ContainerCommand {
@@ -105,6 +123,43 @@ pub(crate) enum ContainerCommand {
         #[command(subcommand)]
         command: ContainerProfileCommand,
     },
+    /// Show or change a container's labels
+    #[command(override_usage = LABEL_USAGE, after_help = LABEL_EXAMPLES)]
+    Label {
+        /// What to do.
+        #[command(subcommand)]
+        command: ContainerLabelCommand,
+    },
+}
+
+/// `container <CONTAINER> label …`
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum ContainerLabelCommand {
+    /// Give labels, in place of those with the same keys
+    #[command(override_usage = LABEL_SET_USAGE, after_help = LABEL_EXAMPLES)]
+    Set(ContainerLabels),
+    /// Take labels away
+    #[command(override_usage = LABEL_REMOVE_USAGE, after_help = LABEL_EXAMPLES)]
+    Remove(ContainerLabels),
+    /// List the labels
+    #[command(override_usage = LABEL_SHOW_USAGE, after_help = LABEL_EXAMPLES)]
+    Show {
+        /// Name, id, beginning of an id, or path of a network namespace
+        container: String,
+        /// How to print it.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// One container and labels.
+#[derive(Debug, PartialEq, Args)]
+pub(crate) struct ContainerLabels {
+    /// Name, id, beginning of an id, or path of a network namespace
+    pub(crate) container: String,
+    /// Labels: KEY=VALUE to set them, KEY to remove them
+    #[arg(value_name = "LABEL", required = true)]
+    pub(crate) labels: Vec<String>,
 }
 
 /// `container add`
@@ -118,6 +173,9 @@ pub(crate) struct ContainerAdd {
     /// Name of the interface in the container
     #[arg(long, default_value = "eth1", value_name = "INTERFACE")]
     pub(crate) interface: String,
+    /// A label of the endpoint, for the selectors of policies; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<String>,
 }
 
 /// `container <CONTAINER> ip …`

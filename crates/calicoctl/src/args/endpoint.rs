@@ -8,6 +8,8 @@ pub(super) const USAGE: &str = "\
 calicoctl endpoint show [FILTERS] [--detailed] [-o <FORMAT>]
        calicoctl endpoint <ENDPOINT_ID> profile (append|remove|set) [FILTERS] [PROFILE]...
        calicoctl endpoint <ENDPOINT_ID> profile show [FILTERS] [-o <FORMAT>]
+       calicoctl endpoint <ENDPOINT_ID> label (set|remove) [FILTERS] <LABEL>...
+       calicoctl endpoint <ENDPOINT_ID> label show [FILTERS] [-o <FORMAT>]
 
 Filters: [--host=<HOST>] [--orchestrator=<ORCHESTRATOR>] [--workload=<WORKLOAD>]; show also [--endpoint=<ENDPOINT>]";
 
@@ -16,7 +18,8 @@ Examples:
   calicoctl endpoint show                                        how many on which host
   calicoctl endpoint show --detailed --host=host-1               each with addresses and profiles
   calicoctl endpoint 3f0c…(32 digits) profile append PROF_A_B
-  calicoctl endpoint 3f0c…(32 digits) profile show";
+  calicoctl endpoint 3f0c…(32 digits) profile show
+  calicoctl endpoint 3f0c…(32 digits) label set role=web";
 
 const SHOW_EXAMPLES: &str = "\
 State is `active` for a stored endpoint, and `inactive` for one of this host whose interface is gone.
@@ -37,6 +40,18 @@ const REMOVE_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> profile remove [FIL
 const SET_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> profile set [FILTERS] [PROFILE]...";
 const SHOW_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> profile show [FILTERS] [-o <FORMAT>]";
 
+const LABEL_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> label (set|remove|show) [FILTERS] [LABEL]...";
+const LABEL_EXAMPLES: &str = "\
+Labels are what the selectors of policies match.
+
+Examples:
+  calicoctl endpoint 5a9d2c1e6b7f4e0d8c3b2a1f0e9d8c7b label set role=web zone=a
+  calicoctl endpoint 5a9d2c1e6b7f4e0d8c3b2a1f0e9d8c7b label remove zone --host=host-1
+  calicoctl endpoint 5a9d2c1e6b7f4e0d8c3b2a1f0e9d8c7b label show -o json";
+const LABEL_SET_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> label set [FILTERS] <KEY=VALUE>...";
+const LABEL_REMOVE_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> label remove [FILTERS] <KEY>...";
+const LABEL_SHOW_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> label show [FILTERS] [-o <FORMAT>]";
+
 /// What to do with endpoints.
 #[derive(Debug, PartialEq, Subcommand)]
 pub(crate) enum EndpointCommand {
@@ -50,6 +65,51 @@ pub(crate) enum EndpointCommand {
         #[command(subcommand)]
         command: EndpointProfileCommand,
     },
+    /// Show or change the labels of an endpoint
+    #[command(override_usage = LABEL_USAGE, after_help = LABEL_EXAMPLES)]
+    Label {
+        /// What to do.
+        #[command(subcommand)]
+        command: EndpointLabelCommand,
+    },
+}
+
+/// `endpoint <ENDPOINT_ID> label …`
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum EndpointLabelCommand {
+    /// Give labels, in place of those with the same keys
+    #[command(override_usage = LABEL_SET_USAGE, after_help = LABEL_EXAMPLES)]
+    Set(EndpointLabels),
+    /// Take labels away
+    #[command(override_usage = LABEL_REMOVE_USAGE, after_help = LABEL_EXAMPLES)]
+    Remove(EndpointLabels),
+    /// List the labels
+    #[command(override_usage = LABEL_SHOW_USAGE, after_help = LABEL_EXAMPLES)]
+    Show {
+        /// The endpoint's full id
+        #[arg(value_name = "ENDPOINT_ID")]
+        endpoint: String,
+        /// Which of several.
+        #[command(flatten)]
+        filter: EndpointFilter,
+        /// How to print it.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// One endpoint and labels.
+#[derive(Debug, PartialEq, Args)]
+pub(crate) struct EndpointLabels {
+    /// The endpoint's full id
+    #[arg(value_name = "ENDPOINT_ID")]
+    pub(crate) endpoint: String,
+    /// Labels: KEY=VALUE to set them, KEY to remove them
+    #[arg(value_name = "LABEL", required = true)]
+    pub(crate) labels: Vec<String>,
+    /// Which of several.
+    #[command(flatten)]
+    pub(crate) filter: EndpointFilter,
 }
 
 /// `endpoint show`

@@ -9,15 +9,21 @@ mod endpoint;
 mod node;
 pub(crate) mod order;
 mod profile;
+mod resource;
 
 use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use container::{ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand};
-pub(crate) use endpoint::{EndpointCommand, EndpointFilter, EndpointProfileCommand, EndpointShow, ProfileChange};
+pub(crate) use container::{
+    ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand, ContainerLabelCommand,
+};
+pub(crate) use endpoint::{
+    EndpointCommand, EndpointFilter, EndpointLabelCommand, EndpointProfileCommand, EndpointShow, ProfileChange,
+};
 pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeStart};
 pub(crate) use profile::ProfileCommand;
+pub(crate) use resource::{Connection, Create, Delete, Files, Get, Label, Namespace, Patch, Validate, Write};
 
 use crate::output::Format;
 
@@ -82,6 +88,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ProfileCommand,
     },
+    /// Print resources: policies, pools, nodes, endpoints …
+    #[command(after_help = resource::GET_EXAMPLES)]
+    Get(Get),
+    /// Create resources from files
+    #[command(after_help = resource::CREATE_EXAMPLES, mut_arg("files", |files| files.required(true)))]
+    Create(Create),
+    /// Create or replace resources from files
+    #[command(after_help = resource::APPLY_EXAMPLES, mut_arg("files", |files| files.required(true)))]
+    Apply(Write),
+    /// Replace resources by those in files
+    #[command(after_help = resource::REPLACE_EXAMPLES, mut_arg("files", |files| files.required(true)))]
+    Replace(Write),
+    /// Change members of a resource
+    #[command(after_help = resource::PATCH_EXAMPLES)]
+    Patch(Patch),
+    /// Delete resources, by name or as in files
+    #[command(after_help = resource::DELETE_EXAMPLES)]
+    Delete(Delete),
+    /// Set or remove a label of a resource
+    #[command(after_help = resource::LABEL_EXAMPLES)]
+    Label(Label),
+    /// Check files with resources, and change nothing
+    #[command(after_help = resource::VALIDATE_EXAMPLES, mut_arg("files", |files| files.required(true)))]
+    Validate(Validate),
     /// Print the version of calicoctl
     #[command(after_help = "Examples:\n  calicoctl version\n  calicoctl version -o json")]
     Version(OutputArgs),

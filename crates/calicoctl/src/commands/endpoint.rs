@@ -68,6 +68,7 @@ const DETAILED: &[Column] = &[
     Column::new("State", "state"),
     Column::hidden("interface"),
     Column::hidden("workloadName"),
+    Column::hidden("labels"),
 ];
 
 /// `endpoint show`
@@ -111,6 +112,7 @@ pub(crate) async fn detailed(ctx: &Context, endpoints: &[WorkloadEndpoint]) -> R
             state(ctx, endpoint).into(),
             or_absent(&spec.interface_name),
             Cell::or_absent(endpoint.metadata.annotations.get(ANNOTATION_WORKLOAD)),
+            Cell::Both(String::new(), serde_json::json!(endpoint.metadata.labels)),
         ]);
     }
     Ok(table.into())

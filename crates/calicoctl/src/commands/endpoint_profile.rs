@@ -45,7 +45,7 @@ impl fmt::Display for Target {
 
 impl Target {
     /// The one endpoint that is meant.
-    async fn find(&self, ctx: &Context) -> Result<WorkloadEndpoint, Failure> {
+    pub(super) async fn find(&self, ctx: &Context) -> Result<WorkloadEndpoint, Failure> {
         let mut found = match self {
             Self::Endpoint { id, filter } => super::endpoint::find(ctx, filter, Some(id)).await?,
             Self::Container { endpoints, .. } => endpoints.clone(),

@@ -5,6 +5,7 @@
 
 pub(crate) mod container;
 pub(crate) mod endpoint;
+pub(crate) mod endpoint_label;
 pub(crate) mod endpoint_profile;
 pub(crate) mod node_remove;
 pub(crate) mod node_show;
@@ -12,6 +13,7 @@ pub(crate) mod node_start;
 pub(crate) mod node_stop;
 pub(crate) mod profile;
 mod race;
+pub(crate) mod resource;
 pub(crate) mod status;
 
 use calico_workload::docker::DockerError;
@@ -19,10 +21,10 @@ use clap::CommandFactory;
 
 use crate::{
     args::{
-        Cli, Command, CompletionShell, EndpointCommand, EndpointProfileCommand, NodeCommand, ProfileChange,
-        ProfileCommand,
+        Cli, Command, CompletionShell, Connection, EndpointCommand, EndpointFilter, EndpointLabelCommand,
+        EndpointProfileCommand, NodeCommand, ProfileChange, ProfileCommand,
     },
-    context::Context,
+    context::{Context, Terminal},
     failure::{Failure, sentence},
     output::{Format, Output},
 };
@@ -30,7 +32,7 @@ pub(crate) use node_start::Caller;
 
 /// The form in which the command's result was asked for.
 pub(crate) fn format(command: &Command) -> Format {
-    use crate::args::{ContainerCommand, ContainerEndpointCommand};
+    use crate::args::{ContainerCommand, ContainerEndpointCommand, ContainerLabelCommand};
     match command {
         Command::Status(output) | Command::Version(output) => output.format,
         Command::Node(node) => match &node.command {
@@ -39,6 +41,12 @@ pub(crate) fn format(command: &Command) -> Format {
         },
         Command::Container {
             command: ContainerCommand::Endpoint { command: ContainerEndpointCommand::Show { output, .. } },
+        } => output.format,
+        Command::Container {
+            command: ContainerCommand::Label { command: ContainerLabelCommand::Show { output, .. } },
+        } => output.format,
+        Command::Endpoint {
+            command: EndpointCommand::Label { command: EndpointLabelCommand::Show { output, .. } },
         } => output.format,
         Command::Endpoint { command: EndpointCommand::Show(show) } => show.output.format,
         Command::Endpoint {
@@ -51,13 +59,14 @@ pub(crate) fn format(command: &Command) -> Format {
 
 /// The result of a command that needs neither a datastore nor anything else of this host, so that bad settings
 /// cannot break it.
-pub(crate) fn without_datastore(command: &Command) -> Option<Output> {
+pub(crate) fn without_datastore(command: &Command) -> Option<Result<Output, Failure>> {
     match command {
+        Command::Validate(args) => Some(resource::validate(&Terminal, args)),
         Command::Version(_) => {
             let version = env!("CARGO_PKG_VERSION");
-            Some(Output::of(format!("{version}\n"), serde_json::json!({ "version": version })))
+            Some(Ok(Output::of(format!("{version}\n"), serde_json::json!({ "version": version }))))
         }
-        Command::Completion { shell } => Some(completion(*shell)),
+        Command::Completion { shell } => Some(Ok(completion(*shell))),
         _ => None,
     }
 }
@@ -71,15 +80,37 @@ fn completion(shell: CompletionShell) -> Output {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "calicoctl", &mut script);
     let script = String::from_utf8(script).expect("the script is made of the names in the grammar");
-    Output { data: script.as_str().into(), text: script, exit: crate::failure::Exit::Done }
+    let data = serde_json::Value::from(script.as_str());
+    Output::of(script, data)
+}
+
+/// What a command on resources says of the datastore; `None` for the other commands.
+pub(crate) fn connection(command: &Command) -> Option<&Connection> {
+    match command {
+        Command::Get(args) => Some(&args.connection),
+        Command::Create(args) => Some(&args.connection),
+        Command::Apply(args) | Command::Replace(args) => Some(&args.connection),
+        Command::Patch(args) => Some(&args.connection),
+        Command::Delete(args) => Some(&args.connection),
+        Command::Label(args) => Some(&args.connection),
+        _ => None,
+    }
 }
 
 /// Does what was typed.
 pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Result<Output, Failure> {
     match command {
         Command::Version(_) | Command::Completion { .. } => {
-            Ok(without_datastore(command).expect("these two need no datastore"))
+            without_datastore(command).expect("these two need no datastore")
         }
+        Command::Get(args) => resource::get(ctx, args).await,
+        Command::Create(args) => resource::create(ctx, args).await,
+        Command::Apply(args) => resource::apply(ctx, args).await,
+        Command::Replace(args) => resource::replace(ctx, args).await,
+        Command::Patch(args) => resource::patch(ctx, args).await,
+        Command::Delete(args) => resource::delete(ctx, args).await,
+        Command::Label(args) => resource::label(ctx, args).await,
+        Command::Validate(args) => resource::validate(&*ctx.console, args),
         Command::Status(_) => status::status(ctx).await,
         Command::Node(node) => match &node.command {
             None => node_start::start(ctx, &node.start, caller).await,
@@ -91,6 +122,7 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
         Command::Endpoint { command } => match command {
             EndpointCommand::Show(show) => endpoint::show(ctx, show).await,
             EndpointCommand::Profile { command } => endpoint_profiles(ctx, command).await,
+            EndpointCommand::Label { command } => endpoint_labels(ctx, command).await,
         },
         Command::Profile { command } => match command {
             ProfileCommand::Add { profile } => profile::add(ctx, profile).await,
@@ -113,6 +145,19 @@ async fn endpoint_profiles(ctx: &Context, command: &EndpointProfileCommand) -> R
     };
     let target = endpoint_profile::Target::Endpoint { id: words.endpoint.clone(), filter: words.filter.clone() };
     endpoint_profile::change(ctx, &target, change, &words.profiles).await
+}
+
+async fn endpoint_labels(ctx: &Context, command: &EndpointLabelCommand) -> Result<Output, Failure> {
+    use EndpointLabelCommand::{Remove, Set, Show};
+    let target = |id: &String, filter: &EndpointFilter| endpoint_profile::Target::Endpoint {
+        id: id.clone(),
+        filter: filter.clone(),
+    };
+    match command {
+        Set(words) => endpoint_label::set(ctx, &target(&words.endpoint, &words.filter), &words.labels).await,
+        Remove(words) => endpoint_label::remove(ctx, &target(&words.endpoint, &words.filter), &words.labels).await,
+        Show { endpoint, filter, .. } => endpoint_label::show(ctx, &target(endpoint, filter)).await,
+    }
 }
 
 /// A failed call to Docker in the words that users of the classic tool know.

@@ -45,16 +45,7 @@ pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, F
         ));
     }
     let _acting = ctx.interrupt.acting();
-    let mut faults = Vec::new();
-    for endpoint in &endpoints {
-        ctx.interrupt.check()?;
-        if let Err(failure) = remove_endpoint(ctx, endpoint, is_this_host).await {
-            faults.push(format!("endpoint {}: {}", endpoint.spec.endpoint, failure.one_line()));
-        }
-    }
-    ctx.interrupt.check()?;
-    remove_addresses(ctx, &node, &mut faults).await;
-    remove_settings(ctx, &node, &mut faults).await;
+    let mut faults = remove_belongings(ctx, &node, &endpoints, is_this_host).await?;
     if faults.is_empty()
         && let Err(failure) = delete_by_name::<NodeSpec>(ctx, &node).await
     {
@@ -69,6 +60,31 @@ pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, F
         ctx.console.note(&format!("warning: what this host keeps of the service could not be removed: {error}"));
     }
     Ok(Output::line("Node configuration removed"))
+}
+
+/// Takes away all that belongs to a node but not the node itself: its endpoints with their addresses (and, on its own
+/// host, their interfaces), its tunnels' addresses, its claims on blocks, and what is stored for it alone. Returns what
+/// could not be removed.
+///
+/// # Errors
+/// The user wants to stop.
+pub(super) async fn remove_belongings(
+    ctx: &Context,
+    node: &str,
+    endpoints: &[WorkloadEndpoint],
+    is_this_host: bool,
+) -> Result<Vec<String>, Failure> {
+    let mut faults = Vec::new();
+    for endpoint in endpoints {
+        ctx.interrupt.check()?;
+        if let Err(failure) = remove_endpoint(ctx, endpoint, is_this_host).await {
+            faults.push(format!("endpoint {}: {}", endpoint.spec.endpoint, failure.one_line()));
+        }
+    }
+    ctx.interrupt.check()?;
+    remove_addresses(ctx, node, &mut faults).await;
+    remove_settings(ctx, node, &mut faults).await;
+    Ok(faults)
 }
 
 /// Refuses while the service runs here: it would write its records again.

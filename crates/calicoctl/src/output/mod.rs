@@ -3,12 +3,13 @@
 //! A command decides *what* is said, this module *how*. Every value has both forms from the start, so `-o json`
 //! can never know less than the table.
 
+pub(crate) mod plain;
 mod table;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 pub(crate) use table::{Cell, Column, Table};
 
 /// The form of a result.
@@ -30,6 +31,8 @@ pub(crate) struct Output {
     pub(crate) text: String,
     /// The same for programs.
     pub(crate) data: Value,
+    /// What went wrong all the same; told after the rest, on stderr.
+    pub(crate) failure: Option<Failure>,
     /// How the process ends.
     pub(crate) exit: Exit,
 }
@@ -44,13 +47,19 @@ impl Output {
     pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> Self {
         let lines: Vec<String> = lines.into_iter().collect();
         let text = lines.iter().map(|line| format!("{line}\n")).collect();
-        Self { text, data: json!({ "message": lines.join("\n") }), exit: Exit::Done }
+        Self { text, data: json!({ "message": lines.join("\n") }), failure: None, exit: Exit::Done }
     }
 
     /// Words that stand for the same facts as `data`.
     pub(crate) fn of(text: String, data: impl Serialize) -> Self {
         let data = serde_json::to_value(data).expect("results are plain maps with string keys");
-        Self { text, data, exit: Exit::Done }
+        Self { text, data, failure: None, exit: Exit::Done }
+    }
+
+    /// The same, and that not all went well.
+    pub(crate) fn but(mut self, failure: Failure) -> Self {
+        self.failure = Some(failure);
+        self
     }
 
     /// The same with another ending.
@@ -81,7 +90,7 @@ impl Output {
 
 impl From<Table> for Output {
     fn from(table: Table) -> Self {
-        Self { text: table.to_string(), data: table.data(), exit: Exit::Done }
+        Self { text: table.to_string(), data: table.data(), failure: None, exit: Exit::Done }
     }
 }
 

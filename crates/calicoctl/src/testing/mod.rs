@@ -142,7 +142,14 @@ impl Host for FakeHost {
 
 /// Remembers what was said.
 #[derive(Default)]
-pub(crate) struct Remembered(Mutex<Vec<String>>);
+pub(crate) struct Remembered(
+    /// What was said.
+    pub(crate) Mutex<Vec<String>>,
+    /// What is typed.
+    pub(crate) Mutex<String>,
+    /// After so many pieces nobody reads any more; 0 for never.
+    pub(crate) std::sync::atomic::AtomicUsize,
+);
 
 impl Console for Remembered {
     fn say(&self, line: &str) {
@@ -151,6 +158,19 @@ impl Console for Remembered {
 
     fn note(&self, line: &str) {
         self.0.lock().unwrap().push(format!("note: {line}"));
+    }
+
+    fn print(&self, text: &str) -> std::io::Result<()> {
+        let mut said = self.0.lock().unwrap();
+        said.push(text.to_owned());
+        match self.2.load(std::sync::atomic::Ordering::SeqCst) {
+            most if most > 0 && said.len() >= most => Err(std::io::ErrorKind::BrokenPipe.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn input(&self) -> std::io::Result<String> {
+        Ok(self.1.lock().unwrap().clone())
     }
 }
 

@@ -4,7 +4,7 @@
 //! names of the interfaces. Then, each step undone if a later one fails: addresses are reserved, the interface is
 //! made, the endpoint is written. The endpoint has no profile, so nothing passes yet.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use calico_model::{
     ClusterInformationSpec, MacAddress, Node, NodeSpec, Resource, WorkloadEndpoint, WorkloadEndpointSpec,
@@ -20,6 +20,7 @@ use crate::{
     commands::endpoint::ANNOTATION_WORKLOAD,
     context::Context,
     failure::{Failure, sentence},
+    labels,
     output::Output,
     undo::Undo,
 };
@@ -32,6 +33,8 @@ struct Plan<'a> {
     wishes: Vec<Wish>,
     gateways: Gateways,
     interface: &'a str,
+    /// For the selectors of policies.
+    labels: BTreeMap<String, String>,
 }
 
 /// Where default routes lead: the host's own addresses for BGP, where it has some.
@@ -65,12 +68,13 @@ impl Gateways {
 /// `container add`
 pub(crate) async fn add(ctx: &Context, args: &ContainerAdd) -> Result<Output, Failure> {
     let wishes = Wish::parse_all(&args.addresses)?;
+    let labels = labels::parse(&args.labels)?;
     ctx.require_root()?;
     let mut found = find(ctx, &args.container).await?;
     // Held until the end: of two calls for one container the second sees the first's endpoint.
     let _lock = ctx.host.lock(&found.workload.endpoint_id()).await?;
     found.read_again(ctx).await?;
-    let plan = check(ctx, args, found, wishes).await?;
+    let plan = check(ctx, args, found, wishes, labels).await?;
     let _acting = ctx.interrupt.acting();
     let mut undo = Undo::new();
     match act(ctx, &plan, &mut undo).await {
@@ -84,6 +88,7 @@ async fn check<'a>(
     args: &'a ContainerAdd,
     found: Found,
     wishes: Vec<Wish>,
+    labels: BTreeMap<String, String>,
 ) -> Result<Plan<'a>, Failure> {
     let typed = args.container.as_str();
     let Some(netns) = found.netns.clone() else {
@@ -109,14 +114,19 @@ async fn check<'a>(
     for wish in &wishes {
         wish.check(&pools)?;
     }
+    // What was typed comes before what the container itself says.
+    let mut all = found.container.as_ref().map(labels::of_container).unwrap_or_default();
+    all.extend(labels);
     let plan = Plan {
         typed,
+        labels: all,
         workload: found.workload,
         netns,
         gateways: Gateways::of(&node),
         interface: &args.interface,
         wishes,
     };
+    plan.check_labels(&ctx.node)?;
     let exact = plan.wishes.iter().filter_map(|wish| match wish {
         Wish::Exact(address) => Some(*address),
         _ => None,
@@ -163,6 +173,19 @@ pub(super) async fn check_node(ctx: &Context) -> Result<Node, Failure> {
 }
 
 impl Plan<'_> {
+    /// Refuses labels that the endpoint could not be stored with. Left out they would make policy reach less, or more,
+    /// than the container's owner believes.
+    fn check_labels(&self, node: &str) -> Result<(), Failure> {
+        let reserved: Vec<String> = self.labels.keys().filter_map(|key| labels::reserved(key)).collect();
+        if !reserved.is_empty() {
+            return Err(Failure::all(reserved));
+        }
+        match self.endpoint(node, &[], MacAddress([2, 0, 0, 0, 0, 0])).prepare() {
+            Err(invalid) => labels::check(&invalid.faults),
+            Ok(()) => Ok(()),
+        }
+    }
+
     fn attachment(&self, addresses: Vec<IpAddr>) -> Attachment {
         Attachment {
             host_interface: self.workload.interface(),
@@ -192,6 +215,7 @@ impl Plan<'_> {
             ..WorkloadEndpointSpec::default()
         };
         let mut endpoint = Resource::namespaced(NAMESPACE, "", spec);
+        endpoint.metadata.labels.clone_from(&self.labels);
         endpoint.metadata.annotations.insert(ANNOTATION_WORKLOAD.to_owned(), self.typed.to_owned());
         // Known before it is written, so that undoing can tell our endpoint from another's.
         endpoint.metadata.uid = Some(uuid::Uuid::new_v4().to_string());

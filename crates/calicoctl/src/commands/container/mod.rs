@@ -14,8 +14,8 @@ pub(super) use addresses::of_endpoint;
 pub(super) use remove::{delete as delete_endpoint, detach};
 
 use crate::{
-    args::{ContainerCommand, ContainerEndpointCommand, ContainerIpCommand},
-    commands::{endpoint, endpoint_profile},
+    args::{ContainerCommand, ContainerEndpointCommand, ContainerIpCommand, ContainerLabelCommand},
+    commands::{endpoint, endpoint_label, endpoint_profile},
     context::Context,
     failure::Failure,
     output::Output,
@@ -40,6 +40,27 @@ pub(crate) async fn run(ctx: &Context, command: &ContainerCommand) -> Result<Out
             let target = endpoint_profile::Target::Container { name: container.to_owned(), endpoints: found.endpoints };
             endpoint_profile::change(ctx, &target, change, profiles).await
         }
+        ContainerCommand::Label { command } => label(ctx, command).await,
+    }
+}
+
+async fn label(ctx: &Context, command: &ContainerLabelCommand) -> Result<Output, Failure> {
+    use ContainerLabelCommand::{Remove, Set, Show};
+    let container = match command {
+        Set(words) => {
+            // Bad labels are told before anybody is asked about the container.
+            crate::labels::parse(&words.labels)?;
+            &words.container
+        }
+        Remove(words) => &words.container,
+        Show { container, .. } => container,
+    };
+    let found = workload::find(ctx, container).await?;
+    let target = endpoint_profile::Target::Container { name: container.to_owned(), endpoints: found.endpoints };
+    match command {
+        Set(words) => endpoint_label::set(ctx, &target, &words.labels).await,
+        Remove(words) => endpoint_label::remove(ctx, &target, &words.labels).await,
+        Show { .. } => endpoint_label::show(ctx, &target).await,
     }
 }
 

@@ -5,3 +5,4 @@ mod endpoint;
 mod node_remove;
 mod node_show;
 mod profile;
+mod resources;

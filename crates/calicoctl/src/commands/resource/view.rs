@@ -1,0 +1,112 @@
+//! Resources as people and programs get to see them: with their version, without what no kind has, and with the
+//! members that upstream fills in when it reads. What is shown can be applied again.
+
+use calico_model::{ANNOTATION_METADATA, AnyResource, Kind, KindName, Resource, ResourceVisitor, Revision, input};
+use serde_json::{Value, json};
+
+use super::rules::DEFAULT_ALLOW;
+
+/// The members of the metadata that belong to one cluster.
+const OF_THE_CLUSTER: [&str; 6] =
+    ["uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace"];
+
+/// A stored resource in full.
+pub(super) fn shown(resource: &AnyResource) -> Value {
+    let mut resource = resource.clone();
+    // Pools of older releases lack what came later.
+    if let AnyResource::IPPool(pool) = &mut resource {
+        calico_model::IPPoolSpec::set_defaults(pool);
+    }
+    let revision = resource.revision();
+    let mut value = stored(&resource);
+    if let (Some(revision), Some(metadata)) = (revision, value["metadata"].as_object_mut()) {
+        metadata.insert("resourceVersion".to_owned(), revision.to_string().into());
+    }
+    value
+}
+
+/// A resource as it is stored, without what its kind has not.
+pub(super) fn stored(resource: &AnyResource) -> Value {
+    struct Write;
+
+    impl ResourceVisitor for Write {
+        type Out = Vec<u8>;
+
+        fn visit<S: Kind>(self, mut resource: Resource<S>) -> Vec<u8> {
+            if S::STATUS_ALWAYS {
+                resource.status.get_or_insert_with(|| json!({}));
+            }
+            resource.to_json()
+        }
+    }
+
+    let kind = resource.key().kind;
+    let bytes = resource.clone().visit(Write);
+    let mut value: Value = serde_json::from_slice(&bytes).expect("what was written as JSON is JSON");
+    input::only_known(kind, &mut value);
+    if let Some(metadata) = value["metadata"].as_object_mut()
+        && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
+    {
+        annotations.remove(ANNOTATION_METADATA);
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        }
+    }
+    value
+}
+
+/// Takes away what belongs to one cluster, so that the resource can be brought to another.
+pub(super) fn export(value: &mut Value) {
+    if let Some(metadata) = value["metadata"].as_object_mut() {
+        metadata.retain(|name, _| !OF_THE_CLUSTER.contains(&name.as_str()));
+    }
+}
+
+/// A list of resources, as upstream's programs write it.
+pub(super) fn list(kind: KindName, revision: Revision, items: Vec<Value>) -> Value {
+    json!({
+        "kind": format!("{kind}List"),
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": { "resourceVersion": revision.to_string() },
+        "items": items,
+    })
+}
+
+/// The profile that upstream's programs make up; see [`DEFAULT_ALLOW`].
+pub(super) fn default_allow() -> Value {
+    json!({
+        "kind": "Profile",
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": { "name": DEFAULT_ALLOW, "resourceVersion": "1" },
+        "spec": { "ingress": [{ "action": "Allow" }], "egress": [{ "action": "Allow" }] },
+    })
+}
+
+/// The name of a shown resource.
+pub(super) fn name(value: &Value) -> &str {
+    value["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+/// The resources of what was found: those of a list, or the one.
+pub(super) fn resources(value: &Value) -> Vec<&Value> {
+    match value.get("items").and_then(Value::as_array) {
+        Some(items) => items.iter().collect(),
+        None => vec![value],
+    }
+}
+
+/// A YAML document.
+pub(super) fn yaml(value: &Value) -> String {
+    let mut text = serde_saphyr::to_string(value).expect("a JSON value can be written as YAML");
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+/// A JSON document.
+pub(super) fn json(value: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("a JSON value can be written");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,6 @@
+//! The commands on v3 resources.
+
+#[path = "../../../../tests/support/cases.rs"]
+mod cases;
+mod more;
+mod vectors;

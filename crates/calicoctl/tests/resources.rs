@@ -1,0 +1,168 @@
+//! The program on a real etcd: cases of `vectors/resources.json`, from the command line to the keys.
+//!
+//! All cases run on the in-memory datastore beside the commands; here runs a sample of each category, so that streams,
+//! exit codes, the environment and etcd itself are what they were there.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/cases.rs"]
+mod cases;
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use calico_store::{ConnectOptions, EtcdKv, Kv, Store};
+use cases::{Answer, Case};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Of each category so many cases are run.
+const OF_A_CATEGORY: usize = 8;
+
+/// An etcd of its own, which ends with the value.
+struct PrivateEtcd {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Drop for PrivateEtcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+impl PrivateEtcd {
+    /// Starts one, on other ports when somebody else was faster with these.
+    async fn start() -> Self {
+        for _ in 0..5 {
+            let mut etcd = Self::spawn();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while etcd.child.try_wait().unwrap().is_none() {
+                let listens = TcpStream::connect((Ipv4Addr::LOCALHOST, etcd.port)).is_ok();
+                if listens && etcd.kv().list("/calico/").await.is_ok() {
+                    return etcd;
+                }
+                let log = std::fs::read_to_string(etcd.dir.path().join("log")).unwrap();
+                assert!(Instant::now() < deadline, "etcd does not answer:\n{log}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        panic!("etcd does not start");
+    }
+
+    fn spawn() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, peer_port) = (free_port(), free_port());
+        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .arg("--unsafe-no-fsync")
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("etcd cannot be run: is the package etcd-server installed?");
+        Self { child, port, dir }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn kv(&self) -> EtcdKv {
+        let endpoint = self.endpoint();
+        let options = ConnectOptions::from_lookup(|name| (name == "ETCD_ENDPOINTS").then(|| endpoint.clone()));
+        EtcdKv::new(options.unwrap()).unwrap()
+    }
+}
+
+/// Runs the program.
+fn calicoctl(endpoint: &str, directory: &Path, words: &[String], input: &str) -> Answer {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+        .env_clear()
+        .env("ETCD_ENDPOINTS", endpoint)
+        .args(cases::command_line(words, directory))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that does not read its input may be gone by now.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Answer { failed: !output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+async fn contents(kv: &EtcdKv) -> BTreeMap<String, Value> {
+    cases::contents(kv.list("/calico/").await.unwrap().entries.into_iter().map(|entry| (entry.key, entry.value)))
+}
+
+async fn differences(etcd: &PrivateEtcd, kv: &Arc<EtcdKv>, case: &Case) -> Vec<String> {
+    for entry in kv.list("/calico/").await.unwrap().entries {
+        kv.delete(&entry.key, entry.revision).await.unwrap();
+    }
+    if !case.fresh {
+        calico_startup::initialise(&Store::new(kv.clone())).await.unwrap();
+    }
+    let (endpoint, directory) = (etcd.endpoint(), tempfile::tempdir().unwrap());
+    cases::write_files(case, directory.path());
+    for step in &case.setup {
+        if let Some(text) = step.as_str() {
+            let words = ["apply", "-f", "-"].map(str::to_owned);
+            let answer = calicoctl(&endpoint, directory.path(), &words, text);
+            assert!(!answer.failed, "{}: {}\n{text}", case.id, answer.stderr);
+            continue;
+        }
+        for (key, value) in step["put"].as_object().unwrap() {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            kv.create(key, value.into_bytes()).await.unwrap();
+        }
+    }
+    let before = contents(kv).await;
+    let mut input = case.input.clone();
+    while let Some((place, key)) = cases::revision_wanted(&input) {
+        let revision = kv.get(&key).await.unwrap().unwrap().revision;
+        input.replace_range(place, &revision.to_string());
+    }
+    let answer = calicoctl(&endpoint, directory.path(), &case.args, &input);
+    cases::differences(case, &before, &contents(kv).await, &answer)
+}
+
+#[tokio::test]
+async fn cases_of_every_category_on_a_real_etcd() {
+    let etcd = PrivateEtcd::start().await;
+    let kv = Arc::new(etcd.kv());
+    let (mut bad, mut run, mut seen) = (Vec::new(), 0, BTreeMap::<String, usize>::new());
+    for case in cases::cases() {
+        let count = seen.entry(case.category.clone()).or_default();
+        *count += 1;
+        if *count > OF_A_CATEGORY {
+            continue;
+        }
+        run += 1;
+        let found = differences(&etcd, &kv, &case).await;
+        if !found.is_empty() {
+            bad.push(format!("{}: {}\n{}", case.id, case.args.join(" "), found.join("\n")));
+        }
+    }
+    assert!(bad.is_empty(), "{} of {run} cases differ:\n\n{}", bad.len(), bad.join("\n\n"));
+}
