@@ -1,4 +1,4 @@
-//! The image `calico/node`: our binaries, BIRD, and the shared libraries that they name, nothing else.
+//! The image `calico/node`: our binaries, BIRD, iptables and ipset, and the libraries that they load, nothing else.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -27,6 +27,14 @@ pub struct NodeImage {
 /// Programs of Debian's `bird2`: the daemon and its two clients (`birdcl` needs no terminal).
 const BIRD: [&str; 3] = ["/usr/sbin/bird", "/usr/sbin/birdc", "/usr/sbin/birdcl"];
 
+/// Programs of Debian's `iptables` and `ipset`, for hosts whose rules are iptables': both kinds, each with the names
+/// that felix calls it by.
+const XTABLES: [(&str, &str); 2] =
+    [("/usr/sbin/xtables-nft-multi", "nft"), ("/usr/sbin/xtables-legacy-multi", "legacy")];
+const IPSET: &str = "/usr/sbin/ipset";
+/// Where iptables' extensions stand: one library for each kind of match and target.
+const EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
+
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Writes the image archive to `out`, with the binaries found in the folder `binaries`.
@@ -52,6 +60,7 @@ pub fn write_node_image(out: &Path, binaries: &Path) -> Result<NodeImage> {
         }
         add_program(&mut layer, &mut parts, &path.display().to_string(), path)?;
     }
+    add_iptables(&mut layer, &mut parts)?;
     add_surroundings(&mut layer)?;
     let strings = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
     let version = env!("CARGO_PKG_VERSION");
@@ -71,6 +80,47 @@ pub fn write_node_image(out: &Path, binaries: &Path) -> Result<NodeImage> {
     let size = fs::metadata(out).context(what)?.len();
     parts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     Ok(NodeImage { id, size, parts })
+}
+
+/// The second renderer's programs.
+fn add_iptables(layer: &mut Layer, parts: &mut Vec<(String, u64)>) -> Result<()> {
+    for (path, kind) in XTABLES {
+        if !Path::new(path).exists() {
+            return Err(LabError::MissingProgram { program: "iptables", package: "iptables" });
+        }
+        add_program(layer, parts, path, Path::new(path))?;
+        let target = path.rsplit('/').next().unwrap_or(path);
+        for family in ["iptables", "ip6tables"] {
+            for suffix in ["", "-save", "-restore"] {
+                layer.add_link(&format!("usr/sbin/{family}-{kind}{suffix}"), target);
+            }
+        }
+    }
+    if !Path::new(IPSET).exists() {
+        return Err(LabError::MissingProgram { program: "ipset", package: "ipset" });
+    }
+    add_program(layer, parts, IPSET, Path::new(IPSET))?;
+    let what = || format!("read {EXTENSIONS}");
+    let mut names = fs::read_dir(EXTENSIONS)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect())
+        .context(what)
+        .map(|names: Vec<String>| names)?;
+    // Those of ebtables and arptables are not asked for.
+    names.retain(|name| ["libxt_", "libipt_", "libip6t_"].iter().any(|prefix| name.starts_with(prefix)));
+    names.sort_unstable();
+    for name in names {
+        let path = format!("{EXTENSIONS}/{name}");
+        let target = path.trim_start_matches('/').to_owned();
+        match fs::read_link(&path) {
+            Ok(link) => layer.add_link(&target, &link.display().to_string()),
+            Err(_) => {
+                let content = fs::read(&path).context(|| format!("read {path}"))?;
+                parts.push((target.clone(), content.len() as u64));
+                layer.add_bytes(&target, content, 0o644);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Adds a program and the shared libraries that it needs, at the paths where the loader looks for them.
@@ -179,6 +229,11 @@ mod tests {
             ("bird --version", "BIRD version"),
             ("birdc", "Unable to connect to server control socket"),
             ("birdcl", "Unable to connect to server control socket"),
+            ("iptables-nft-restore --version", "(nf_tables)"),
+            ("ip6tables-legacy-restore --version", "(legacy)"),
+            ("iptables-nft -m set --help", "set match options"),
+            ("ip6tables-nft -m rpfilter --help", "rpfilter match options"),
+            ("ipset version", "ipset v"),
         ] {
             let run = Command::new("chroot").arg(&root).args(program.split(' ')).output().unwrap();
             let said = String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);
