@@ -166,3 +166,51 @@ async fn cases_of_every_category_on_a_real_etcd() {
     }
     assert!(bad.is_empty(), "{} of {run} cases differ:\n\n{}", bad.len(), bad.join("\n\n"));
 }
+
+#[tokio::test]
+async fn ctrl_c_is_the_proper_end_of_a_watch() {
+    use std::io::{BufRead, BufReader};
+    let etcd = PrivateEtcd::start().await;
+    calico_startup::initialise(&Store::new(Arc::new(etcd.kv()))).await.unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+        .env_clear()
+        .env("ETCD_ENDPOINTS", etcd.endpoint())
+        .args(["get", "tiers", "--watch", "-o", "name"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ADDED     tier/default");
+    let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_nobody_reads_it() {
+    use std::io::{BufRead, BufReader};
+    let etcd = PrivateEtcd::start().await;
+    let store = Store::new(Arc::new(etcd.kv()));
+    calico_startup::initialise(&store).await.unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+        .env_clear()
+        .env("ETCD_ENDPOINTS", etcd.endpoint())
+        .args(["get", "tiers", "-w"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..4 {
+        lines.next().unwrap().unwrap();
+    }
+    drop(lines);
+    store.create(calico_model::Tier::new("more", calico_model::TierSpec::default())).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it goes on although nobody reads");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -37,6 +37,9 @@ const ETCD_FILES: [(&str, &str); 4] = [
     ("ETCD_PASSWORD_FILE", "/etc/calico/certs/etcd-password"),
 ];
 
+/// The lock of iptables' older kind.
+const XTABLES_LOCK: &str = "/run/xtables.lock";
+
 /// Folders that an operator may have filled; the service only reads them.
 const OPERATORS_FOLDERS: [&str; 2] = ["/etc/calico/confd/templates", "/etc/calico/bgp-secrets"];
 
@@ -134,6 +137,10 @@ fn service(ctx: &Context, settings: &Settings, caller: &Caller, name: &str) -> S
     ];
     if exists(ctx, "/lib/modules") {
         mounts.push(Mount { read_only: true, ..read_write("/lib/modules") });
+    }
+    // Two programs that change iptables' older kind take turns by this file; it is there where one of them ran.
+    if exists(ctx, XTABLES_LOCK) {
+        mounts.push(read_write(XTABLES_LOCK));
     }
     for folder in OPERATORS_FOLDERS.into_iter().filter(|folder| exists(ctx, folder)) {
         mounts.push(Mount { read_only: true, ..read_write(folder) });

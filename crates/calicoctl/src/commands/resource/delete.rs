@@ -63,7 +63,8 @@ fn targets(ctx: &Context, args: &Delete) -> Result<Vec<Target>, Failure> {
         let mut targets = Vec::new();
         for identity in source::identities(&*ctx.console, &args.files)? {
             let source::Identity { kind, mut metadata, revision, place } = identity;
-            namespace::assign(kind, &mut metadata, &args.namespace).map_err(|failure| failure.about(&place))?;
+            let subject = words::at(&place, &words::name(kind, &metadata));
+            namespace::assign(kind, &mut metadata, &args.namespace).map_err(|failure| failure.about(&subject))?;
             let key = ResourceKey::new(kind, metadata.namespace.as_deref(), &metadata.name);
             targets.push(Target { key, expected: revision, subject: words::at(&place, &words::name(kind, &metadata)) });
         }

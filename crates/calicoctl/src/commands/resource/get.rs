@@ -88,7 +88,8 @@ fn queries(ctx: &Context, args: &Get) -> Result<Vec<Query>, Failure> {
         let mut queries = Vec::new();
         for identity in source::identities(&*ctx.console, &args.files)? {
             let source::Identity { kind, mut metadata, place, .. } = identity;
-            namespace::assign(kind, &mut metadata, &args.namespace).map_err(|failure| failure.about(&place))?;
+            let subject = words::at(&place, &words::name(kind, &metadata));
+            namespace::assign(kind, &mut metadata, &args.namespace).map_err(|failure| failure.about(&subject))?;
             queries
                 .push(Query::One { key: ResourceKey::new(kind, metadata.namespace.as_deref(), &metadata.name), place });
         }

@@ -22,7 +22,8 @@ pub(crate) async fn label(ctx: &Context, args: &Label) -> Result<Output, Failure
     let kind = kinds::parse(&args.kind)?;
     let namespace = namespace::of_kind(kind, &args.namespace)?;
     let name = stored_name(kind, &args.name);
-    may_write(kind, &name)?;
+    let subject = words::named(kind, namespace.as_deref(), &name);
+    may_write(kind, &name).map_err(|failure| failure.about(&subject))?;
     let change = Change::parse(args)?;
     gate::check(ctx, args.connection.allow_version_mismatch).await?;
     let _acting = ctx.interrupt.acting();
@@ -50,7 +51,6 @@ pub(crate) async fn label(ctx: &Context, args: &Label) -> Result<Output, Failure
         }
         Ok(resource)
     });
-    let subject = words::named(kind, namespace.as_deref(), &name);
     match changed.await {
         Ok(()) => Ok(Output::line(match change {
             Change::Set { key, .. } => format!("Successfully {} label {key} on {word} {shown}", answer.get()),

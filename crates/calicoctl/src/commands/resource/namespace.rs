@@ -15,16 +15,14 @@ pub(super) fn assign(kind: KindName, metadata: &mut Metadata, flag: &Namespace) 
     let given = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
     if !kind.is_namespaced() {
         if let Some(given) = given {
-            let subject = super::words::named(kind, None, &metadata.name);
-            return Err(Failure::new(format!("{subject}: metadata.namespace = {given:?}: a {kind} has no namespace")));
+            return Err(Failure::new(format!("metadata.namespace = {given:?}: a {kind} has no namespace")));
         }
         metadata.namespace = None;
         return refuse_flag(kind, flag);
     }
     match (given, &flag.namespace) {
         (Some(given), Some(flag)) if given != flag => {
-            let subject = super::words::name(kind, metadata);
-            Err(Failure::new(format!("{subject}: metadata.namespace = {given:?}: it differs from --namespace {flag}")))
+            Err(Failure::new(format!("metadata.namespace = {given:?}: it differs from --namespace {flag}")))
         }
         (Some(_), _) => Ok(()),
         (None, flag) => {

@@ -24,13 +24,13 @@ pub(crate) async fn patch(ctx: &Context, args: &Patch) -> Result<Output, Failure
     let kind = kinds::parse(&args.kind)?;
     let namespace = namespace::of_kind(kind, &args.namespace)?;
     let key = ResourceKey::new(kind, namespace.as_deref(), &stored_name(kind, &args.name));
-    may_write(kind, &key.name)?;
+    let subject = words::named(kind, namespace.as_deref(), &key.name);
+    may_write(kind, &key.name).map_err(|failure| failure.about(&subject))?;
     let patch = parse(&args.patch)?;
     let expected = expected(&patch)?;
     gate::check(ctx, args.connection.allow_version_mismatch).await?;
     let _acting = ctx.interrupt.acting();
     let patched = modify(ctx, &key, expected, |stored| apply(stored, &patch)).await;
-    let subject = words::named(kind, namespace.as_deref(), &key.name);
     match patched {
         Ok(()) => Ok(Output::line(format!("Successfully patched 1 '{kind}' resource"))),
         Err(Gone::Gone) => Err(Failure::new("It does not exist.").about(&subject)),

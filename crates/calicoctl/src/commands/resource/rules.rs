@@ -26,16 +26,18 @@ const KUBERNETES_POLICY: &str = "knp.default.";
 pub(super) fn may_write(kind: KindName, name: &str) -> Result<(), Failure> {
     match kind {
         KindName::ClusterInformation => {
-            Err(Failure::new(format!("{kind} {name} is read-only."))
-                .because("it belongs to the programs of the cluster"))
+            Err(Failure::new("It is read-only.").because("it belongs to the programs of the cluster"))
         }
         KindName::NetworkPolicy if name.starts_with(KUBERNETES_POLICY) => {
-            Err(Failure::new(format!("{kind} {name} belongs to Kubernetes."))
-                .because(format!("names that begin with {KUBERNETES_POLICY} are those of Kubernetes' own policies"))
+            Err(Failure::new("It belongs to Kubernetes.")
+                .because(format!(
+                    "metadata.name begins with {KUBERNETES_POLICY}, as those of Kubernetes' own policies do"
+                ))
                 .hint("manage it through the API of Kubernetes, or choose another name"))
         }
         KindName::Profile if name == DEFAULT_ALLOW => {
-            Err(Failure::new(format!("{kind} {name} is built in and cannot be changed.")))
+            Err(Failure::new("It is built in and cannot be changed.")
+                .because("metadata.name is that of upstream's own"))
         }
         _ => Ok(()),
     }
@@ -79,7 +81,7 @@ pub(super) async fn before_delete(ctx: &Context, key: &ResourceKey) -> Result<()
     }
     let tier = &key.name;
     if BUILT_IN_TIERS.contains(&tier.as_str()) {
-        return Err(Failure::new(format!("Tier {tier} is built in and cannot be deleted.")));
+        return Err(Failure::new("It is built in and cannot be deleted."));
     }
     let mut members = Vec::new();
     for kind in KindName::ALL.iter().copied().filter(|kind| is_policy(*kind)) {
@@ -92,7 +94,7 @@ pub(super) async fn before_delete(ctx: &Context, key: &ResourceKey) -> Result<()
     if members.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(format!("Tier {tier} cannot be deleted: it is not empty."))
+    Err(Failure::new("It cannot be deleted: it is not empty.")
         .because(members.join(", "))
         .hint("delete its policies first, or move them to another tier"))
 }

@@ -194,7 +194,11 @@ fn parse<T>(
 ) {
     let values = match input::documents(&text.text) {
         Ok(values) => values,
-        Err(error) => return faults.push(format!("{}: {error}", text.name)),
+        // The parser's words begin as ours do.
+        Err(error) => {
+            let words = error.to_string().replacen("cannot be read: error: ", "cannot be read: ", 1);
+            return faults.push(format!("{}: {words}", text.name));
+        }
     };
     let several = values.len() > 1;
     for (index, value) in values.into_iter().enumerate() {

@@ -37,23 +37,40 @@ pub(super) fn reasons(invalid: &Invalid) -> Vec<String> {
     invalid.faults.iter().map(fault).collect()
 }
 
+/// More characters of a value are not shown.
+const SHOWN: usize = 160;
+
 /// A fault; of a selector with its place underlined.
 fn fault(fault: &Fault) -> String {
-    let words = fault.to_string();
-    let is_selector = fault.path.to_ascii_lowercase().contains("selector");
+    let words = format!("{} = {:?}: {}", fault.path, shortened(&fault.value), fault.reason);
     match calico_selector::parse(&fault.value) {
-        Err(error) if is_selector && !fault.value.is_empty() => {
-            let span = error.span();
-            // One line, so that the marks stand below what they mark.
-            let line: String =
-                fault.value.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-            let width = |bytes: &str| bytes.chars().count();
-            let before = width(&fault.value[..span.start]);
-            let marked = width(&fault.value[span]).max(1);
-            format!("{words}\n    {line}\n    {}{}", " ".repeat(before), "^".repeat(marked))
+        // Other faults of a selector (its length, where it stands) have no place in it.
+        Err(error) if fault.reason.contains(error.message()) && !fault.value.is_empty() => {
+            format!("{words}{}", underlined(&fault.value, error.span()))
         }
         _ => words,
     }
+}
+
+fn shortened(value: &str) -> String {
+    if value.chars().count() <= SHOWN {
+        return value.to_owned();
+    }
+    value.chars().take(SHOWN).chain("…".chars()).collect()
+}
+
+/// The text on a line, and below it marks for the bytes of `span`. Of a long text only what is around them.
+fn underlined(text: &str, span: std::ops::Range<usize>) -> String {
+    // One line, so that the marks stand below what they mark.
+    let letters: Vec<char> = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let (start, end) = (text[..span.start].chars().count(), text[..span.end].chars().count());
+    let first = if letters.len() > SHOWN { start.saturating_sub(SHOWN / 2) } else { 0 };
+    let last = letters.len().min(first + SHOWN);
+    let line: String = letters[first..last].iter().collect();
+    let (before, after) = (if first > 0 { "…" } else { "" }, if last < letters.len() { "…" } else { "" });
+    let marked = end.min(last).saturating_sub(start).max(1);
+    let blanks = start - first + before.chars().count();
+    format!("\n    {before}{line}{after}\n    {}{}", " ".repeat(blanks), "^".repeat(marked))
 }
 
 /// What a command has done to resources.
@@ -86,4 +103,34 @@ pub(super) fn summary(verb: Verb, kinds: &[KindName], done: usize, failures: Vec
 /// The subject of a resource.
 pub(super) fn subject(place: &str, resource: &AnyResource) -> String {
     at(place, &name(resource.key().kind, resource.metadata()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_selector(text: &str) -> String {
+        let error = calico_selector::parse(text).expect_err("a bad one");
+        fault(&Fault::new("spec.selector", text, error.to_string()))
+    }
+
+    #[test]
+    fn the_place_in_a_selector_is_underlined() {
+        let words = of_selector("a == 'b' && c = 'd'");
+        assert!(words.ends_with("\n    a == 'b' && c = 'd'\n                  ^"), "{words}");
+        let words = of_selector("a == 'ö' &\n x");
+        assert!(words.contains("\n    a == 'ö' &  x\n             ^"), "{words}");
+    }
+
+    #[test]
+    fn long_texts_are_cut_to_what_is_around_the_place() {
+        let long = format!("{} && c = 'd' && {}", vec!["has(a)"; 100].join(" && "), vec!["has(b)"; 100].join(" && "));
+        let words = of_selector(&long);
+        let lines: Vec<&str> = words.lines().collect();
+        assert!(lines.iter().all(|line| line.chars().count() < 400), "{words}");
+        let place = lines[2].find('^').expect("a mark");
+        let marked: String = lines[1].chars().skip(place).take(5).collect();
+        assert_eq!(marked, "= 'd'", "{words}");
+        assert!(fault(&Fault::new("spec.selector", 50_000, "it is too long")).ends_with("it is too long"));
+    }
 }

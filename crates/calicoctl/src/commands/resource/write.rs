@@ -104,12 +104,12 @@ pub(super) fn prepare(items: &mut [Item], flag: &Namespace, creates: bool) -> Re
     for item in items.iter_mut() {
         let key = item.resource.key();
         let refused = namespace::assign(key.kind, item.resource.metadata_mut(), flag);
+        let subject = words::subject(&item.place, &item.resource);
         if let Err(failure) = refused.and_then(|()| may_write(key.kind, &key.name)) {
-            faults.push(failure.about(&item.place));
+            faults.push(failure.about(&subject));
             continue;
         }
         if creates && let Some(revision) = item.resource.revision() {
-            let subject = words::subject(&item.place, &item.resource);
             faults.push(Failure::new(format!(
                 "{subject}: metadata.resourceVersion = \"{revision}\": it must not be set on what is to be created"
             )));

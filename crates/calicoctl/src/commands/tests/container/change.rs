@@ -228,3 +228,70 @@ async fn the_container_is_looked_at_again_once_it_is_locked() {
     let said = refusal(calicoctl(&bench, "add A").await);
     assert!(said.contains("A is not currently running."), "{said}");
 }
+
+#[tokio::test]
+async fn labels_are_typed_or_taken_from_the_container() {
+    let bench = bench().await;
+    container(&bench, "A", |container| {
+        let labels = [
+            ("org.projectcalico.label.role", "web"),
+            ("org.projectcalico.label.zone", "a"),
+            ("org.projectcalico.label.", "no key"),
+            ("com.example.team", "x"),
+        ];
+        container.labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    });
+    text(calicoctl(&bench, "add A --label zone=b --label example.org/tier=").await);
+    let labels = |endpoint: &WorkloadEndpoint| {
+        let labels = endpoint.metadata.labels.iter().filter(|(key, _)| !key.starts_with("projectcalico.org/"));
+        labels.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(labels(&endpoints(&bench).await[0]), "example.org/tier= role=web zone=b");
+
+    assert_eq!(text(calicoctl(&bench, "A label set role=db rack=1").await), "Label(s) rack=1, role=db set.\n");
+    assert_eq!(
+        text(calicoctl(&bench, "A label remove zone example.org/tier").await),
+        "Label(s) zone, example.org/tier removed.\n"
+    );
+    assert_eq!(labels(&endpoints(&bench).await[0]), "rack=1 role=db");
+    assert_eq!(text(calicoctl(&bench, "A label remove rack zone").await), "Label zone is not on the endpoint.\n");
+    assert_eq!(labels(&endpoints(&bench).await[0]), "rack=1 role=db", "all or nothing");
+    let shown = text(calicoctl(&bench, "A label show").await);
+    assert!(shown.contains("|              rack              |    1    |"), "{shown}");
+}
+
+#[tokio::test]
+async fn labels_that_cannot_be_stored_change_nothing() {
+    let bench = bench().await;
+    container(&bench, "B", |container| {
+        container.labels.insert("org.projectcalico.label.role".into(), "two words".into());
+    });
+    for (line, words) in [
+        ("add A --label role", "it is not KEY=VALUE"),
+        ("add A --label role=a=b", "Label role=a=b is not valid"),
+        ("add A --label=-x=y", "-x"),
+        ("add A --label a=1 --label a=2", "more than once"),
+        ("add A --label projectcalico.org/namespace=x", "belongs to Calico"),
+        ("add B", "two words"),
+    ] {
+        let before = bench.everything().await;
+        let said = refusal(calicoctl(&bench, line).await);
+        assert!(said.contains(words), "{line}: {said}");
+        assert_eq!(bench.everything().await, before, "{line}");
+        assert!(bench.host.attached.lock().unwrap().is_empty(), "{line}");
+    }
+    text(calicoctl(&bench, "add A").await);
+    let before = bench.everything().await;
+    for (line, words) in [
+        ("A label set role=not~good", "is not valid"),
+        ("A label set projectcalico.org/orchestrator=x", "belongs to Calico"),
+        ("A label remove projectcalico.org/orchestrator", "belongs to Calico"),
+        ("C label set a=b", "was not found"),
+    ] {
+        let said = refusal(calicoctl(&bench, line).await);
+        assert!(said.contains(words), "{line}: {said}");
+    }
+    assert_eq!(bench.everything().await, before);
+    let line = "add B --label role=db";
+    text(calicoctl(&bench, line).await);
+}
