@@ -56,7 +56,16 @@ impl Change {
             Self::Set { key, .. } | Self::Remove { key } | Self::Unusable { key, .. } => key,
         }
     }
+
+    /// True if members of the record could not be read: in [`Unusable`](Self::Unusable)'s resource they are absent,
+    /// whatever they meant.
+    pub fn is_partial(&self) -> bool {
+        matches!(self, Self::Unusable { reason, .. } if reason.starts_with(MALFORMED))
+    }
 }
+
+/// What the reason begins with if a record is not of its kind's form.
+const MALFORMED: &str = "it is not a valid ";
 
 impl From<DecodeError> for Change {
     fn from(error: DecodeError) -> Self {
@@ -117,7 +126,7 @@ impl DecodeError {
     /// What is wrong, without the key.
     pub fn reason(&self) -> String {
         match self {
-            Self::Json { key, source, .. } => format!("it is not a valid {}: {source}", key.kind),
+            Self::Json { key, source, .. } => format!("{MALFORMED}{}: {source}", key.kind),
             Self::Invalid { invalid, .. } => invalid.reasons(),
             Self::Name { key, name, .. } => format!("it holds a {} named {name:?}", key.kind),
         }
