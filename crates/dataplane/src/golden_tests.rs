@@ -111,7 +111,7 @@ fn endpoint(number: u8, profiles: &[&str]) -> Instruction {
     }
 }
 
-fn everything() -> Vec<Instruction> {
+pub(crate) fn everything() -> Vec<Instruction> {
     let profile = |name: &str, ingress, egress| Instruction::ProfileUpdate {
         id: ProfileId(name.to_owned()),
         rules: RuleSet { ingress, egress }.into(),
@@ -134,7 +134,7 @@ fn everything() -> Vec<Instruction> {
     ]
 }
 
-fn state(instructions: Vec<Instruction>) -> State {
+pub(crate) fn state(instructions: Vec<Instruction>) -> State {
     let mut state = State::new(Arc::new(Options::default()));
     for instruction in instructions {
         state.absorb(instruction).expect("can be programmed");

@@ -98,17 +98,23 @@ impl Writer {
         Ok(changed)
     }
 
-    /// Whether rules of ours are there, whoever wrote them: then packets are judged already.
+    /// Whether rules of ours are there, whoever wrote them: then packets are judged already, and a base without
+    /// endpoints beside them would close what they let pass.
     pub(crate) async fn is_installed(&mut self, family: Family) -> Result<bool, Error> {
         if let Some(iptables) = &mut self.iptables
             && iptables.is_installed(family).await?
         {
             return Ok(true);
         }
-        if !self.has_nftables().await {
-            return Ok(false);
+        if self.has_nftables().await && self.nft.has_table(family).await? {
+            return Ok(true);
         }
-        Ok(self.nft.has_table(family).await? || self.left_by_iptables(Variant::Nft, family).await)
+        for variant in Variant::ALL {
+            if self.left_by_iptables(variant, family).await {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What the planner is to believe of a family's table.
@@ -169,11 +175,7 @@ impl Writer {
             tracing::warn!(%error, "what nftables held of ours is still there");
         }
         for other in Variant::ALL.into_iter().filter(|other| Some(*other) != variant) {
-            let mut found = false;
-            for family in Family::ALL {
-                found |= self.left_by_iptables(other, family).await;
-            }
-            if !found {
+            if !self.is_left(other).await {
                 continue;
             }
             tracing::info!(renderer = other.program(), "removing the rules that this one left");
@@ -190,11 +192,7 @@ impl Writer {
     /// The first thing that could not be removed.
     pub(crate) async fn remove_everything(&mut self) -> Result<(), Error> {
         for variant in Variant::ALL {
-            let mut found = false;
-            for family in Family::ALL {
-                found |= self.left_by_iptables(variant, family).await;
-            }
-            if found {
+            if self.is_left(variant).await {
                 iptables::remove(variant, self.options.clone(), false).await?;
             }
         }
@@ -213,6 +211,10 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    async fn is_left(&self, variant: Variant) -> bool {
+        self.left_by_iptables(variant, Family::V4).await || self.left_by_iptables(variant, Family::V6).await
     }
 
     /// Whether chains of ours are in one kind of iptables. Starts no program.

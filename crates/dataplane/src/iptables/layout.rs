@@ -190,10 +190,13 @@ impl Layout {
                 match action {
                     Action::Jump(target) | Action::Goto(target) => waiting.push(target),
                     Action::Dispatch(interface, map) => {
-                        let root = (table, dispatch::root(map));
-                        self.chains.insert(root, Source::Map(*interface, map.clone()));
-                        let targets = model.targets(map).into_iter().flatten();
-                        waiting.extend(targets.map(|(_, target)| target.chain.as_str()));
+                        for (_, target) in model.targets(map).into_iter().flatten() {
+                            waiting.push(&target.chain);
+                            if !target.goto {
+                                let root = (table, dispatch::root(map));
+                                self.chains.entry(root).or_insert_with(|| Source::Map(*interface, map.clone()));
+                            }
+                        }
                     }
                     _ => {}
                 }
@@ -293,7 +296,7 @@ impl Surroundings for Place<'_> {
             Some((dispatch::condition(interface, key.as_str())?, format!("-g {}", name::chain(&target.chain))))
         });
         let mut rules: Vec<(String, String)> = away.collect();
-        if targets().any(|(_, target)| !target.goto) || rules.is_empty() {
+        if targets().any(|(_, target)| !target.goto) {
             rules.push((String::new(), format!("-j {}", dispatch::root(map))));
         }
         rules

@@ -33,8 +33,8 @@ const GREATEST_RATE: u64 = 10_000;
 const GREATEST_BURST: u32 = 10_000;
 /// Ports that one rule can list.
 const MULTIPORT_SLOTS: usize = 15;
-/// The protocol that can be reset.
-const TCP: u8 = 6;
+/// The protocols of which policy knows ports: TCP, UDP, SCTP.
+const PORT_PROTOCOLS: [u8; 3] = [6, 17, 132];
 
 /// What a rule's text depends on beside the rule itself.
 pub(super) trait Surroundings {
@@ -88,10 +88,11 @@ pub(super) fn lower(rule: &Rule, around: &dyn Surroundings) -> Vec<Lowered> {
     for action in &rule.actions {
         steps.extend(targets(action, rule, around));
     }
-    if steps.is_empty() {
+    if rule.actions.is_empty() {
         steps.push(Step::plain(String::new()));
     }
-    let block = !conditions.none_of.is_empty() || (conditions.stateful && steps.len() > 1);
+    let counts_apart = conditions.alternatives.len() > 1 || steps.len() > 1;
+    let block = !conditions.none_of.is_empty() || (!conditions.stateful.is_empty() && counts_apart);
     if block { in_a_block(&conditions, &steps, around) } else { in_place(&conditions, &steps, around) }
 }
 
@@ -125,7 +126,8 @@ fn in_place(conditions: &Resolved, steps: &[Step], around: &dyn Surroundings) ->
                 // One protocol to a rule; that of a target is the one that has been checked.
                 let again = step.conditions.starts_with("-p ") && alternative.starts_with("-p ");
                 let extra = if again { "" } else { &step.conditions };
-                Lowered { conditions: join(&[alternative, extra]), target: step.target.clone() }
+                let conditions = join(&[alternative, extra, &conditions.stateful]);
+                Lowered { conditions, target: step.target.clone() }
             }));
         }
         marked |= step.marks & verdict;
@@ -133,19 +135,24 @@ fn in_place(conditions: &Resolved, steps: &[Step], around: &dyn Surroundings) ->
     lowered
 }
 
-/// The scratch bit collects what holds.
+/// The scratch bit collects what holds. What counts packets must see each that it is to count once, and no other.
 fn in_a_block(conditions: &Resolved, steps: &[Step], around: &dyn Surroundings) -> Vec<Lowered> {
     let bit = scratch(around.options());
+    let is_set = has(bit, bit);
     let mark = |value: u32| format!("-j MARK --set-xmark {value:#x}/{bit:#x}");
     let mut lowered = vec![Lowered { conditions: String::new(), target: mark(0) }];
+    let (first, last) = match conditions.alternatives.as_slice() {
+        [_] => (conditions.stateful.as_str(), ""),
+        _ => ("", conditions.stateful.as_str()),
+    };
     for alternative in &conditions.alternatives {
-        lowered.push(Lowered { conditions: alternative.clone(), target: mark(bit) });
+        lowered.push(Lowered { conditions: join(&[alternative, first]), target: mark(bit) });
     }
     for excluded in &conditions.none_of {
-        lowered.push(Lowered { conditions: join(&[excluded, &has(bit, bit)]), target: mark(0) });
+        lowered.push(Lowered { conditions: join(&[&is_set, excluded]), target: mark(0) });
     }
     for step in steps {
-        lowered.push(Lowered { conditions: join(&[&step.conditions, &has(bit, bit)]), target: step.target.clone() });
+        lowered.push(Lowered { conditions: join(&[&is_set, &step.conditions, last]), target: step.target.clone() });
     }
     lowered
 }
@@ -176,14 +183,17 @@ struct Conditions {
     none_of: Vec<String>,
     /// Ends that have their one network already.
     netted: Vec<End>,
-    stateful: bool,
+    /// What counts the packets that it sees, and so must come after all others.
+    stateful: Vec<String>,
+    /// Ports are looked at. An earlier chain has checked that there are some, but each rule must say so itself.
+    has_ports: bool,
 }
 
 /// Conditions as iptables can take them.
 struct Resolved {
     alternatives: Vec<String>,
     none_of: Vec<String>,
-    stateful: bool,
+    stateful: String,
 }
 
 impl Conditions {
@@ -195,7 +205,8 @@ impl Conditions {
             one_of: Vec::new(),
             none_of: Vec::new(),
             netted: Vec::new(),
-            stateful: false,
+            stateful: Vec::new(),
+            has_ports: false,
         }
     }
 
@@ -225,13 +236,20 @@ impl Conditions {
                 return Some(());
             }
             Match::IcmpTypes(first, last) => {
+                self.protocols(BTreeSet::from([around.family().icmp()]), false);
                 self.one_of.push((*first..=*last).map(|number| icmp(around.family(), number, None, false)).collect());
                 return Some(());
             }
-            Match::Icmp { icmp_type, code, negated } => icmp(around.family(), *icmp_type, *code, *negated),
+            Match::Icmp { icmp_type, code, negated } => {
+                self.protocols(BTreeSet::from([around.family().icmp()]), false);
+                icmp(around.family(), *icmp_type, *code, *negated)
+            }
             Match::Net { end, net, negated } => self.net(*end, net, *negated),
             Match::AddressSet { end, set, negated, .. } => in_set(set, side(*end), *negated)?,
-            Match::Port { end, range, negated } => multiport(*end, &[*range], *negated),
+            Match::Port { end, range, negated } => {
+                self.ports(*end, &[*range], *negated);
+                return Some(());
+            }
             Match::PortSet { end, set, negated } => {
                 let ports: Vec<(u16, u16)> =
                     around.ranges(set)?.iter().map(|(first, last)| (*first as u16, *last as u16)).collect();
@@ -246,17 +264,17 @@ impl Conditions {
             Match::LocalDestination => "-m addrtype --dst-type LOCAL".to_owned(),
             Match::Rate { over, packets, unit, burst } => {
                 let within = limit(*packets, *unit, *burst);
-                self.stateful = true;
+                // xt_limit only knows "within".
                 if *over {
-                    // xt_limit only knows "within".
-                    self.none_of.push(within);
-                    return Some(());
+                    self.none_of.push(within)
+                } else {
+                    self.stateful.push(within)
                 }
-                within
+                return Some(());
             }
             Match::ConnectionsOver(most) => {
-                self.stateful = true;
-                format!("-m connlimit --connlimit-above {most} --connlimit-mask 0")
+                self.stateful.push(format!("-m connlimit --connlimit-above {most} --connlimit-mask 0"));
+                return Some(());
             }
             Match::Spoofed => "-m rpfilter --validmark --invert".to_owned(),
         };
@@ -266,6 +284,7 @@ impl Conditions {
 
     /// In one list after the other, or in none of them.
     fn ports(&mut self, end: End, ports: &[(u16, u16)], negated: bool) {
+        self.has_ports = true;
         let lists = chunks(ports).map(|list| multiport(end, list, negated)).collect::<Vec<_>>();
         match negated {
             true => self.all_of.extend(lists),
@@ -289,6 +308,9 @@ impl Conditions {
 
     /// Puts the alternatives together; `None` if they can never hold.
     fn resolve(mut self, family: Family) -> Option<Resolved> {
+        if self.has_ports && self.allowed.is_none() {
+            self.allowed = Some(BTreeSet::from(PORT_PROTOCOLS));
+        }
         let mut none_of = std::mem::take(&mut self.none_of);
         let protocols = self.resolve_protocols(family, &mut none_of);
         if protocols.is_empty() || self.one_of.iter().any(Vec::is_empty) {
@@ -307,7 +329,7 @@ impl Conditions {
             alternatives = longer;
         }
         let alternatives = alternatives.into_iter().map(|words| words.join(" ")).collect();
-        Some(Resolved { alternatives, none_of, stateful: self.stateful })
+        Some(Resolved { alternatives, none_of, stateful: self.stateful.join(" ") })
     }
 
     /// The conditions on the protocol, one per alternative; one that is empty holds always.
@@ -333,6 +355,11 @@ fn protocol(family: Family, number: u8) -> Option<String> {
         // For iptables 0 is any. In IPv6 it names an extension header, which is never the last one.
         (0, Family::V4) => Some("-m u32 --u32 6&0xff=0x0".to_owned()),
         (0, Family::V6) => None,
+        (1, _) => Some("-p icmp".to_owned()),
+        (6, _) => Some("-p tcp".to_owned()),
+        (17, _) => Some("-p udp".to_owned()),
+        (58, _) => Some("-p ipv6-icmp".to_owned()),
+        (132, _) => Some("-p sctp".to_owned()),
         _ => Some(format!("-p {number}")),
     }
 }
@@ -455,7 +482,7 @@ fn targets(action: &Action, rule: &Rule, around: &dyn Surroundings) -> Vec<Step>
         Action::Reject(Family::V6) => plain("-j REJECT --reject-with icmp6-port-unreachable".to_owned()),
         Action::ResetTcp => {
             let target = "-j REJECT --reject-with tcp-reset".to_owned();
-            vec![Step { conditions: format!("-p {TCP}"), target, marks: 0 }]
+            vec![Step { conditions: "-p tcp".to_owned(), target, marks: 0 }]
         }
         Action::SetDscp(_, value) => plain(format!("-j DSCP --set-dscp {value:#04x}")),
     }
@@ -475,4 +502,229 @@ fn is_for_established(rule: &Rule) -> bool {
 
 fn set_mark(value: u32, mask: u32) -> String {
     format!("-j MARK --set-xmark {value:#x}/{mask:#x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::ruleset::Interface;
+
+    /// A regular chain of the filter table, with these sets of ports or protocols.
+    struct Fixture {
+        family: Family,
+        table: Table,
+        base: Option<Base>,
+        return_allowed: bool,
+        options: Options,
+        ranges: BTreeMap<&'static str, BTreeSet<Range>>,
+    }
+
+    impl Default for Fixture {
+        fn default() -> Self {
+            let single = |list: &[u128]| list.iter().map(|number| (*number, *number)).collect();
+            let ranges = BTreeMap::from([
+                ("ported", single(&[6, 17, 132])),
+                ("few", BTreeSet::from([(80, 80), (443, 443), (8000, 8999)])),
+                ("many", (0..20).map(|n| (100 * n, 100 * n)).chain([(5000, 6000)]).collect()),
+                ("none", BTreeSet::new()),
+            ]);
+            let options = Options::default();
+            Self { family: Family::V4, table: Table::Filter, base: None, return_allowed: false, options, ranges }
+        }
+    }
+
+    impl Surroundings for Fixture {
+        fn family(&self) -> Family {
+            self.family
+        }
+        fn table(&self) -> Table {
+            self.table
+        }
+        fn base(&self) -> Option<Base> {
+            self.base
+        }
+        fn return_allowed(&self) -> bool {
+            self.return_allowed
+        }
+        fn options(&self) -> &Options {
+            &self.options
+        }
+        fn ranges(&self, set: &str) -> Option<&BTreeSet<Range>> {
+            self.ranges.get(set)
+        }
+        fn set_name(&self, set: &str) -> Option<String> {
+            (set != "missing").then(|| format!("cali40{set}"))
+        }
+        fn dispatch(&self, _: Interface, _: &str) -> Vec<(String, String)> {
+            vec![("-i eth0".to_owned(), "-g cali-x".to_owned()), (String::new(), "-j cali-map".to_owned())]
+        }
+    }
+
+    fn lines_in(around: &Fixture, matches: Vec<Match>, actions: Vec<Action>) -> Vec<String> {
+        let lowered = lower(&Rule::new(matches, actions), around);
+        lowered.into_iter().map(|rule| join(&[&rule.conditions, &rule.target])).collect()
+    }
+
+    fn lines(matches: Vec<Match>, actions: Vec<Action>) -> Vec<String> {
+        lines_in(&Fixture::default(), matches, actions)
+    }
+
+    fn protocol(number: u8, negated: bool) -> Match {
+        Match::Protocol { number, negated }
+    }
+
+    fn ported(negated: bool) -> Match {
+        Match::ProtocolSet { set: "ported".to_owned(), negated }
+    }
+
+    fn ports(set: &str, negated: bool) -> Match {
+        Match::PortSet { end: End::Destination, set: set.to_owned(), negated }
+    }
+
+    fn source(net: &str, negated: bool) -> Match {
+        Match::Net { end: End::Source, net: net.parse().expect("a network"), negated }
+    }
+
+    #[test]
+    fn an_allowed_packet_is_marked_and_then_returned_by_its_mark() {
+        let actions = vec![Action::SetMark(0x10000), Action::Return];
+        assert_eq!(
+            lines(vec![protocol(6, false), source("10.0.0.0/8", false)], actions.clone()),
+            ["-p tcp -s 10.0.0.0/8 -j MARK --set-xmark 0x10000/0x10000", "-m mark --mark 0x10000/0x10000 -j RETURN"]
+        );
+        // Where the bit may be there already, the conditions are asked again.
+        let base = Some(Base { nat: false, hook: Hook::Forward, priority: -5 });
+        assert_eq!(
+            lines_in(&Fixture { base, ..Fixture::default() }, vec![protocol(6, false)], actions),
+            ["-p tcp -j MARK --set-xmark 0x10000/0x10000", "-p tcp -j RETURN"]
+        );
+    }
+
+    #[test]
+    fn one_rule_has_one_protocol() {
+        let drop = || vec![Action::Drop];
+        assert_eq!(lines(vec![ported(false)], drop()), ["-p tcp -j DROP", "-p udp -j DROP", "-p sctp -j DROP"]);
+        assert_eq!(lines(vec![ported(false), protocol(17, true)], drop()), ["-p tcp -j DROP", "-p sctp -j DROP"]);
+        assert_eq!(lines(vec![protocol(6, false), protocol(6, true)], drop()), Vec::<String>::new());
+        assert_eq!(lines(vec![protocol(6, true)], drop()), ["! -p tcp -j DROP"]);
+        assert_eq!(
+            lines(vec![ported(true), source("10.0.0.1/32", false)], drop()),
+            [
+                "-j MARK --set-xmark 0x0/0x80000",
+                "-s 10.0.0.1/32 -j MARK --set-xmark 0x80000/0x80000",
+                "-m mark --mark 0x80000/0x80000 -p tcp -j MARK --set-xmark 0x0/0x80000",
+                "-m mark --mark 0x80000/0x80000 -p udp -j MARK --set-xmark 0x0/0x80000",
+                "-m mark --mark 0x80000/0x80000 -p sctp -j MARK --set-xmark 0x0/0x80000",
+                "-m mark --mark 0x80000/0x80000 -j DROP",
+            ]
+        );
+        // For iptables protocol 0 is any protocol.
+        assert_eq!(lines(vec![protocol(0, false)], drop()), ["-m u32 --u32 6&0xff=0x0 -j DROP"]);
+        let v6 = Fixture { family: Family::V6, ..Fixture::default() };
+        assert_eq!(lines_in(&v6, vec![protocol(0, false)], drop()), Vec::<String>::new());
+        assert_eq!(lines_in(&v6, vec![protocol(0, true)], drop()), ["-j DROP"]);
+    }
+
+    #[test]
+    fn long_lists_of_ports_are_cut_into_what_one_rule_holds() {
+        let tcp = |condition| lines(vec![protocol(6, false), condition], vec![Action::Drop]);
+        assert_eq!(tcp(ports("few", false)), ["-p tcp -m multiport --dports 80,443,8000:8999 -j DROP"]);
+        let many = tcp(ports("many", false));
+        assert_eq!(many.len(), 2, "{many:?}");
+        assert!(many[1].contains("1500,1600,1700,1800,1900,5000:6000"), "{many:?}");
+        let none = tcp(ports("many", true));
+        assert_eq!((none.len(), none[0].matches("-m multiport ! --dports").count()), (1, 2), "{none:?}");
+        assert_eq!(tcp(ports("none", false)), Vec::<String>::new(), "in nothing");
+        assert_eq!(tcp(ports("none", true)), ["-p tcp -j DROP"], "outside nothing");
+        let both = lines(vec![ports("few", false)], vec![Action::Drop]);
+        assert_eq!(both.len(), 3, "each says a protocol, though an earlier chain has checked it: {both:?}");
+        // Two ranges cost four slots, so seven fit with one port.
+        let wide: Vec<(u16, u16)> = (0..9).map(|n| (10 * n, 10 * n + 5)).collect();
+        let sizes: Vec<usize> = chunks(&wide).map(<[_]>::len).collect();
+        assert_eq!(sizes, [7, 2]);
+    }
+
+    #[test]
+    fn icmp_types_that_iptables_takes_for_any_are_compared_as_bytes() {
+        let icmp = |icmp_type, code, negated| Match::Icmp { icmp_type, code, negated };
+        let drop = || vec![Action::Drop];
+        assert_eq!(lines(vec![icmp(3, Some(4), true)], drop()), ["-p icmp -m icmp ! --icmp-type 3/4 -j DROP"]);
+        let any = &lines(vec![icmp(255, None, false)], drop())[0];
+        assert!(any.contains("-m u32 --u32") && any.contains("=0xff\""), "{any}");
+        let v6 = Fixture { family: Family::V6, ..Fixture::default() };
+        assert_eq!(
+            lines_in(&v6, vec![Match::IcmpTypes(135, 136)], vec![Action::Accept]),
+            ["-p ipv6-icmp -m icmp6 --icmpv6-type 135 -j ACCEPT", "-p ipv6-icmp -m icmp6 --icmpv6-type 136 -j ACCEPT"]
+        );
+    }
+
+    #[test]
+    fn a_second_network_of_one_end_is_a_range() {
+        assert_eq!(
+            lines(vec![source("10.0.0.0/8", false), source("10.1.0.0/16", true)], vec![Action::Drop]),
+            ["-s 10.0.0.0/8 -m iprange ! --src-range 10.1.0.0-10.1.255.255 -j DROP"]
+        );
+    }
+
+    #[test]
+    fn what_counts_packets_comes_last_and_counts_each_once() {
+        let rate = |over| Match::Rate { over, packets: 10, unit: 60, burst: 5 };
+        let log = || vec![Action::Log("a prefix that is longer than it may be".to_owned())];
+        let within = lines(vec![rate(false), protocol(6, false)], log());
+        assert!(within[0].starts_with("-p tcp -m limit --limit 10/min --limit-burst 5 -j LOG"), "{within:?}");
+        assert!(within[0].contains("\"a prefix that is longer than \""), "{within:?}");
+        let alternatives = lines(vec![ported(false), rate(false)], log());
+        assert_eq!(alternatives.iter().filter(|line| line.contains("limit")).count(), 1, "{alternatives:?}");
+        assert_eq!(
+            lines(vec![rate(true)], vec![Action::Drop]),
+            [
+                "-j MARK --set-xmark 0x0/0x80000",
+                "-j MARK --set-xmark 0x80000/0x80000",
+                "-m mark --mark 0x80000/0x80000 -m limit --limit 10/min --limit-burst 5 -j MARK --set-xmark 0x0/0x80000",
+                "-m mark --mark 0x80000/0x80000 -j DROP",
+            ]
+        );
+        assert_eq!(
+            lines(vec![protocol(6, false), Match::ConnectionsOver(3)], vec![Action::ResetTcp]),
+            ["-p tcp -m connlimit --connlimit-above 3 --connlimit-mask 0 -j REJECT --reject-with tcp-reset"]
+        );
+    }
+
+    #[test]
+    fn rates_are_written_in_the_finest_unit_that_fits() {
+        for (packets, unit, expected) in [
+            (100, 1, "100/sec"),
+            (120, 60, "2/sec"),
+            (10, 60, "10/min"),
+            (1, 7, "8/min"),
+            (1, 3600, "1/hour"),
+            (1, 1_000_000, "1/day"),
+            (50_000, 1, "10000/sec"),
+        ] {
+            let text = limit(packets, unit, 5);
+            assert!(text.contains(&format!("--limit {expected} ")), "{packets} per {unit}: {text}");
+        }
+    }
+
+    #[test]
+    fn answers_are_only_sent_from_the_filter_table() {
+        let raw = Fixture { table: Table::Raw, ..Fixture::default() };
+        assert_eq!(lines_in(&raw, vec![], vec![Action::Reject(Family::V4)]), ["-j DROP"]);
+        assert_eq!(lines(vec![], vec![Action::Reject(Family::V6)]), ["-j REJECT --reject-with icmp6-port-unreachable"]);
+    }
+
+    #[test]
+    fn a_map_is_asked_in_place() {
+        let dispatch = Action::Dispatch(Interface::Incoming, "m".to_owned());
+        assert_eq!(lines(vec![protocol(6, false)], vec![dispatch]), ["-p tcp -i eth0 -g cali-x", "-p tcp -j cali-map"]);
+    }
+
+    #[test]
+    fn what_cannot_be_said_drops_everything() {
+        let set = Match::AddressSet { family: Family::V4, end: End::Source, set: "missing".to_owned(), negated: false };
+        assert_eq!(lines(vec![set], vec![Action::Accept]), ["-j DROP"]);
+        assert_eq!(lines(vec![Match::CtState(1 << 20)], vec![Action::Accept]), ["-j DROP"]);
+    }
 }

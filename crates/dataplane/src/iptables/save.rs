@@ -48,14 +48,12 @@ pub(super) fn parse_rules(text: &str) -> Saved {
             }
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let (chain, body) = rule.split_once(' ').unwrap_or((rule, ""));
-            let found = find_ours(body);
             if chain.starts_with(CHAIN_PREFIX) {
-                let hash = found.map(|ours| ours.hash).unwrap_or_default();
-                table.chains.entry(chain.to_owned()).or_default().push(hash);
+                table.chains.entry(chain.to_owned()).or_default().push(find_hash(body).to_owned());
             } else {
                 let others = table.others.entry(chain.to_owned()).or_default();
-                if let Some(ours) = found {
-                    others.ours.push((others.rules, ours.hash, rule.to_owned()));
+                if let Some(hash) = find_ours(body) {
+                    others.ours.push((others.rules, hash, rule.to_owned()));
                 }
                 others.rules += 1;
             }
@@ -64,12 +62,16 @@ pub(super) fn parse_rules(text: &str) -> Saved {
     saved
 }
 
-struct Ours {
-    hash: String,
+/// The hash of a rule in one of our own chains, where no other text can look like our comment: iptables writes names
+/// of interfaces as they are, with whatever quotes are in them, but there are no blanks in them.
+fn find_hash(body: &str) -> &str {
+    let quoted = body.split_once(&format!(" --comment \"{COMMENT_PREFIX}"));
+    let found = quoted.or_else(|| body.split_once(&format!(" --comment {COMMENT_PREFIX}")));
+    found.and_then(|(_, rest)| rest.get(..HASH_LENGTH)).unwrap_or_default()
 }
 
-/// Whether a rule is ours: it has our comment, or leads to one of our chains.
-fn find_ours(body: &str) -> Option<Ours> {
+/// Whether a rule is ours: it has our comment, or leads to one of our chains. Gives its hash, empty without comment.
+fn find_ours(body: &str) -> Option<String> {
     let mut words = Words(body);
     let mut hash = None;
     let mut leads = false;
@@ -84,7 +86,7 @@ fn find_ours(body: &str) -> Option<Ours> {
             _ => {}
         }
     }
-    (leads || hash.is_some()).then(|| Ours { hash: hash.unwrap_or_default() })
+    (leads || hash.is_some()).then(|| hash.unwrap_or_default())
 }
 
 /// The words of a saved rule: separated by blanks, or between double quotes with `\` before what would end them.

@@ -50,11 +50,6 @@ pub fn by(renderer: By, test: fn()) {
     RENDERER.set(By::Nftables);
 }
 
-/// The rest of this test, on this thread, is about another renderer.
-pub fn select(renderer: By) {
-    RENDERER.set(renderer);
-}
-
 impl By {
     /// The renderer of the calling test.
     pub fn current() -> Self {
@@ -70,6 +65,12 @@ impl By {
         };
         Options { renderer: Some(renderer), iptables_backend: backend, ..Options::default() }
     }
+}
+
+/// What `nft` says, if the test is about nftables.
+#[track_caller]
+pub fn nft(arguments: &str) -> Option<String> {
+    (By::current() == By::Nftables).then(|| run(&format!("nft {arguments}")))
 }
 
 /// Runs a test on a host with the addresses 192.0.2.1 and 2001:db8::1.
@@ -279,6 +280,16 @@ pub fn bound<T>(mut bind: impl FnMut() -> std::io::Result<T>) -> T {
     socket.unwrap()
 }
 
+/// Receives a datagram. The end of a program that another test started may interrupt the system call.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
+    loop {
+        match socket.recv_from(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Sends a datagram and says whether it arrives.
 #[track_caller]
 pub fn udp_arrives(from: Place<'_>, source: IpAddr, to: Place<'_>, destination: SocketAddr) -> bool {
@@ -294,7 +305,7 @@ pub fn udp_arrives(from: Place<'_>, source: IpAddr, to: Place<'_>, destination: 
             return false;
         }
         let mut buffer = [0; 16];
-        match receiver.recv_from(&mut buffer) {
+        match receive(&receiver, &mut buffer) {
             Ok((length, peer)) => {
                 assert_eq!(&buffer[..length], b"probe");
                 assert!(peer.ip() == source || source.is_unspecified(), "somebody else's: {peer}");
