@@ -501,7 +501,7 @@ pub enum RuleAction {
 pub struct Rule {
     /// What it does.
     pub action: RuleAction,
-    /// 4 or 6 only.
+    /// 4 or 6 only; 0 stands for neither: the rule keeps its place and never matches.
     pub ip_version: Option<u8>,
     /// IP protocol number.
     pub protocol: Option<u8>,

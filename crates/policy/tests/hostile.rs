@@ -236,6 +236,18 @@ fn a_policy_of_which_nothing_can_be_read_closes_its_namespace_before_everything(
 }
 
 #[test]
+fn a_policy_whose_place_cannot_be_read_denies_before_all_others_where_its_selector_reaches() {
+    let mut early = policy("early", Some(-1e9));
+    early.spec.selector = "has(role)".into();
+    let spec = json!({"order": "high", "selector": "role == 'web'", "ingress": [{"action": "Allow"}]});
+    let db = set(workload("db", "10.0.0.5", &[("role", "db")]));
+    let host = Host::with(neighbour().into_iter().chain([web(), db, set(early), stored(&policy_of("default", &spec))]));
+    assert_eq!(host.ingress("web"), "(unreadable): default/bad | default: early");
+    assert_eq!(host.egress("web"), "(unreadable): default/bad", "its types might be what cannot be read");
+    assert_eq!(host.ingress("db"), "default: early");
+}
+
+#[test]
 fn a_global_policy_of_which_nothing_can_be_read_closes_everything() {
     let host = Host::with([
         web(),

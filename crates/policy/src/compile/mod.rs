@@ -259,9 +259,9 @@ impl<'a> Compiler<'a> {
         protocol: Option<u8>,
     ) -> (Box<[(u16, u16)]>, Box<[Box<str>]>) {
         let has_ports = protocol.is_some_and(|number| Protocol::Number(number).has_ports());
-        let names_only = ports.iter().all(|port| matches!(port, Port::Name(_)));
         // A named port has its endpoint's protocol.
-        if !ports.is_empty() && !has_ports && !(names_only && protocol.is_none()) {
+        let protocols_of_names = protocol.is_none() && ports.iter().all(|port| matches!(port, Port::Name(_)));
+        if !(ports.is_empty() || has_ports || protocols_of_names) {
             self.fault(place, list(ports), "ports need the protocol TCP, UDP or SCTP");
         }
         let (mut ranges, mut names) = (Vec::new(), Vec::new());

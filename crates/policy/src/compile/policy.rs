@@ -50,6 +50,14 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
+    /// Of a record that could be read in part only: what is missing may be where it stands and what it judges.
+    pub(crate) fn displace(&mut self) {
+        self.tier = None;
+        self.order = f64::NEG_INFINITY;
+        self.lists = Lists::NormalAndForward;
+        (self.ingress, self.egress) = (true, true);
+    }
+
     /// A fault of the record as a whole closes its policy too.
     pub(crate) fn spoil(&mut self, reason: &str) {
         self.code = Code::closed();

@@ -60,7 +60,7 @@ impl Selectors {
         }
         .combine()
         .map_err(|error| error.to_string())?;
-        let whole = |text: Option<String>| text.map(|text| parses(text)).transpose();
+        let whole = |text: Option<String>| text.map(parses).transpose();
         let combined = Combined { positive: whole(combined.positive)?, negative: whole(combined.negative)? };
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();

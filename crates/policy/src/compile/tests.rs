@@ -270,3 +270,34 @@ fn named_ports_become_sets_that_the_selector_narrows() {
         assert_eq!(compile_rule(&rule).unwrap().destination, expected, "{rule}");
     }
 }
+
+/// The sets that upstream needs for each end of a rule (`vectors/selectors.json`).
+#[test]
+fn rules_need_the_sets_that_upstream_names() {
+    let folder =
+        std::env::var("VECTORS").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors").to_owned());
+    let text = std::fs::read_to_string(format!("{folder}/selectors.json")).unwrap();
+    let file: Value = serde_json::from_str(&text).unwrap();
+    let cases: Vec<&Value> =
+        file["set_ids"].as_array().unwrap().iter().filter(|case| case["rule"].is_object()).collect();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let ids = |position: &str| -> Vec<SetId> {
+            let sets = case["sets"][position].as_array().into_iter().flatten();
+            sets.map(|set| SetId(set["id"].as_str().unwrap().to_owned())).collect()
+        };
+        let protocol = &case["rule"]["protocol"];
+        let rule = match compile_rule(&case["rule"]) {
+            Ok(rule) => rule,
+            // Upstream renders a rule that never matches; validation refuses it.
+            Err(fault) if *protocol == "UDPLite" && fault.contains("ports need the protocol") => continue,
+            Err(fault) => panic!("{case}: {fault}"),
+        };
+        for (end, name) in [(&rule.source, "src"), (&rule.destination, "dst")] {
+            assert_eq!(end.sets, ids(name), "{case}");
+            assert_eq!(end.not_sets, ids(&format!("not_{name}")), "{case}");
+            assert_eq!(end.port_sets, ids(&format!("{name}_ports")), "{case}");
+            assert_eq!(end.not_port_sets, ids(&format!("not_{name}_ports")), "{case}");
+        }
+    }
+}

@@ -12,7 +12,7 @@
 //!
 //! | unusable | what of it can be read | nothing can be read |
 //! |---|---|---|
-//! | policy | denies in its place, for what the readable parts of its selectors reach | denies before all others, for its namespace or everything |
+//! | policy | denies in its place, for what the readable parts of its selectors reach; before all others if its place may be among what cannot be read | denies before all others, for its namespace or everything |
 //! | tier | stands in its place, denies at its end | its policies deny, before all others |
 //! | profile | denies; its labels hold | denies, and no policy opens anything for endpoints that name it |
 //! | network set | no members; a rule that an empty set would open closes its policy | the same, of every selector |
@@ -85,6 +85,20 @@ pub struct Engine {
     sent: Sent,
 }
 
+/// A policy that cannot be used as it stands.
+#[derive(Clone, Copy)]
+struct Spoilt<'a> {
+    reason: &'a str,
+    /// Where it stands could not be read either.
+    displaced: bool,
+}
+
+impl<'a> Spoilt<'a> {
+    fn of(reason: &'a str) -> Self {
+        Self { reason, displaced: false }
+    }
+}
+
 /// What the dataplane has of lists and settings.
 #[derive(Default)]
 struct Sent {
@@ -126,14 +140,7 @@ impl Engine {
                 self.unusable.remove(&key);
                 self.set(key, *resource, None);
             }
-            Change::Unusable { key, reason, resource: Some(resource) } => {
-                self.set(key.clone(), *resource, Some(&reason));
-                self.note_unusable(key, reason);
-            }
-            Change::Unusable { key, reason, resource: None } => {
-                self.set_unreadable(&key, &reason);
-                self.note_unusable(key, reason);
-            }
+            change @ Change::Unusable { .. } => self.set_unusable(change),
             Change::Remove { key } => {
                 self.unusable.remove(&key);
                 self.remove(&key);
@@ -180,6 +187,29 @@ impl Engine {
         problems
     }
 
+    fn set_unusable(&mut self, change: Change) {
+        let partial = change.is_partial();
+        let Change::Unusable { key, reason, resource } = change else { return };
+        match resource.map(|resource| *resource) {
+            None => self.set_unreadable(&key, &reason),
+            // What could not be read of these may be what decides where they stand or whom they concern.
+            Some(AnyResource::GlobalNetworkPolicy(policy)) if partial => {
+                self.set_policy(&key, &policy.spec, Some(Spoilt { reason: &reason, displaced: true }));
+            }
+            Some(AnyResource::NetworkPolicy(policy)) if partial => {
+                self.set_policy(&key, &policy.spec, Some(Spoilt { reason: &reason, displaced: true }));
+            }
+            Some(AnyResource::Tier(tier)) if partial && tier.spec.order.is_none() => {
+                self.set_unreadable(&key, &reason);
+            }
+            Some(AnyResource::Profile(profile)) if partial && profile.spec.labels_to_apply.is_empty() => {
+                self.set_unreadable(&key, &reason);
+            }
+            Some(resource) => self.set(key.clone(), resource, Some(&reason)),
+        }
+        self.note_unusable(key, reason);
+    }
+
     fn note_unusable(&mut self, key: ResourceKey, reason: String) {
         self.unusable.insert(key, reason);
     }
@@ -190,8 +220,8 @@ impl Engine {
             AnyResource::WorkloadEndpoint(endpoint) => self.set_workload(&key, endpoint, fault),
             AnyResource::HostEndpoint(endpoint) => self.set_host_endpoint(&key, endpoint, fault),
             AnyResource::Profile(profile) => self.set_profile(&key, &profile, fault),
-            AnyResource::GlobalNetworkPolicy(policy) => self.set_policy(&key, &policy.spec, fault),
-            AnyResource::NetworkPolicy(policy) => self.set_policy(&key, &policy.spec, fault),
+            AnyResource::GlobalNetworkPolicy(policy) => self.set_policy(&key, &policy.spec, fault.map(Spoilt::of)),
+            AnyResource::NetworkPolicy(policy) => self.set_policy(&key, &policy.spec, fault.map(Spoilt::of)),
             AnyResource::Tier(tier) => self.set_tier(&key, &tier, fault),
             AnyResource::GlobalNetworkSet(set) => self.set_network_set(&key, set.metadata, &set.spec, fault),
             AnyResource::NetworkSet(set) => self.set_network_set(&key, set.metadata, &set.spec, fault),
@@ -373,11 +403,14 @@ impl Engine {
         }
     }
 
-    fn set_policy(&mut self, key: &ResourceKey, spec: &PolicySpec, fault: Option<&str>) {
+    fn set_policy(&mut self, key: &ResourceKey, spec: &PolicySpec, spoilt: Option<Spoilt<'_>>) {
         let Some(id) = policy_id(key) else { return };
         let mut policy = compile::policy(key, spec, &mut self.selectors);
-        if let Some(fault) = fault {
-            policy.spoil(fault);
+        if let Some(spoilt) = spoilt {
+            policy.spoil(spoilt.reason);
+            if spoilt.displaced {
+                policy.displace();
+            }
         }
         self.policies.set(id, policy, &mut self.codes);
     }

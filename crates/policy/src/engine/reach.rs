@@ -299,3 +299,6 @@ impl Reach {
         labels.iter().flat_map(both).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
