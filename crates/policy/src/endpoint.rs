@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use calico_model::{
-    EndpointPort, Fault, HostEndpointSpec, IPNat, MacAddress, QosControls, WorkloadEndpoint, WorkloadEndpointSpec,
-};
+use calico_model::{EndpointPort, Fault, HostEndpointSpec, IPNat, MacAddress, QosControls, WorkloadEndpointSpec};
 use calico_selector::scope::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_LABEL, SERVICE_ACCOUNT_PREFIX};
 use ipnet::IpNet;
 
@@ -119,15 +117,14 @@ fn interface_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The labels that selectors see of a workload endpoint itself. Labels of
-/// namespaces and service accounts come from profiles only: nobody may give them to an endpoint of his own.
-pub(crate) fn labels(resource: &WorkloadEndpoint) -> BTreeMap<String, String> {
-    let mut labels = resource.metadata.labels.clone();
-    labels.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
-    if !resource.spec.service_account_name.is_empty() {
-        labels.insert(SERVICE_ACCOUNT_LABEL.to_owned(), resource.spec.service_account_name.clone());
+/// The labels that selectors see of a workload endpoint itself, of those that are stored. Labels of namespaces and
+/// service accounts come from profiles only: nobody may give them to an endpoint of his own.
+pub(crate) fn labels(mut stored: BTreeMap<String, String>, spec: &WorkloadEndpointSpec) -> BTreeMap<String, String> {
+    stored.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
+    if !spec.service_account_name.is_empty() {
+        stored.insert(SERVICE_ACCOUNT_LABEL.to_owned(), spec.service_account_name.clone());
     }
-    labels
+    stored
 }
 
 /// The ports that rules may name: name, protocol number, port. One without a name, or of a protocol that has no ports,

@@ -324,12 +324,17 @@ impl Engine {
     }
 
     fn set_workload(&mut self, key: &ResourceKey, resource: WorkloadEndpoint, fault: Option<&str>) {
+        if resource.spec.allow_spoofed_source_prefixes.is_empty() || fault.is_some() {
+            self.spoofers.remove(key);
+        } else {
+            self.spoofers.insert(key.clone(), Box::new(resource.clone()));
+        }
         let spec = &resource.spec;
         let identity = match fault {
             Some(fault) => Err(fault.to_owned()),
             None => identity_with(spec, self.effective.spoofing).map_err(|faults| sentence(&faults)),
         };
-        let labels = labels(&resource);
+        let labels = labels(resource.metadata.labels, spec);
         match &identity {
             Ok(identity) => {
                 let nets: Vec<IpNet> = identity.addresses.iter().copied().map(IpNet::from).collect();
@@ -357,11 +362,6 @@ impl Engine {
             _ => self.policies.reach.remove(key),
         }
         self.workloads.set(&endpoint_id(key), claim);
-        if spec.allow_spoofed_source_prefixes.is_empty() || fault.is_some() {
-            self.spoofers.remove(key);
-        } else {
-            self.spoofers.insert(key.clone(), Box::new(resource));
-        }
     }
 
     fn set_host_endpoint(&mut self, key: &ResourceKey, resource: HostEndpoint, fault: Option<&str>) {
