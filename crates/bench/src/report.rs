@@ -33,15 +33,31 @@ impl Report {
     }
 
     /// Median and 99th percentile in milliseconds, as `<name>/p50` and `<name>/p99`. Returns the median.
-    pub(crate) fn add_times(&mut self, name: &str, mut times: Vec<Duration>, detail: &str) -> f64 {
-        times.sort();
+    pub(crate) fn add_times(&mut self, name: &str, times: Vec<Duration>, detail: &str) -> f64 {
+        self.add_percentiles(name, times, (1e3, "ms"), detail)
+    }
+
+    /// The same in microseconds.
+    pub(crate) fn add_microseconds(&mut self, name: &str, times: Vec<Duration>, detail: &str) -> f64 {
+        self.add_percentiles(name, times, (1e6, "µs"), detail)
+    }
+
+    /// `unit` is how many of it make a second, and its name.
+    fn add_percentiles(
+        &mut self,
+        name: &str,
+        mut times: Vec<Duration>,
+        unit: (f64, &'static str),
+        detail: &str,
+    ) -> f64 {
+        times.sort_unstable();
         let at = |fraction: f64| {
             let index = ((times.len() as f64 * fraction).ceil() as usize).clamp(1, times.len()) - 1;
-            times[index].as_secs_f64() * 1000.0
+            times[index].as_secs_f64() * unit.0
         };
         let (median, tail) = (at(0.50), at(0.99));
-        self.add(format!("{name}/p50"), median, "ms", times.len(), detail);
-        self.add(format!("{name}/p99"), tail, "ms", times.len(), detail);
+        self.add(format!("{name}/p50"), median, unit.1, times.len(), detail);
+        self.add(format!("{name}/p99"), tail, unit.1, times.len(), detail);
         median
     }
 
