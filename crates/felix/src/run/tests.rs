@@ -6,7 +6,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use calico_model::{
     ClusterInformation, ClusterInformationSpec, Profile, ProfileName, Revision, WorkloadEndpoint, WorkloadEndpointSpec,
 };
-use calico_policy::instruction::Instruction;
+use calico_policy::instruction::{Instruction, RuleAction, RuleSet};
 use calico_store::{Kv, MemoryKv};
 use tokio::sync::{Notify, oneshot};
 
@@ -103,6 +103,14 @@ impl Bench {
     fn programmed_endpoints(&self) -> usize {
         let updates = |call: &Call| matches!(call, Call::Absorb(Instruction::EndpointUpdate { .. }));
         self.calls().iter().filter(|call| updates(call)).count()
+    }
+
+    /// The rules that a policy had last.
+    fn policy(&self, name: &str) -> Option<Arc<RuleSet>> {
+        self.calls().iter().rev().find_map(|call| match call {
+            Call::Absorb(Instruction::PolicyUpdate { id, rules }) if id.name == name => Some(rules.clone()),
+            _ => None,
+        })
     }
 
     async fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
@@ -301,6 +309,43 @@ fn a_record_that_cannot_be_read_is_reported_and_the_rest_works() {
         bench.until("another problem", |bench| bench.health.borrow().problems.iter().any(|p| p.contains(&pool))).await;
         bench.kv.delete(&pool, revision).await.unwrap();
         bench.until("no problem once it is deleted", |bench| bench.health.borrow().problems.is_empty()).await;
+    });
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_closes_what_it_governs_until_it_is_mended() {
+    scenario(async {
+        let bench = Bench::start();
+        bench.initialise().await;
+        bench.add_endpoint(1).await;
+        bench.until("the endpoint", |bench| bench.programmed_endpoints() == 1).await;
+        let key = ResourceKey::new(KindName::NetworkPolicy, Some("default"), "bad");
+        let text = r#"{"metadata":{"name":"bad","namespace":"default"},"spec":{"types":["Ingress"],"ingress":[{"action":"Perhaps"}]}}"#;
+        let revision = bench.kv.create(&key.to_string(), text.as_bytes().to_vec()).await.unwrap();
+        bench.until("its closing", |bench| bench.policy("bad").is_some_and(|rules| rules.ingress.len() == 1)).await;
+        assert_eq!(bench.policy("bad").unwrap().ingress[0].action, RuleAction::Deny);
+        bench
+            .until("the word of it", |bench| {
+                bench
+                    .health
+                    .borrow()
+                    .problems
+                    .iter()
+                    .any(|problem| problem.contains("bad") && problem.contains("Perhaps"))
+            })
+            .await;
+        assert!(bench.health.borrow().ready, "everything else goes on");
+        let mended = text.replace("Perhaps", "Allow").into_bytes();
+        let revision = bench.kv.update(&key.to_string(), mended, revision).await.unwrap();
+        let allows = |bench: &Bench| {
+            let rules = bench.policy("bad");
+            rules.is_some_and(|rules| rules.ingress[0].action == RuleAction::Allow)
+        };
+        bench.until("the policy", allows).await;
+        bench.until("no problem but the missing profile", |bench| bench.health.borrow().problems.len() == 1).await;
+        bench.kv.delete(&key.to_string(), revision).await.unwrap();
+        let removed = |call: &Call| matches!(call, Call::Absorb(Instruction::PolicyRemove { .. }));
+        bench.until("its removal", |bench| bench.calls().iter().any(removed)).await;
     });
 }
 
