@@ -66,6 +66,49 @@ fn a_dead_datastore_is_said_clearly_and_soon() {
 }
 
 #[test]
+fn the_datastores_settings_come_from_a_file_or_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("calicoctl.cfg");
+    let head = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata:\nspec:\n";
+    std::fs::write(&file, format!("{head}  datastoreType: etcdv3\n  etcdEndpoints: http://127.0.0.1:2\n")).unwrap();
+    let words = format!("get nodes -c {}", file.display());
+    let (code, _, stderr) = parts(&calicoctl(&words, &[]));
+    assert!(code == 1 && stderr.contains("http://127.0.0.1:2 is unreachable"), "{stderr}");
+    let (code, _, stderr) = parts(&calicoctl("get nodes -c /nonexistent.cfg", &[]));
+    assert!(code == 1 && stderr.contains("Error reading config file: /nonexistent.cfg"), "{stderr}");
+    for words in ["get nodes", "--context there get nodes", "profile show", "node show"] {
+        let kubernetes = [("DATASTORE_TYPE", "kubernetes")];
+        let (code, _, stderr) = parts(&calicoctl(words, &kubernetes));
+        assert!(code == 1 && stderr.contains("etcd"), "{words}: {stderr}");
+    }
+    let (code, _, stderr) = parts(&calicoctl("get nodes", &[("DATASTORE_TYPE", "etcdv3")]));
+    assert!(code == 1 && stderr.contains("http://127.0.0.1:1 is unreachable"), "{stderr}");
+    let (code, _, stderr) = parts(&calicoctl("get nodes --log-level loud", &[]));
+    assert!(code == 1 && stderr.contains("Unknown log level: loud"), "{stderr}");
+}
+
+#[test]
+fn validating_needs_no_datastore() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pool.yaml");
+    let text = |cidr: &str| {
+        format!("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: p}}\nspec: {{cidr: {cidr}}}\n")
+    };
+    std::fs::write(&file, text("10.0.0.0/16")).unwrap();
+    let words = format!("validate -f {}", file.display());
+    let bad_settings = [("ETCD_ENDPOINTS", "ftp://nowhere")];
+    let (code, stdout, stderr) = parts(&calicoctl(&words, &bad_settings));
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "Successfully validated 1 'IPPool' resource(s)\n", ""));
+    std::fs::write(&file, text("10.0.0.1/16")).unwrap();
+    let (code, stdout, stderr) = parts(&calicoctl(&words, &bad_settings));
+    assert!(code == 1 && stdout.is_empty() && stderr.contains("IPPool p: spec.cidr"), "{stderr}");
+    for words in ["create", "apply", "replace", "validate", "get", "delete", "get nodes -f x", "label nodes h"] {
+        let (code, stdout, stderr) = parts(&calicoctl(words, &[]));
+        assert!(code == 2 && stdout.is_empty() && stderr.contains("Usage:"), "{words}: {code} {stderr}");
+    }
+}
+
+#[test]
 fn a_missing_certificate_is_named() {
     let variables = [("ETCD_ENDPOINTS", "https://127.0.0.1:1"), ("ETCD_CA_CERT_FILE", "/nonexistent/ca.pem")];
     let (code, _, stderr) = parts(&calicoctl("node show", &variables));

@@ -36,11 +36,15 @@ Examples:
   calicoctl container add workload_A                    … gets an address and a route
   calicoctl profile add PROF_A_B                        a group whose members may talk
   calicoctl container workload_A profile set PROF_A_B   … with this one in it
+  calicoctl apply -f policies/                          policies by label, for all hosts
+  calicoctl get nodes -o wide                           which hosts are there?
   calicoctl status                                      is all well on this host?
 
 Environment:
   ETCD_ENDPOINTS   the datastore, http[s]://HOST:PORT[,…]   (default http://127.0.0.1:2379)
   ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE   files for https
+  ETCD_USERNAME, ETCD_PASSWORD   for an etcd that asks for them
+  /etc/calico/calicoctl.cfg      if it is there, the datastore's settings are read from it instead
   HOSTNAME         this host's name in the datastore   (default: the service's, else the host's)
   DOCKER_HOST      Docker's socket   (default unix:///var/run/docker.sock)
 

@@ -55,7 +55,7 @@ pub(super) fn read(console: &dyn Console, files: &Files) -> Result<Vec<Item>, Fa
     Ok(parsed.into_iter().map(|(resource, place)| Item { resource, place }).collect())
 }
 
-/// As [`read`], for commands that want to know no more than names: the rest of a resource may be missing.
+/// As [`read`], for commands that want to know no more than names: the rest of a resource may be missing, or wrong.
 ///
 /// # Errors
 /// As for [`read`].
@@ -80,7 +80,7 @@ fn identity(kind: KindName, value: Value) -> Result<Identity, InputError> {
             let metadata = resource.metadata().clone();
             Ok(Identity { kind, metadata, revision: resource.revision(), place: String::new() })
         }
-        (Err(InputError::Invalid(invalid)), Some(name)) if only_missing(&invalid.faults) => {
+        (Err(InputError::Invalid(invalid)), Some(name)) if only_of_the_spec(&invalid.faults) => {
             let metadata = Metadata { name, namespace, ..Metadata::default() };
             let revision = version.and_then(Result::ok).map(Revision);
             Ok(Identity { kind, metadata, revision, place: String::new() })
@@ -89,9 +89,9 @@ fn identity(kind: KindName, value: Value) -> Result<Identity, InputError> {
     }
 }
 
-/// True if nothing is wrong with a resource but that parts of its spec are not there.
-fn only_missing(faults: &[calico_model::Fault]) -> bool {
-    faults.iter().all(|fault| fault.path.starts_with("spec") && fault.reason.contains("missing"))
+/// True if what a resource is called is not in doubt.
+fn only_of_the_spec(faults: &[calico_model::Fault]) -> bool {
+    faults.iter().all(|fault| fault.path.starts_with("spec") || fault.path.starts_with("status"))
 }
 
 fn supported(kind: KindName, value: &Value) -> Result<(), InputError> {

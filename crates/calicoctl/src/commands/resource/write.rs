@@ -216,7 +216,13 @@ pub(super) async fn modify(
 ) -> Result<(), Gone> {
     let mut races = Races::new(key.to_string());
     loop {
-        let stored = stored::get(&ctx.store, key).await?;
+        let stored = match stored::get(&ctx.store, key).await {
+            Err(error @ Error::Corrupt { .. }) => {
+                let command = format!("calicoctl delete {} {}", key.kind.as_str().to_lowercase(), key.name);
+                return Err(Failure::from(error).hint(format!("or delete it and write it anew: {command}")).into());
+            }
+            other => other?,
+        };
         if let Some(expected) = expected.filter(|expected| *expected != stored.revision) {
             return Err(Failure::new(format!(
                 "metadata.resourceVersion = \"{expected}\": it is not the present one, {}",

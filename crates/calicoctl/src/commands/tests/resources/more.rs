@@ -340,3 +340,46 @@ async fn a_watch_prints_what_is_there_and_every_change() {
          MODIFIED   a      10.9.0.0/16  \nDELETED    b      10.9.0.0/16  \n"
     );
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_is_passed_over_told_and_can_be_deleted() {
+    let bench = Bench::new();
+    text(calicoctl(&bench, "apply -f -", &set("good", "10.0.0.0/8")).await);
+    let key = "/calico/resources/v3/projectcalico.org/globalnetworksets/broken";
+    bench.kv.put(key, "{");
+    assert_eq!(text(calicoctl(&bench, "get globalnetworksets -o name", "").await), "globalnetworkset/good\n");
+    assert!(bench.said().iter().any(|line| line.contains("skipped") && line.contains(key)), "{:?}", bench.said());
+    for line in
+        ["apply -f -", "replace -f -", "label globalnetworkset broken a=b", "patch globalnetworkset broken -p {}"]
+    {
+        let said = refusal(calicoctl(&bench, line, &set("broken", "10.0.0.0/8")).await);
+        assert!(said.contains("calicoctl delete globalnetworkset broken"), "{line}: {said}");
+    }
+    assert_eq!(bench.kv.behind().get(key).await.unwrap().unwrap().value, b"{");
+    text(calicoctl(&bench, "delete globalnetworkset broken", "").await);
+    assert!(bench.kv.behind().get(key).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn files_with_wrong_specs_still_name_what_is_to_be_deleted() {
+    let bench = Bench::new();
+    text(calicoctl(&bench, "apply -f -", &set("one", "10.0.0.0/8")).await);
+    text(calicoctl(&bench, "delete -f -", &set("one", "nonsense, {a: b}")).await);
+    assert!(stored(&bench, "globalnetworksets", "one").await.is_none());
+    let nameless = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {nmae: one}\n";
+    assert!(refusal(calicoctl(&bench, "delete -f -", nameless).await).contains("metadata.nmae"));
+}
+
+#[tokio::test]
+async fn a_failing_datastore_is_told_and_nothing_is_half_done() {
+    let bench = Bench::new();
+    text(calicoctl(&bench, "apply -f -", &set("one", "10.0.0.0/8")).await);
+    bench.kv.set_down(true);
+    for line in ["get nodes", "apply -f -", "delete globalnetworkset one", "label globalnetworkset one a=b"] {
+        let said = refusal(calicoctl(&bench, line, &set("two", "10.0.0.0/8")).await);
+        assert!(said.contains("unreachable"), "{line}: {said}");
+    }
+    bench.kv.set_down(false);
+    assert!(stored(&bench, "globalnetworksets", "two").await.is_none());
+    assert!(stored(&bench, "globalnetworksets", "one").await.is_some());
+}
