@@ -173,7 +173,7 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
             ADDRESSES[index + if v6 { 3 } else { 0 }].parse().expect("an address")
         };
         let (source, destination) = (address(&from, a), address(&to, b));
-        Packet { from, to, source, destination, transport }
+        Packet::new(from, to, source, destination, transport)
     })
 }
 

@@ -153,7 +153,7 @@ impl FakeKernel {
             chains.sort_by_key(|(base, _)| base.priority);
             for (_, rules) in chains {
                 if matches!(run.chain(rules), End::Drop) {
-                    return Verdict::Deny;
+                    return Verdict::Drop;
                 }
             }
         }

@@ -249,16 +249,14 @@ fn nothing_asked_nothing_done() {
 fn an_empty_host_denies_workloads_and_nobody_else() {
     let mut bench = Bench::new();
     bench.apply(&[]).expect("accepted");
-    let packet = |from: &str, to: Hop| Packet {
-        from: Hop::Interface(from.to_owned()),
-        to,
-        source: "10.0.0.1".parse().expect("an address"),
-        destination: "10.0.0.2".parse().expect("an address"),
-        transport: Transport::Other(200),
+    let packet = |from: &str, to: Hop| {
+        let address = |text: &str| text.parse().expect("an address");
+        let from = Hop::Interface(from.to_owned());
+        Packet::new(from, to, address("10.0.0.1"), address("10.0.0.2"), Transport::Other(200))
     };
     let verdict = |packet| bench.kernel.verdict(&packet, false);
-    assert_eq!(verdict(packet("cali1", Hop::Host)), Verdict::Deny);
-    assert_eq!(verdict(packet("eth0", Hop::Interface("cali1".to_owned()))), Verdict::Deny);
+    assert_eq!(verdict(packet("cali1", Hop::Host)), Verdict::Drop);
+    assert_eq!(verdict(packet("eth0", Hop::Interface("cali1".to_owned()))), Verdict::Drop);
     assert_eq!(verdict(packet("eth0", Hop::Interface("eth1".to_owned()))), Verdict::Allow);
     assert_eq!(verdict(packet("eth0", Hop::Host)), Verdict::Allow);
 }

@@ -1,4 +1,4 @@
-//! A packet as policy sees it: the first of a flow, on its way through this host.
+//! A packet as policy sees it, on its way through this host.
 
 use std::net::IpAddr;
 
@@ -34,31 +34,122 @@ pub enum Transport {
     Other(u8),
 }
 
+/// What connection tracking says of a packet when it comes to this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Tracking {
+    /// The first of its flow: policy decides on it.
+    #[default]
+    New,
+    /// Of a flow that passed, or an answer to one: no policy is asked again, except before connection tracking.
+    Established,
+    /// Of no flow that is known, and none that could begin one: an answer without a question, impossible TCP flags.
+    Invalid,
+}
+
+/// What the sender wrote where translation of destinations has changed the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Addressed {
+    /// The destination address.
+    pub address: IpAddr,
+    /// The destination port, if the protocol has ports.
+    pub port: Option<u16>,
+}
+
 /// A packet. Source and destination are of one family.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Packet {
     /// Where it comes from.
     pub from: Hop,
-    /// Where routing sends it.
+    /// Where routing sends it, after translation.
     pub to: Hop,
-    /// Its source address.
+    /// Its source address, before translation.
     pub source: IpAddr,
     /// Its destination address, after translation.
     pub destination: IpAddr,
-    /// The rest.
+    /// The rest, ports after translation.
     pub transport: Transport,
+    /// What it was addressed to, if somebody else's rules translate that on this host (`DNAT` of a published port).
+    pub addressed: Option<Addressed>,
+    /// Its place in a flow.
+    pub tracking: Tracking,
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// It passes what is governed here. The host's own rules may still drop it.
     Allow,
-    /// It goes no further.
-    Deny,
+    /// It goes no further, and the sender hears nothing.
+    Drop,
+    /// It goes no further, and the sender is told so by an ICMP error (`Reject` as deny action).
+    Reject,
+}
+
+impl Verdict {
+    /// True if the packet passes.
+    pub fn is_allow(self) -> bool {
+        self == Self::Allow
+    }
 }
 
 impl Packet {
+    /// The first packet of a flow, not translated.
+    pub fn new(from: Hop, to: Hop, source: IpAddr, destination: IpAddr, transport: Transport) -> Self {
+        Self { from, to, source, destination, transport, addressed: None, tracking: Tracking::New }
+    }
+
+    /// The packet with what connection tracking says of it if it knows no flow that it belongs to: only questions begin
+    /// one in ICMP, and neighbour discovery is never tracked, which policy sees as it sees new flows. TCP counts as a
+    /// SYN, or as a segment in mid-stream, which Linux takes for a new flow.
+    #[must_use]
+    pub fn unknown_to_tracking(mut self) -> Self {
+        let begins = match (self.icmp(), self.family()) {
+            (Some((icmp_type, _)), 4) => matches!(icmp_type, 8 | 13 | 15 | 17),
+            (Some((icmp_type, _)), _) => matches!(icmp_type, 128 | 130..=137 | 139 | 143),
+            (None, _) => true,
+        };
+        self.tracking = if begins { Tracking::New } else { Tracking::Invalid };
+        self
+    }
+
+    /// The packet that answers this one, as it comes back to this host; `None` if nothing answers it. Its place in the
+    /// flow is that of an answer to a packet that connection tracking has seen.
+    pub fn reply(&self) -> Option<Self> {
+        let transport = match self.transport {
+            Transport::Ports { protocol, source, destination } => {
+                Transport::Ports { protocol, source: destination, destination: source }
+            }
+            Transport::Icmp { icmp_type, code } => {
+                let questions: &[(u8, u8)] = if self.family() == 4 { &[(8, 0), (13, 14)] } else { &[(128, 129)] };
+                let (_, answer) = questions.iter().find(|(question, _)| *question == icmp_type)?;
+                Transport::Icmp { icmp_type: *answer, code }
+            }
+            Transport::Other(_) => return None,
+        };
+        Some(Self {
+            from: self.to.clone(),
+            to: self.from.clone(),
+            source: self.destination,
+            destination: self.source,
+            transport,
+            addressed: None,
+            tracking: Tracking::Established,
+        })
+    }
+
+    /// The packet as it stands on the wire before the destination is translated. It goes to the same place: where the
+    /// untranslated one would go is not known here.
+    pub(crate) fn as_sent(&self) -> Self {
+        let mut sent = self.clone();
+        if let Some(addressed) = sent.addressed.take() {
+            sent.destination = addressed.address;
+            if let (Transport::Ports { destination, .. }, Some(port)) = (&mut sent.transport, addressed.port) {
+                *destination = port;
+            }
+        }
+        sent
+    }
+
     /// 4 or 6.
     pub fn family(&self) -> u8 {
         if self.source.is_ipv4() { 4 } else { 6 }
@@ -105,10 +196,22 @@ impl Packet {
         self.family() == 6 && matches!(self.icmp(), Some((130..=133 | 135 | 136, _)))
     }
 
-    /// Traffic that hosts exchange between themselves; a workload must not inject into it. VXLAN, IP in IP.
-    pub(crate) fn is_overlay(&self) -> bool {
-        const VXLAN: u16 = 4789;
+    /// Neighbour discovery and multicast listener discovery of a host on its own links (RFC 4861, 2710, 3810; no
+    /// redirects): without them IPv6 dies on a link as soon as the neighbour cache is empty, so no policy of a host
+    /// endpoint closes them.
+    pub(crate) fn is_link_upkeep(&self) -> bool {
+        self.family() == 6 && matches!(self.icmp(), Some((130..=136 | 143, _)))
+    }
+
+    /// IP in IP, that hosts exchange between themselves.
+    pub(crate) fn is_ipip(&self) -> bool {
+        const IPIP: u8 = 4;
+        self.protocol() == IPIP
+    }
+
+    /// VXLAN, that hosts exchange between themselves.
+    pub(crate) fn is_vxlan(&self, port: u16) -> bool {
         const UDP: u8 = 17;
-        self.protocol() == 4 || matches!(self.transport, Transport::Ports { protocol: UDP, destination: VXLAN, .. })
+        matches!(self.transport, Transport::Ports { protocol: UDP, destination, .. } if destination == port)
     }
 }

@@ -95,18 +95,14 @@ impl Host {
     }
 
     fn members(&self, selector: &str) -> Vec<String> {
-        self.programmed.sets[&set_id(selector)].iter().map(ToString::to_string).collect()
+        self.programmed.sets[&set_id(selector)].nets().map(ToString::to_string).collect()
     }
 
     fn verdict(&self, from: &WorkloadEndpoint, to: &WorkloadEndpoint) -> Verdict {
         let address = |endpoint: &WorkloadEndpoint| endpoint.spec.ip_networks[0].parse::<IpNet>().unwrap().addr();
-        self.programmed.verdict(&Packet {
-            from: Hop::Interface(from.spec.interface_name.clone()),
-            to: Hop::Interface(to.spec.interface_name.clone()),
-            source: address(from),
-            destination: address(to),
-            transport: Transport::Ports { protocol: 6, source: 40_000, destination: 80 },
-        })
+        let hop = |endpoint: &WorkloadEndpoint| Hop::Interface(endpoint.spec.interface_name.clone());
+        let transport = Transport::Ports { protocol: 6, source: 40_000, destination: 80 };
+        self.programmed.verdict(&Packet::new(hop(from), hop(to), address(from), address(to), transport))
     }
 
     fn problems(&self) -> Vec<String> {
@@ -142,12 +138,12 @@ fn the_walk_through() {
     let c = endpoint("c", "10.0.0.3/32", &[]);
     let mut host = Host::with([set(profile), set(a.clone()), set(b.clone()), set(c.clone())]);
     for (from, to, expected) in
-        [(&a, &b, Verdict::Allow), (&b, &a, Verdict::Allow), (&c, &a, Verdict::Deny), (&a, &c, Verdict::Deny)]
+        [(&a, &b, Verdict::Allow), (&b, &a, Verdict::Allow), (&c, &a, Verdict::Drop), (&a, &c, Verdict::Drop)]
     {
         assert_eq!(host.verdict(from, to), expected, "{} to {}", from.name(), to.name());
     }
     host.take([set(endpoint("b", "10.0.0.2/32", &[]))]);
-    assert_eq!(host.verdict(&a, &b), Verdict::Deny);
+    assert_eq!(host.verdict(&a, &b), Verdict::Drop);
     assert_eq!(host.members("PROF_A_B == ''"), ["10.0.0.1/32"]);
     assert!(host.problems().is_empty());
 }
@@ -165,8 +161,8 @@ fn what_is_used_comes_first_and_goes_last() {
 fn an_endpoint_without_a_profile_passes_nothing() {
     let (a, b) = (endpoint("a", "10.0.0.1/32", &[]), endpoint("b", "10.0.0.2/32", &[BUILT_IN_PROFILE]));
     let host = Host::with([set(a.clone()), set(b.clone())]);
-    assert_eq!(host.verdict(&a, &b), Verdict::Deny);
-    assert_eq!(host.verdict(&b, &a), Verdict::Deny);
+    assert_eq!(host.verdict(&a, &b), Verdict::Drop);
+    assert_eq!(host.verdict(&b, &a), Verdict::Drop);
     assert!(host.problems().is_empty(), "closed by intent is no problem");
 }
 
@@ -175,14 +171,14 @@ fn a_missing_profile_denies_even_before_an_open_one() {
     let a = endpoint("a", "10.0.0.1/32", &["late", BUILT_IN_PROFILE]);
     let b = endpoint("b", "10.0.0.2/32", &[BUILT_IN_PROFILE]);
     let mut host = Host::with([set(a.clone()), set(b.clone())]);
-    assert_eq!(host.verdict(&b, &a), Verdict::Deny);
+    assert_eq!(host.verdict(&b, &a), Verdict::Drop);
     assert_eq!(host.problems(), ["Profile late: it does not exist, but endpoints of this host name it"]);
     let instructions = host.take([set(letting_in("late", "", &[]))]);
     assert_eq!(named(&instructions), ["profile"]);
     assert_eq!(host.verdict(&b, &a), Verdict::Allow);
     assert!(host.problems().is_empty());
     host.take([removal(KindName::Profile, "late")]);
-    assert_eq!(host.verdict(&b, &a), Verdict::Deny);
+    assert_eq!(host.verdict(&b, &a), Verdict::Drop);
 }
 
 #[test]
@@ -193,7 +189,7 @@ fn a_profile_that_cannot_be_followed_is_closed_as_a_whole() {
     assert_eq!(host.verdict(&a, &a), Verdict::Allow);
     profile.spec.egress.push(Rule { action: "Perhaps".to_owned(), ..Rule::default() });
     host.take([set(profile)]);
-    assert_eq!(host.verdict(&a, &a), Verdict::Deny);
+    assert_eq!(host.verdict(&a, &a), Verdict::Drop);
     let rules = &host.programmed.profiles[&ProfileId("p".to_owned())];
     assert!([&rules.ingress, &rules.egress].iter().all(|rules| rules[0].action == RuleAction::Deny));
     let reason = "Profile p: spec.egress[1].action = \"Perhaps\": it is Allow, Deny, Log or Pass";

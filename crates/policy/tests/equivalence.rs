@@ -149,8 +149,8 @@ fn the_random_clusters_allow_and_deny() {
             let (verdict, why) = oracle::verdict(&run.state, &packet);
             total += 1;
             allowed += usize::from(verdict == Verdict::Allow);
-            let is_rule = |reason: &Option<oracle::Reason>| matches!(reason, Some(oracle::Reason::Rule { .. }));
-            by_rule += usize::from(is_rule(&why.egress) || is_rule(&why.ingress));
+            let is_rule = |step: &oracle::Step| matches!(step.reason, oracle::Reason::Rule { .. });
+            by_rule += usize::from(why.steps.iter().any(is_rule));
         }
     }
     assert!(allowed * 20 > total && allowed * 2 < total, "{allowed} of {total} are allowed");

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub(crate) mod scenario;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use calico_model::{
@@ -86,6 +88,8 @@ fn endpoint() -> impl Strategy<Value = Change> {
             };
             let mut resource = Resource::namespaced(key.namespace.clone().unwrap(), key.name, spec);
             resource.metadata.labels = labels;
+            // Every write puts the namespace among the labels.
+            Kind::set_defaults(&mut resource);
             set(resource)
         })
 }
@@ -120,7 +124,7 @@ fn nets(bad: bool, chance: u32) -> impl Strategy<Value = Vec<String>> {
 fn ports(bad: bool, chance: u32) -> impl Strategy<Value = Vec<Port>> {
     let port = prop_oneof![
         10 => select(vec![Port::Number(80), Port::Number(443), Port::Range(50, 100), Port::Range(53, 53)]),
-        u32::from(bad) => select(vec![Port::Name("http".into()), Port::Number(0), Port::Range(9, 1)]),
+        u32::from(bad) => select(vec![Port::Number(0), Port::Range(9, 1)]),
     ];
     prop_oneof![100 - chance => Just(Vec::new()), chance => prop::collection::vec(port, 1..3)]
 }
@@ -271,7 +275,7 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
     ];
     (hop(), hop(), pair, transport).prop_map(|(from, to, (source, destination), transport)| {
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();
-        Packet { from, to, source: parse(source), destination: parse(destination), transport }
+        Packet::new(from, to, parse(source), parse(destination), transport)
     })
 }
 

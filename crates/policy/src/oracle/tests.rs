@@ -1,0 +1,1 @@
+//! Single facts of the oracle; whole scenarios are in `tests/verdicts.rs`.
