@@ -17,6 +17,7 @@ use crate::{
     golden_policies::policies_and_hosts,
     namespace,
     netlink::Nft,
+    program::{compile, decompile},
     render::Map,
     ruleset::Key,
     state::State,
@@ -220,6 +221,21 @@ fn the_rules_of_policies_and_host_endpoints() {
 fn the_base_alone() {
     let mut state = state(Vec::new());
     insta::assert_snapshot!("base_v4", text(&mut state, Family::V4));
+}
+
+/// What the kernel holds can be shown in the words that it was made of.
+#[test]
+fn programs_are_taken_apart_as_they_were_put_together() {
+    for instructions in [everything(), policies_and_hosts()] {
+        let mut state = state(instructions);
+        for family in Family::ALL {
+            let wanted: Vec<ChainWant> =
+                state.table(family).chains.all_wanted().map(|(_, want)| want.clone()).collect();
+            for rule in wanted.iter().flat_map(|want| state.chain(family, want.source()).rules) {
+                assert_eq!(decompile(&compile(&rule, family), family).as_ref(), Some(&rule), "{rule}");
+            }
+        }
+    }
 }
 
 /// `nft` translates the text, we the same rules by netlink. Both must read the same afterwards, and what we read back

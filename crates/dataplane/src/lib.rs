@@ -48,6 +48,7 @@ mod golden_policies;
 mod golden_tests;
 mod ifname;
 mod iptables;
+pub mod listing;
 mod members;
 mod name;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! This is the form in which rules are compared with what is in the kernel: [`compile`] makes it from our rules,
 //! [`crate::netlink`] reads it back. Only what the kernel reports unchanged is in it; counters are left to the kernel.
 
+mod decompile;
+
 use std::net::IpAddr;
 
 use calico_policy::instruction::PortMember;
@@ -12,6 +14,10 @@ use crate::{
     ruleset::{Action, Chain, End, Interface, Match, Rule},
     tracker::{Fingerprint, fingerprint},
 };
+
+#[cfg(test)]
+pub(crate) use decompile::decompile;
+pub(crate) use decompile::text;
 
 /// The first 16-byte data register.
 pub(crate) const REGISTER: u32 = 1;

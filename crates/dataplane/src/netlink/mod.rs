@@ -7,6 +7,7 @@
 mod conntrack;
 mod events;
 mod legacy;
+mod nft_list;
 mod nft_read;
 mod nft_write;
 mod rtnl;

@@ -255,14 +255,20 @@ fn ranges(spec: SetSpec, mut keys: Vec<(u128, bool)>) -> Option<Vec<Range>> {
 
 /// The attributes after a netfilter header, or of a nest.
 #[derive(Clone, Copy)]
-struct Attributes<'a>(&'a [u8]);
+pub(super) struct Attributes<'a>(&'a [u8]);
 
-fn attributes(payload: &[u8]) -> Attributes<'_> {
+impl<'a> From<&'a [u8]> for Attributes<'a> {
+    fn from(nest: &'a [u8]) -> Self {
+        Self(nest)
+    }
+}
+
+pub(super) fn attributes(payload: &[u8]) -> Attributes<'_> {
     Attributes(payload.get(4..).unwrap_or_default())
 }
 
 impl<'a> Attributes<'a> {
-    fn find(self, wanted: u16) -> Option<&'a [u8]> {
+    pub(super) fn find(self, wanted: u16) -> Option<&'a [u8]> {
         AttrIter::new(self.0).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload)
     }
 
@@ -270,15 +276,15 @@ impl<'a> Attributes<'a> {
         self.find(wanted).is_some()
     }
 
-    fn nested(self, wanted: u16) -> Attributes<'a> {
+    pub(super) fn nested(self, wanted: u16) -> Attributes<'a> {
         Attributes(self.find(wanted).unwrap_or_default())
     }
 
-    fn list(self, wanted: u16) -> AttrIter<'a> {
+    pub(super) fn list(self, wanted: u16) -> AttrIter<'a> {
         AttrIter::new(self.find(wanted).unwrap_or_default())
     }
 
-    fn text(self, wanted: u16) -> String {
+    pub(super) fn text(self, wanted: u16) -> String {
         self.find(wanted).map(text).unwrap_or_default()
     }
 
@@ -286,7 +292,7 @@ impl<'a> Attributes<'a> {
         self.find(wanted).map(number).unwrap_or_default()
     }
 
-    fn long(self, wanted: u16) -> u64 {
+    pub(super) fn long(self, wanted: u16) -> u64 {
         self.find(wanted).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b))
     }
 
@@ -327,7 +333,7 @@ fn read_spec(set: &Attributes<'_>) -> Option<SetSpec> {
 }
 
 /// An element that leads to a chain.
-fn read_target(element: &Attributes<'_>) -> Option<Target> {
+pub(super) fn read_target(element: &Attributes<'_>) -> Option<Target> {
     let verdict = element.nested(2).nested(2);
     let goto = match verdict.number(1) as i32 {
         program::verdict::JUMP => false,
@@ -338,7 +344,7 @@ fn read_target(element: &Attributes<'_>) -> Option<Target> {
 }
 
 /// The comment among user data: type, length, text.
-fn read_comment(user_data: Option<&[u8]>) -> Option<String> {
+pub(super) fn read_comment(user_data: Option<&[u8]>) -> Option<String> {
     let mut rest = user_data?;
     while let [kind, length, tail @ ..] = rest {
         let (value, next) = tail.split_at_checked(usize::from(*length))?;
@@ -351,7 +357,7 @@ fn read_comment(user_data: Option<&[u8]>) -> Option<String> {
 }
 
 /// A rule's chain and program.
-fn read_rule(rule: &Attributes<'_>) -> (String, Program) {
+pub(super) fn read_rule(rule: &Attributes<'_>) -> (String, Program) {
     let exprs = rule.list(4).map(|(_, expr)| {
         let expr = Attributes(expr);
         read_expr(&expr.text(1), expr.nested(2))

@@ -296,3 +296,32 @@ pub(crate) fn tiers_pass_and_end() {
         }
     });
 }
+
+#[test]
+fn a_listing_shows_what_was_met_and_how_often() {
+    on_a_host(|host| async move {
+        let (a, b, outsider) = (host.workload(1), host.workload(2), host.outsider());
+        let rules = policy("web", vec![to_port(RuleAction::Deny, 81), allow()], vec![]);
+        let mut guarded = b.endpoint(&["open"]);
+        if let Instruction::EndpointUpdate { endpoint, .. } = &mut guarded {
+            endpoint.tiers = tier(&["web"], &[]).into();
+        }
+        let any = HostEndpoint { interfaces: HostInterfaces::AnyInterface, ..named("") };
+        let open = profile("open", vec![allow()], vec![allow()]);
+        let _dataplane = set_up([open, rules, a.endpoint(&["open"]), guarded, host_endpoint(any)]).await;
+        assert!(!tcp_works(Some(&a.namespace), Some(&b.namespace), at("10.65.0.2", 81)));
+        drop(outsider);
+        let listing = calico_dataplane::listing::of_interface("cali2").await.unwrap();
+        let path = listing.paths.iter().find(|path| path.ip_version == 4 && path.place == "to workload").unwrap();
+        assert_eq!(path.owner.as_deref(), Some("test/cali2"));
+        let rules = || path.chains.iter().flat_map(|chain| &chain.rules);
+        let deny =
+            rules().find(|rule| rule.comment.as_deref() == Some("policy default/web ingress rule 0 deny")).unwrap();
+        assert_eq!(deny.text, "meta l4proto 6 th dport 81 drop");
+        assert!(deny.counter.unwrap().0 > 0);
+        assert_eq!(path.chains.iter().map(|chain| chain.depth).collect::<Vec<_>>(), [0, 1, 2, 1], "{path:#?}");
+        let host = calico_dataplane::listing::of_interface("eth9").await.unwrap();
+        assert!(host.paths.iter().any(|path| path.place == "host endpoint hep-in" && path.owner.is_none()));
+        assert!(rules().all(|rule| !rule.text.starts_with("not ours")));
+    });
+}

@@ -1,0 +1,129 @@
+//! What is programmed for an interface, read from the kernel: for people, and for other processes than the agent.
+//!
+//! Nothing is written, and nothing of what the agent believes is needed: from the interface's element in each map its
+//! chains are followed, in the order in which a packet meets them.
+
+use std::collections::HashSet;
+
+use crate::{
+    Error,
+    family::Family,
+    ifname::IfName,
+    netlink::Nft,
+    program::{Expr, verdict},
+    render::{HostList, Map},
+};
+
+/// What is programmed for one interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// One for each family and place where its packets are judged.
+    pub paths: Vec<ListedPath>,
+}
+
+/// The chains that packets of one family meet at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedPath {
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// Where: `from workload`, `to workload`, `host endpoint hep-in` and so on.
+    pub place: String,
+    /// The endpoint, as the map's element names it; `None` if it is the one of all other interfaces.
+    pub owner: Option<String>,
+    /// The chains, each after the one that first leads to it.
+    pub chains: Vec<ListedChain>,
+}
+
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedChain {
+    /// Its name.
+    pub name: String,
+    /// What it is for: which tiers, which policy.
+    pub comment: Option<String>,
+    /// How many chains lead to it, one through the other.
+    pub depth: usize,
+    /// Its rules, in order.
+    pub rules: Vec<ListedRule>,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRule {
+    /// In the words of `nft`, without counter and comment.
+    pub text: String,
+    /// Which rule of which policy or profile it is, or why it is there.
+    pub comment: Option<String>,
+    /// Packets and bytes that met it; `None` if they are not counted.
+    pub counter: Option<(u64, u64)>,
+    /// The chain that it leads to.
+    pub leads_to: Option<String>,
+}
+
+/// Lists what is programmed for an interface in the calling thread's network namespace. An interface that nothing is
+/// programmed for has no paths; neither has a host whose rules are written by the iptables renderer.
+///
+/// # Errors
+/// [`Error::Kernel`] without the right to read rules.
+pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
+    let nft = Nft::open()?;
+    let mut listing = Listing::default();
+    let Some(name) = IfName::new(interface) else { return Ok(listing) };
+    for family in Family::ALL {
+        if !nft.has_table(family).await? {
+            continue;
+        }
+        for map in Map::all() {
+            let (owner, chain) = match nft.read_target(family, map.name(), &name).await? {
+                Some(target) => (Some(target.comment), target.chain),
+                None => match others(&nft, family, map).await? {
+                    Some(chain) => (None, chain),
+                    None => continue,
+                },
+            };
+            let ip_version = if family == Family::V4 { 4 } else { 6 };
+            let place = match map {
+                Map::FromWorkload => "from workload".to_owned(),
+                Map::ToWorkload => "to workload".to_owned(),
+                Map::Host(list) => format!("host endpoint {}", list.map()),
+            };
+            let chains = follow(&nft, family, chain).await?;
+            listing.paths.push(ListedPath { ip_version, place, owner, chains });
+        }
+    }
+    Ok(listing)
+}
+
+/// The chain of the host endpoint of all other interfaces: the last rule of the chain that looks in the map.
+async fn others(nft: &Nft, family: Family, map: Map) -> Result<Option<String>, Error> {
+    let Map::Host(list) = map else { return Ok(None) };
+    let rules = nft.list_chain(family, HostList::dispatch(list)).await?;
+    let last = rules.into_iter().flat_map(|rule| rule.rules).last();
+    Ok(last.and_then(|rule| rule.leads_to))
+}
+
+/// A chain and all that it leads to, depth first.
+async fn follow(nft: &Nft, family: Family, start: String) -> Result<Vec<ListedChain>, Error> {
+    let mut seen = HashSet::new();
+    let mut chains = Vec::new();
+    let mut waiting = vec![(start, 0)];
+    while let Some((name, depth)) = waiting.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let Some(mut chain) = nft.list_chain(family, &name).await? else { continue };
+        chain.depth = depth;
+        // The first one on top.
+        waiting.extend(chain.rules.iter().rev().filter_map(|rule| Some((rule.leads_to.clone()?, depth + 1))));
+        chains.push(chain);
+    }
+    Ok(chains)
+}
+
+/// The chain that a rule leads to.
+pub(crate) fn leads_to(exprs: &[Expr]) -> Option<String> {
+    exprs.iter().find_map(|expr| match expr {
+        Expr::Verdict { code: verdict::JUMP | verdict::GOTO, chain } => chain.clone(),
+        _ => None,
+    })
+}
