@@ -196,3 +196,15 @@ fn hosts_and_vxlan_follow_nodes_and_pools() {
     host.take([pool("p", "Never")]);
     assert_eq!(host.held.settings.vxlan_port, None);
 }
+
+#[test]
+fn what_every_write_fills_in_does_not_hide_what_the_cluster_says() {
+    let cluster = configuration("default", &json!({"nftablesMode": "Disabled", "floatingIPs": "Enabled"}));
+    let own = configuration("node.n1", &json!({"nftablesMode": "Auto", "floatingIPs": "Disabled"}));
+    let mut endpoint = workload("web", "10.0.0.1", &[]);
+    let nat = json!({"internalIP": "10.0.0.1", "externalIP": "192.0.2.9"});
+    endpoint.spec.ip_nats = vec![serde_json::from_value(nat).unwrap()];
+    let host = Host::with([cluster, own, set(endpoint)]);
+    assert_eq!(host.held.settings.renderer, Renderer::Iptables);
+    assert_eq!(host.endpoint("web").nats.len(), 1);
+}

@@ -185,6 +185,10 @@ impl FelixSettings {
     }
 }
 
+/// What upstream's client, and so ours, writes into every record that says nothing of these settings. Such a word in a
+/// host's own record must not hide what the cluster's says.
+const FILLED_IN: [(&str, &str); 2] = [("nftablesMode", "Auto"), ("floatingIPs", "Disabled")];
+
 struct Reader<'a> {
     layers: Vec<(&'a str, &'a Stored)>,
     problems: Vec<Problem>,
@@ -212,7 +216,9 @@ impl<'a> Reader<'a> {
         words: [(&str, T); N],
         closed: T,
     ) -> Option<T> {
-        let (name, text) = self.text(get)?;
+        let filler = FILLED_IN.iter().find(|(filled, _)| *filled == field).map(|(_, word)| *word);
+        let said = |text: &&str| !text.is_empty() && filler.is_none_or(|word| !text.eq_ignore_ascii_case(word));
+        let (name, text) = self.first(|spec| get(spec).as_deref().filter(said))?;
         let known = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
         if known.is_none() {
             let list = words.map(|(word, _)| word).join(", ");
