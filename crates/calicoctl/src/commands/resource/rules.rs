@@ -133,8 +133,12 @@ async fn tier_exists(ctx: &Context, policy: &AnyResource) -> Result<(), Failure>
 async fn overlaps(ctx: &Context, resource: &AnyResource, cidr: IpNet) -> Result<(), Failure> {
     let (pools, unreadable) = ctx.store.list::<IPPoolSpec>().await?;
     ctx.note_unreadable(&unreadable);
+    // One that is there already, whoever made it, can still be changed.
+    if pools.iter().any(|pool| pool.name() == resource.metadata().name) {
+        return Ok(());
+    }
     let meets = |other: IpNet| cidr.contains(&other) || other.contains(&cidr);
-    let others = pools.iter().filter(|pool| pool.name() != resource.metadata().name && meets(pool.spec.cidr));
+    let others = pools.iter().filter(|pool| meets(pool.spec.cidr));
     let fault = |pool: &calico_model::IPPool| {
         let reason = format!("it overlaps with {} of IPPool {}", pool.spec.cidr, pool.name());
         Fault::new("spec.cidr", cidr, reason)

@@ -110,3 +110,104 @@ pub(super) fn json(value: &Value) -> String {
     text.push('\n');
     text
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Texts that YAML reads as something else if they stand there without quotes.
+    const ODD: &[&str] = &[
+        "yes",
+        "No",
+        "on",
+        "off",
+        "y",
+        "N",
+        "true",
+        "null",
+        "~",
+        "",
+        " ",
+        "1",
+        "-1",
+        "1.5",
+        "1e3",
+        ".5",
+        "0x1f",
+        "0o7",
+        "010",
+        "1_000",
+        "1:30",
+        "190:20:30",
+        ".inf",
+        ".nan",
+        "2001-12-14",
+        "2001-12-14t21:59:43.10-05:00",
+        "-",
+        "- a",
+        "a: b",
+        "a:",
+        ":a",
+        "#",
+        "a #b",
+        "a#b",
+        "[",
+        "{a}",
+        "!a",
+        "&a",
+        "*a",
+        "|",
+        ">",
+        "%a",
+        "@a",
+        "`a",
+        "'",
+        "\"",
+        "a'b",
+        "a\"b",
+        "\\n",
+        "a\nb",
+        "\n",
+        "a\n",
+        " a",
+        "a ",
+        "\t",
+        "a\tb",
+        "\u{85}",
+        "\u{2028}",
+        "\u{feff}",
+        "ü",
+        "=",
+        "<<",
+        "?",
+        "? a",
+        "---",
+        "...",
+        "--- a",
+        "a\r\nb",
+        "\u{7f}",
+        "\u{0}",
+    ];
+
+    #[test]
+    fn yaml_is_read_as_what_was_written() {
+        let mut state: u64 = 20_261_124;
+        let mut random = |below: usize| {
+            // Knuth's linear congruential generator; good enough to mix.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        let mut texts: Vec<String> = ODD.iter().map(|text| (*text).to_owned()).collect();
+        for _ in 0..3000 {
+            let parts = 1 + random(3);
+            texts.push((0..parts).map(|_| ODD[random(ODD.len())]).collect());
+        }
+        for text in texts {
+            let value = json!({ "a": text, "list": [text, { "b": text }], "c": { "d": text } });
+            let printed = yaml(&value);
+            let read = input::documents(&printed).map(|mut documents| documents.pop());
+            assert_eq!(read.unwrap_or_default(), Some(value), "{text:?} was printed as\n{printed}");
+        }
+    }
+}

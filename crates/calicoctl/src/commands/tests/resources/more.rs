@@ -383,3 +383,21 @@ async fn a_failing_datastore_is_told_and_nothing_is_half_done() {
     assert!(stored(&bench, "globalnetworksets", "two").await.is_none());
     assert!(stored(&bench, "globalnetworksets", "one").await.is_some());
 }
+
+#[tokio::test]
+async fn a_pool_that_overlaps_already_can_still_be_changed() {
+    let bench = Bench::new();
+    for (name, cidr) in [("a", "10.0.0.0/16"), ("b", "10.0.0.0/24")] {
+        let spec = IPPoolSpec { cidr: cidr.parse().unwrap(), ..IPPoolSpec::default() };
+        bench.put(Resource::new(name, spec)).await;
+    }
+    let pool = |name: &str, cidr: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}, disabled: true}}\n"
+        )
+    };
+    text(calicoctl(&bench, "apply -f -", &pool("b", "10.0.0.0/24")).await);
+    assert_eq!(stored(&bench, "ippools", "b").await.unwrap()["spec"]["disabled"], true);
+    let said = refusal(calicoctl(&bench, "apply -f -", &pool("c", "10.0.0.64/26")).await);
+    assert!(said.contains("10.0.0.0/16 of IPPool a") && said.contains("10.0.0.0/24 of IPPool b"), "{said}");
+}
