@@ -78,9 +78,9 @@ const PROFILE_APPEND_USAGE: &str = "calicoctl container <CONTAINER> profile appe
 const PROFILE_REMOVE_USAGE: &str = "calicoctl container <CONTAINER> profile remove [PROFILE]...";
 const PROFILE_SET_USAGE: &str = "calicoctl container <CONTAINER> profile set [PROFILE]...";
 
-const LABEL_USAGE: &str = "calicoctl container <CONTAINER> label (set|remove|show) [LABEL]...";
+const LABEL_USAGE: &str = "calicoctl container <CONTAINER> label [set|remove|show] [LABEL]...";
 const LABEL_EXAMPLES: &str = "\
-Labels are what the selectors of policies match.
+Labels are what the selectors of policies match. Without a verb they are shown, or set if there are any.
 
 Examples:
   calicoctl container workload_A label set role=web zone=a

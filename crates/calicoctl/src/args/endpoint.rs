@@ -40,9 +40,9 @@ const REMOVE_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> profile remove [FIL
 const SET_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> profile set [FILTERS] [PROFILE]...";
 const SHOW_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> profile show [FILTERS] [-o <FORMAT>]";
 
-const LABEL_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> label (set|remove|show) [FILTERS] [LABEL]...";
+const LABEL_USAGE: &str = "calicoctl endpoint <ENDPOINT_ID> label [set|remove|show] [FILTERS] [LABEL]...";
 const LABEL_EXAMPLES: &str = "\
-Labels are what the selectors of policies match.
+Labels are what the selectors of policies match. Without a verb they are shown, or set if there are any.
 
 Examples:
   calicoctl endpoint 5a9d2c1e6b7f4e0d8c3b2a1f0e9d8c7b label set role=web zone=a

@@ -15,6 +15,9 @@ use clap::Command;
 /// The commands whose first word may be a name.
 const NAME_FIRST: &[&str] = &["container", "endpoint", "profile"];
 
+/// The noun whose verb may be left out: `endpoint E label` shows, `endpoint E label K=V` sets.
+const LABEL: &str = "label";
+
 /// Puts the words of `argv` (with the program's name) into the order of `tree`.
 pub(crate) fn reorder(tree: &Command, argv: Vec<OsString>) -> Vec<OsString> {
     let mut typed = argv.into_iter();
@@ -40,11 +43,16 @@ fn name_last(family: &Command, words: Vec<OsString>, help: bool) -> Vec<OsString
     let Some(noun) = word(2).and_then(|word| family.find_subcommand(word)).filter(|noun| noun.has_subcommands()) else {
         return words;
     };
+    let in_order = |verb: OsString, rest: &[OsString]| {
+        let mut ordered = vec![words[0].clone(), words[2].clone(), verb, words[1].clone()];
+        ordered.extend_from_slice(rest);
+        ordered
+    };
     match word(3) {
-        Some(verb) if noun.find_subcommand(verb).is_some() => {
-            let mut ordered = vec![words[0].clone(), words[2].clone(), words[3].clone(), words[1].clone()];
-            ordered.extend_from_slice(&words[4..]);
-            ordered
+        Some(verb) if noun.find_subcommand(verb).is_some() => in_order(words[3].clone(), &words[4..]),
+        None if noun.get_name() == LABEL && !first_is_verb && !help => in_order("show".into(), &[]),
+        Some(label) if noun.get_name() == LABEL && !first_is_verb && label.contains('=') => {
+            in_order("set".into(), &words[3..])
         }
         // The verb is missing or wrong, which the parser says better when the name is out of its way.
         _ if !first_is_verb => [&words[..1], &words[2..]].concat(),

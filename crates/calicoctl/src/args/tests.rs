@@ -29,6 +29,13 @@ fn the_classic_order_means_what_the_parsers_order_means() {
         ("container --interface=eth3 add C", "container add C ipv4 --interface=eth3"),
         ("endpoint E profile append --host=h P Q", "endpoint profile append E P Q --host h"),
         ("endpoint --workload W E profile show", "endpoint profile show E --workload=W"),
+        ("endpoint E label set a=b c=d --host=h", "endpoint label set E a=b c=d --host h"),
+        ("endpoint E label a=b c=d", "endpoint label set E a=b c=d"),
+        ("endpoint E label -o json", "endpoint label show E -o json"),
+        ("container C label", "container label show C"),
+        ("container C label remove a", "container label remove C a"),
+        ("--allow-version-mismatch get nodes h1 -o yaml", "get nodes h1 --output yaml --allow-version-mismatch"),
+        ("get -f x.yaml -c y", "get --config=y --filename=x.yaml"),
         ("endpoint show --det --host=h", "endpoint show --host h --detailed"),
         ("profile remove --no-check P", "profile remove P --no-check"),
     ];
@@ -124,6 +131,16 @@ fn what_is_not_in_the_grammar_is_refused_with_code_2_and_the_usage() {
         "node stop --detach=true",
         "node --libnetwork",
         "status extra",
+        "endpoint E label a",
+        "container C label set",
+        "container C label remove",
+        "get",
+        "apply nodes",
+        "patch node h1",
+        "patch node h1 -p {} -t other",
+        "label nodes h1",
+        "label nodes h1 a --remove --overwrite",
+        "get nodes -f x --watch",
         "completion tcsh",
     ];
     for words in refused {
@@ -156,6 +173,8 @@ fn help_is_answered_on_stdout_wherever_it_is_asked_for() {
         ("calicoctl container C ip add --help", "calicoctl container <CONTAINER> ip add <IP>"),
         ("calicoctl help container", "calicoctl container add"),
         ("calicoctl endpoint E profile --help", "calicoctl endpoint <ENDPOINT_ID> profile"),
+        ("calicoctl endpoint E label --help", "calicoctl endpoint <ENDPOINT_ID> label [set|remove|show]"),
+        ("calicoctl get --help", "calicoctl get"),
         ("calicoctl node -h", "calicoctl node"),
     ] {
         let error = parsed(line).expect_err(line);
