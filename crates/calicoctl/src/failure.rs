@@ -39,17 +39,25 @@ pub(crate) struct Failure {
     causes: Vec<String>,
     hints: Vec<String>,
     exit: Exit,
+    /// The datastore does not answer, so whatever needs it would fail in the same way.
+    is_outage: bool,
 }
 
 impl Failure {
     /// A failure that says `message`.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { messages: vec![message.into()], causes: Vec::new(), hints: Vec::new(), exit: Exit::Failed }
+        Self {
+            messages: vec![message.into()],
+            causes: Vec::new(),
+            hints: Vec::new(),
+            exit: Exit::Failed,
+            is_outage: false,
+        }
     }
 
     /// Several faults found at once, each on its line; `messages` must not be empty.
     pub(crate) fn all(messages: Vec<String>) -> Self {
-        Self { messages, causes: Vec::new(), hints: Vec::new(), exit: Exit::Failed }
+        Self { messages, causes: Vec::new(), hints: Vec::new(), exit: Exit::Failed, is_outage: false }
     }
 
     /// The refusal for a command that needs root.
@@ -114,7 +122,8 @@ impl Failure {
         if failures.len() < 2 {
             return failures.pop();
         }
-        let mut all = Self { messages: Vec::new(), causes: Vec::new(), hints: Vec::new(), exit: Exit::Failed };
+        let mut all =
+            Self { messages: Vec::new(), causes: Vec::new(), hints: Vec::new(), exit: Exit::Failed, is_outage: false };
         for failure in failures {
             let causes: Vec<&str> = failure.causes.iter().map(|cause| cause.trim_end_matches('.')).collect();
             let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join("; ")) };
@@ -129,6 +138,11 @@ impl Failure {
         let parts: Vec<&str> =
             self.messages.iter().chain(&self.causes).map(|part| part.trim_end_matches('.')).collect();
         parts.join(": ")
+    }
+
+    /// True if the datastore does not answer: nothing that needs it is worth trying now.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.is_outage
     }
 
     /// How the process ends.
@@ -163,7 +177,7 @@ impl From<calico_store::Error> for Failure {
         use calico_store::Error as E;
         let failure = Self::new(sentence(&error)).sources_of(&error);
         match error {
-            E::Unreachable { .. } => failure.hint(
+            E::Unreachable { .. } => Self { is_outage: true, ..failure }.hint(
                 "make sure that etcd runs, and that ETCD_ENDPOINTS (with https also ETCD_CA_CERT_FILE, ETCD_CERT_FILE, \
                  ETCD_KEY_FILE) say where it is and how to reach it",
             ),

@@ -44,8 +44,7 @@ pub(crate) async fn delete(ctx: &Context, args: &Delete) -> Result<Output, Failu
     let kinds: Vec<KindName> = targets.iter().map(|target| target.key.kind).collect();
     let (mut done, mut failures) = (0, Vec::new());
     for target in &targets {
-        if let Err(aborted) = ctx.interrupt.check() {
-            failures.push(aborted);
+        if words::is_vain(ctx, &mut failures) {
             break;
         }
         match delete_one(ctx, target).await {

@@ -65,6 +65,9 @@ pub(crate) async fn get(ctx: &Context, args: &Get) -> Result<Output, Failure> {
     }
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for query in &queries {
+        if words::is_vain(ctx, &mut failures) {
+            break;
+        }
         match answer(ctx, query).await {
             Ok(mut answer) => {
                 if args.export && matches!(query, Query::One { .. }) {

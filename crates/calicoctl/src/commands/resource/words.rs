@@ -3,6 +3,7 @@
 use calico_model::{AnyResource, Fault, Invalid, KindName, Metadata};
 
 use crate::{
+    context::Context,
     failure::{Exit, Failure},
     output::Output,
 };
@@ -98,6 +99,16 @@ pub(super) fn summary(verb: Verb, kinds: &[KindName], done: usize, failures: Vec
     }
     let line = format!("Partial success: {} {done} out of {total} {kind}resources", verb.past);
     Ok(Output::line(line).but(failure).exit(Exit::Failed))
+}
+
+/// True if the rest need not be tried: the datastore is away, or the user wants to stop, which is added to the
+/// failures.
+pub(super) fn is_vain(ctx: &Context, failures: &mut Vec<Failure>) -> bool {
+    if let Err(aborted) = ctx.interrupt.check() {
+        failures.push(aborted);
+        return true;
+    }
+    failures.last().is_some_and(Failure::is_outage)
 }
 
 /// The subject of a resource.

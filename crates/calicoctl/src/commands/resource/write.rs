@@ -77,8 +77,7 @@ async fn write(
     let kinds: Vec<KindName> = items.iter().map(|item| item.resource.key().kind).collect();
     let (mut done, mut failures) = (0, Vec::new());
     for item in items {
-        if let Err(aborted) = ctx.interrupt.check() {
-            failures.push(aborted);
+        if words::is_vain(ctx, &mut failures) {
             break;
         }
         let subject = words::subject(&item.place, &item.resource);

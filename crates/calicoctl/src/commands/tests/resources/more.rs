@@ -380,6 +380,20 @@ async fn a_failing_datastore_is_told_and_nothing_is_half_done() {
         assert!(said.contains("unreachable"), "{line}: {said}");
     }
     bench.kv.set_down(false);
+    // Lost in the middle: what is written is counted, and the rest is not tried one by one.
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counter = tried.clone();
+    bench.kv.inject(move |_, _| match counter.fetch_add(1, Ordering::SeqCst) {
+        0 => Injected::Proceed,
+        _ => Injected::FailBefore,
+    });
+    let input = ["a", "b", "c", "d"].map(|name| set(name, "10.0.0.0/8")).join("---\n");
+    let output = calicoctl(&bench, "create -f -", &input).await.unwrap();
+    assert!(output.exit == Exit::Failed && output.text.contains("created 1 out of 4"), "{}", output.text);
+    let said = output.failure.unwrap().to_string();
+    assert!(said.contains("resource 2: GlobalNetworkSet b") && said.contains("unreachable"), "{said}");
+    assert_eq!(tried.load(Ordering::SeqCst), 2);
+    bench.kv.stop_injecting();
     assert!(stored(&bench, "globalnetworksets", "two").await.is_none());
     assert!(stored(&bench, "globalnetworksets", "one").await.is_some());
 }
