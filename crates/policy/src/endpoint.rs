@@ -24,11 +24,6 @@ pub(crate) struct Identity {
     pub(crate) spoofable: Vec<IpNet>,
 }
 
-/// As [`identity_with`] on a host where workloads may not use foreign sources.
-pub(crate) fn identity(spec: &WorkloadEndpointSpec) -> Result<Identity, Vec<Fault>> {
-    identity_with(spec, false)
-}
-
 /// Reads what holds on every host. An endpoint with a fault takes part in nothing: no interface, no set. One that asks
 /// for foreign sources where the settings do not allow them (`spoofing`) is at fault: upstream closes it as a whole.
 pub(crate) fn identity_with(spec: &WorkloadEndpointSpec, spoofing: bool) -> Result<Identity, Vec<Fault>> {
@@ -189,8 +184,25 @@ fn dscp(value: &serde_json::Value) -> Option<u8> {
     (number < 64).then_some(number)
 }
 
-/// Where a host endpoint is, and its addresses; or why that cannot be said.
-pub(crate) fn host_interfaces(spec: &HostEndpointSpec) -> Result<(HostInterfaces, Vec<IpAddr>), Vec<Fault>> {
+/// Where a host endpoint is.
+#[derive(Debug)]
+pub(crate) struct HostPlace {
+    /// `None` if nothing can be said: then nothing can be closed either.
+    pub(crate) interfaces: Option<HostInterfaces>,
+    /// Sorted, without repeats.
+    pub(crate) addresses: Vec<IpAddr>,
+    faults: Vec<Fault>,
+}
+
+impl HostPlace {
+    /// What is wrong with it, if anything is.
+    pub(crate) fn fault(&self) -> Option<String> {
+        (!self.faults.is_empty()).then(|| sentence(&self.faults))
+    }
+}
+
+/// Reads where a host endpoint is. A fault does not keep it from standing where it can be seen to stand: there it closes.
+pub(crate) fn host_interfaces(spec: &HostEndpointSpec) -> HostPlace {
     let mut faults = Vec::new();
     let mut addresses = Vec::new();
     for (at, text) in spec.expected_ips.iter().enumerate() {
@@ -202,21 +214,22 @@ pub(crate) fn host_interfaces(spec: &HostEndpointSpec) -> Result<(HostInterfaces
     addresses.sort_unstable();
     addresses.dedup();
     let interfaces = match spec.interface_name.as_str() {
-        "*" => HostInterfaces::AnyInterface,
+        "*" => Some(HostInterfaces::AnyInterface),
         "" => {
             if spec.expected_ips.is_empty() {
                 faults.push(Fault::new("spec.interfaceName", "", "either this or expectedIPs must be given"));
             }
-            HostInterfaces::WithAddress(addresses.clone())
+            (!addresses.is_empty()).then(|| HostInterfaces::WithAddress(addresses.clone()))
         }
-        name => {
-            if let Err(reason) = interface_name(name) {
+        name => match interface_name(name) {
+            Ok(()) => Some(HostInterfaces::Named(name.to_owned())),
+            Err(reason) => {
                 faults.push(Fault::new("spec.interfaceName", name, reason));
+                None
             }
-            HostInterfaces::Named(name.to_owned())
-        }
+        },
     };
-    if faults.is_empty() { Ok((interfaces, addresses)) } else { Err(faults) }
+    HostPlace { interfaces, addresses, faults }
 }
 
 /// Faults as one sentence.

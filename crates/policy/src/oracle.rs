@@ -50,7 +50,7 @@ pub(crate) use self::{
     path::{View, judge, judge_flow, seen_source, step},
 };
 use crate::{
-    endpoint::{identity, interface},
+    endpoint::interface,
     instruction::{EndpointId, HostEndpointId, PolicyId, PolicyKind},
 };
 
@@ -64,14 +64,16 @@ pub struct Held<T> {
     pub value: T,
     /// Why it cannot be used.
     pub fault: Option<String>,
+    /// Members of it could not be read, or nothing at all: what is absent may have meant anything.
+    pub partial: bool,
 }
 
-/// A network set: its labels, its namespace (empty for a global one), its networks as written.
+/// A network set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetSet {
-    /// Its own labels.
-    pub labels: Labels,
-    /// Its networks.
+    /// Its own labels; `None` if they cannot be read.
+    pub labels: Option<Labels>,
+    /// Its networks as written.
     pub nets: Vec<String>,
 }
 
@@ -94,9 +96,9 @@ pub struct State {
     /// Policies that are enforced; staged ones decide nothing.
     pub policies: BTreeMap<PolicyId, Held<PolicySpec>>,
     /// Network sets by namespace (empty for global ones) and name.
-    pub sets: BTreeMap<(String, String), NetSet>,
-    /// Felix configurations by name.
-    pub felix: BTreeMap<String, FelixConfiguration>,
+    pub sets: BTreeMap<(String, String), Held<NetSet>>,
+    /// Felix configurations by name; `None` for one of which nothing can be read.
+    pub felix: BTreeMap<String, Option<FelixConfiguration>>,
     /// Hosts by name.
     pub nodes: BTreeMap<String, Node>,
     /// Pools by name.
@@ -115,17 +117,16 @@ impl State {
     pub fn apply(&mut self, change: &Change) {
         self.forget(change.key());
         match change {
-            Change::Set { key, resource } => self.take(key, resource, None),
+            Change::Set { key, resource } => self.take(key, resource, None, false),
             Change::Unusable { key, reason, resource: Some(resource) } => {
-                self.take(key, resource, Some(reason.clone()))
+                self.take(key, resource, Some(reason), change.is_partial());
             }
-            Change::Unusable { key, reason, resource: None } => self.close(key, reason.clone()),
+            Change::Unusable { key, reason, resource: None } => self.close(key, reason),
             Change::Remove { .. } => {}
         }
     }
 
     fn forget(&mut self, key: &ResourceKey) {
-        let namespace = key.namespace.clone().unwrap_or_default();
         let name = &key.name;
         match key.kind {
             KindName::WorkloadEndpoint => drop(self.endpoints.remove(&endpoint_id(key))),
@@ -133,7 +134,7 @@ impl State {
             KindName::Profile => drop(self.profiles.remove(name)),
             KindName::Tier => drop(self.tiers.remove(name)),
             KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => drop(self.policies.remove(&policy_id(key))),
-            KindName::GlobalNetworkSet | KindName::NetworkSet => drop(self.sets.remove(&(namespace, name.clone()))),
+            KindName::GlobalNetworkSet | KindName::NetworkSet => drop(self.sets.remove(&set_id(key))),
             KindName::FelixConfiguration => drop(self.felix.remove(name)),
             KindName::Node => drop(self.nodes.remove(name)),
             KindName::IPPool => drop(self.pools.remove(name)),
@@ -142,73 +143,75 @@ impl State {
         }
     }
 
-    /// A resource, with what is wrong with it. Objects that only add (addresses, networks, pools) lose what cannot be
-    /// read of them, those that decide are held with their fault.
-    fn take(&mut self, key: &ResourceKey, resource: &AnyResource, fault: Option<String>) {
+    /// A resource, with what is wrong with it.
+    fn take(&mut self, key: &ResourceKey, resource: &AnyResource, fault: Option<&String>, partial: bool) {
         let name = key.name.clone();
-        let namespace = key.namespace.clone().unwrap_or_default();
+        let fault = fault.cloned();
         match resource.clone() {
             AnyResource::WorkloadEndpoint(endpoint) if fault.is_none() => {
                 self.endpoints.insert(endpoint_id(key), endpoint);
             }
             AnyResource::HostEndpoint(value) => {
-                self.hosts.insert(HostEndpointId(name), Held { value, fault });
+                self.hosts.insert(HostEndpointId(name), Held { value, fault, partial });
             }
             AnyResource::Profile(value) => {
-                self.profiles.insert(name, Held { value, fault });
+                self.profiles.insert(name, Held { value, fault, partial });
             }
             AnyResource::Tier(value) => {
-                self.tiers.insert(name, Held { value, fault });
+                self.tiers.insert(name, Held { value, fault, partial });
             }
             AnyResource::GlobalNetworkPolicy(policy) => {
-                self.policies.insert(policy_id(key), Held { value: policy.spec.0, fault });
+                self.policies.insert(policy_id(key), Held { value: policy.spec.0, fault, partial });
             }
             AnyResource::NetworkPolicy(policy) => {
-                self.policies.insert(policy_id(key), Held { value: policy.spec.0, fault });
+                self.policies.insert(policy_id(key), Held { value: policy.spec.0, fault, partial });
             }
             AnyResource::GlobalNetworkSet(set) => {
-                let set = NetSet { labels: set.metadata.labels, nets: set.spec.0.nets };
-                self.sets.insert((namespace, name), set);
+                let value = NetSet { labels: Some(set.metadata.labels), nets: set.spec.0.nets };
+                self.sets.insert(set_id(key), Held { value, fault, partial });
             }
             AnyResource::NetworkSet(set) => {
-                let set = NetSet { labels: set.metadata.labels, nets: set.spec.0.nets };
-                self.sets.insert((namespace, name), set);
+                let value = NetSet { labels: Some(set.metadata.labels), nets: set.spec.0.nets };
+                self.sets.insert(set_id(key), Held { value, fault, partial });
             }
             AnyResource::FelixConfiguration(configuration) => {
-                self.felix.insert(name, configuration);
+                self.felix.insert(name, Some(configuration));
             }
-            AnyResource::Node(node) if fault.is_none() => {
+            AnyResource::Node(node) => {
                 self.nodes.insert(name, node);
             }
-            AnyResource::IPPool(pool) if fault.is_none() => {
+            AnyResource::IPPool(pool) => {
                 self.pools.insert(name, pool);
             }
-            AnyResource::BGPConfiguration(configuration) if fault.is_none() => {
+            AnyResource::BGPConfiguration(configuration) => {
                 self.bgp.insert(name, configuration);
             }
             _ => {}
         }
     }
 
-    /// An object of which nothing could be read but its key: a policy closes all endpoints that one of its kind and
-    /// namespace can select, in both directions.
-    fn close(&mut self, key: &ResourceKey, reason: String) {
+    /// An object of which nothing could be read but its key. Of an endpoint nobody knows whose it is.
+    fn close(&mut self, key: &ResourceKey, reason: &str) {
         let name = key.name.clone();
-        let fault = Some(reason);
+        let fault = Some(reason.to_owned());
+        let partial = true;
         match key.kind {
             KindName::Profile => {
                 let value = Resource::new(name.clone(), Default::default());
-                self.profiles.insert(name, Held { value, fault });
+                self.profiles.insert(name, Held { value, fault, partial });
+            }
+            KindName::Tier => {
+                let value = Resource::new(name.clone(), Default::default());
+                self.tiers.insert(name, Held { value, fault, partial });
             }
             KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => {
-                let value = PolicySpec {
-                    types: vec!["Ingress".to_owned(), "Egress".to_owned()],
-                    apply_on_forward: key.kind == KindName::GlobalNetworkPolicy,
-                    ..PolicySpec::default()
-                };
-                self.policies.insert(policy_id(key), Held { value, fault });
+                self.policies.insert(policy_id(key), Held { value: PolicySpec::default(), fault, partial });
             }
-            // A tier that is not stored stands last and denies at its end: that is closed already.
+            KindName::GlobalNetworkSet | KindName::NetworkSet => {
+                let value = NetSet { labels: None, nets: Vec::new() };
+                self.sets.insert(set_id(key), Held { value, fault, partial });
+            }
+            KindName::FelixConfiguration => drop(self.felix.insert(name, None)),
             _ => {}
         }
     }
@@ -217,17 +220,19 @@ impl State {
     fn behind(&self, name: &str) -> Option<(&EndpointId, &WorkloadEndpoint)> {
         self.endpoints.iter().find(|(_, endpoint)| {
             let spec = &endpoint.spec;
-            spec.node == self.node && spec.interface_name == name && interface(spec).is_ok() && identity(spec).is_ok()
+            spec.node == self.node
+                && spec.interface_name == name
+                && interface(spec).is_ok()
+                && !self.addresses(endpoint).is_empty()
         })
     }
 
     /// The labels that selectors see of a workload endpoint: its own, then those that its profiles give it; the first
-    /// of a key wins.
+    /// of a key wins. Labels of namespaces and service accounts come from profiles only: nobody may give them to an
+    /// endpoint of his own.
     pub fn labels(&self, endpoint: &WorkloadEndpoint) -> Labels {
         let mut labels = endpoint.metadata.labels.clone();
-        if let Some(namespace) = &endpoint.metadata.namespace {
-            labels.insert(NAMESPACE_LABEL.to_owned(), namespace.clone());
-        }
+        labels.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
         if !endpoint.spec.service_account_name.is_empty() {
             labels.insert(SERVICE_ACCOUNT_LABEL.to_owned(), endpoint.spec.service_account_name.clone());
         }
@@ -239,20 +244,17 @@ impl State {
         self.inherit(endpoint.metadata.labels.clone(), &endpoint.spec.profiles)
     }
 
-    /// The same of a network set; a namespaced one has its namespace's labels.
-    fn set_labels(&self, namespace: &str, set: &NetSet) -> Labels {
-        let mut labels = set.labels.clone();
+    /// The same of a network set, if its own can be read; a namespaced one has its namespace's labels.
+    fn set_labels(&self, namespace: &str, set: &NetSet) -> Option<Labels> {
+        let mut labels = set.labels.clone()?;
         if namespace.is_empty() {
-            return self.inherit(labels, &[]);
+            return Some(labels);
         }
         labels.insert(NAMESPACE_LABEL.to_owned(), namespace.to_owned());
-        self.inherit(labels, &[format!("kns.{namespace}")])
+        Some(self.inherit(labels, &[format!("kns.{namespace}")]))
     }
 
-    /// Labels of namespaces and service accounts come from profiles only: nobody may give them to an endpoint of his
-    /// own.
     fn inherit(&self, mut labels: Labels, profiles: &[String]) -> Labels {
-        labels.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
         for profile in profiles.iter().filter_map(|name| self.profiles.get(name)) {
             for (key, value) in &profile.value.spec.labels_to_apply {
                 labels.entry(key.clone()).or_insert_with(|| value.clone());
@@ -260,6 +262,10 @@ impl State {
         }
         labels
     }
+}
+
+fn set_id(key: &ResourceKey) -> (String, String) {
+    (key.namespace.clone().unwrap_or_default(), key.name.clone())
 }
 
 fn endpoint_id(key: &ResourceKey) -> EndpointId {

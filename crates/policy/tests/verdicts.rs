@@ -6,7 +6,10 @@ mod common;
 
 use std::collections::BTreeSet;
 
+use calico_model::KindName;
 use calico_policy::{
+    Engine,
+    interpret::Programmed,
     oracle::{self, State},
     packet::{Packet, Verdict},
 };
@@ -42,6 +45,40 @@ impl Judge for State {
 
     fn why(&self, packet: &Packet) -> String {
         let flow = oracle::flow(self, packet);
+        format!("{}\nanswer: {:?}", flow.request.1, flow.reply.map(|(_, why)| why.to_string()))
+    }
+}
+
+/// The engine, and what its instructions amount to.
+struct Compiled {
+    engine: Engine,
+    programmed: Programmed,
+}
+
+impl Judge for Compiled {
+    fn take(&mut self, part: &Part) {
+        for change in &part.changes {
+            self.engine.absorb(change.clone());
+        }
+        for instruction in self.engine.flush() {
+            self.programmed.apply(&instruction).unwrap();
+        }
+    }
+
+    fn question(&self, packet: &Packet) -> Verdict {
+        self.programmed.verdict(packet)
+    }
+
+    fn flow(&self, packet: &Packet) -> Verdict {
+        self.programmed.flow(packet).verdict()
+    }
+
+    fn seen(&self, packet: &Packet) -> std::net::IpAddr {
+        self.programmed.seen_source(packet)
+    }
+
+    fn why(&self, packet: &Packet) -> String {
+        let flow = self.programmed.flow(packet);
         format!("{}\nanswer: {:?}", flow.request.1, flow.reply.map(|(_, why)| why.to_string()))
     }
 }
@@ -125,4 +162,35 @@ fn check(checked: usize, different: &[Difference]) {
 fn the_oracle_says_what_was_recorded() {
     let (checked, different) = differences(|topology| State { interfaces: topology.interfaces(), ..State::new(HOST) });
     check(checked, &different);
+}
+
+#[test]
+fn the_engine_says_what_was_recorded() {
+    let (checked, different) = differences(|topology| Compiled {
+        engine: Engine::new(HOST),
+        programmed: Programmed { interfaces: topology.interfaces(), ..Programmed::default() },
+    });
+    check(checked, &different);
+}
+
+/// Of all that the scenarios hold, only profiles that do not exist and endpoints that ask for foreign sources are closed:
+/// everything else must be understood.
+#[test]
+fn nothing_is_closed_by_mistake() {
+    let (topology, scenarios) = scenario::read();
+    for scenario in &scenarios {
+        let mut engine = Engine::new(HOST);
+        for part in scenario.parts(&topology) {
+            part.changes.into_iter().for_each(|change| engine.absorb(change));
+            engine.flush();
+            for problem in engine.problems() {
+                let intended = match problem.object.kind {
+                    KindName::Profile => problem.reason.contains("does not exist"),
+                    KindName::WorkloadEndpoint => problem.reason.contains("source spoofing is disabled"),
+                    _ => false,
+                };
+                assert!(intended, "{}: {problem}", scenario.id());
+            }
+        }
+    }
 }

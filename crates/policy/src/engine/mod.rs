@@ -56,7 +56,7 @@ use crate::{
     compile::{self, Code, Selectors},
     endpoint::{host_interfaces, identity_with, interface, labels, named_ports, nats, network, qos, sentence},
     index::{Index, NamedPort},
-    instruction::{Endpoint, HostInterfaces, Instruction, Pool, ProfileId, Settings},
+    instruction::{Endpoint, Instruction, Pool, ProfileId, Settings},
 };
 
 /// What this host's kernel must hold, calculated from the resources of the whole cluster.
@@ -366,26 +366,25 @@ impl Engine {
 
     fn set_host_endpoint(&mut self, key: &ResourceKey, resource: HostEndpoint, fault: Option<&str>) {
         let spec = &resource.spec;
-        let found = host_interfaces(spec);
+        let place = host_interfaces(spec);
+        let fault = fault.map(str::to_owned).or_else(|| place.fault());
         let labels = resource.metadata.labels;
-        match (&found, fault) {
-            (Ok((_, addresses)), None) => {
-                let nets: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
-                let ports: Vec<NamedPort<'_>> = ports(named_ports(&spec.ports));
-                self.index.put(&item_key(key), pairs(&labels), &spec.profiles, &nets, &ports);
-            }
-            _ => self.index.remove(&item_key(key)),
+        if fault.is_none() {
+            let nets: Vec<IpNet> = place.addresses.iter().copied().map(IpNet::from).collect();
+            let ports: Vec<NamedPort<'_>> = ports(named_ports(&spec.ports));
+            self.index.put(&item_key(key), pairs(&labels), &spec.profiles, &nets, &ports);
+        } else {
+            self.index.remove(&item_key(key));
         }
         if spec.node != self.node {
             self.policies.reach.remove(key);
             self.hosts.set(&key.name, None);
             return;
         }
-        let reason = found.as_ref().err().map(|faults| sentence(faults));
         let claim = hosts::Claim {
-            interfaces: found.ok().map(|(interfaces, _)| interfaces).filter(usable),
+            interfaces: place.interfaces,
             profiles: spec.profiles.iter().cloned().map(ProfileId).collect(),
-            fault: fault.map(str::to_owned).or(reason),
+            fault,
         };
         self.policies.reach.put(key, labels, &spec.profiles);
         self.hosts.set(&key.name, Some(claim));
@@ -504,11 +503,6 @@ fn pairs(labels: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)
 
 fn ports<'a>(named: impl Iterator<Item = (&'a str, u8, u16)>) -> Vec<NamedPort<'a>> {
     named.map(|(name, protocol, port)| NamedPort { name, protocol, port }).collect()
-}
-
-/// True if the dataplane can find the interface.
-fn usable(interfaces: &HostInterfaces) -> bool {
-    !matches!(interfaces, HostInterfaces::WithAddress(addresses) if addresses.is_empty())
 }
 
 /// A resource's name among the items of the index. No part contains a slash.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use calico_model::{Action, Direction, PolicySpec, Rule, TierSpec};
+use calico_model::{Action, Direction, PolicySpec, Rule};
 use calico_selector::{Selector, parse, scope::PolicySelectors};
 
 use super::{
@@ -22,14 +22,16 @@ pub(super) struct Judged<'a> {
     pub(super) subject: Subject,
     pub(super) labels: Labels,
     pub(super) profiles: &'a [String],
-    /// Why its profiles are not asked, if they are not.
-    pub(super) closed: Option<&'a String>,
+    /// Why nothing opens anything for it, if so. What denies what is forwarded still does.
+    pub(super) closed: Option<Reason>,
 }
 
 /// The policies of one tier that apply to an endpoint in a list and direction; at least one.
 pub(super) struct TierView<'a> {
     pub(super) name: &'a str,
     pub(super) passes: bool,
+    /// Nobody knows where it stands, so its policies deny.
+    pub(super) is_unreadable: bool,
     pub(super) policies: Vec<(&'a PolicyId, &'a Held<PolicySpec>)>,
 }
 
@@ -49,6 +51,12 @@ impl State {
         direction: Direction,
         packet: &Packet,
     ) -> Option<Step> {
+        let as_step = |reason, asked| step(Stage::Policy(list, direction), Some(judged.subject.clone()), reason, asked);
+        match &judged.closed {
+            Some(reason) if list.has_profiles() => return Some(as_step(reason.clone(), Vec::new())),
+            Some(_) if list == List::Untracked => return None,
+            _ => {}
+        }
         let tiers = self.tiers(&judged.labels, list, direction);
         if tiers.is_empty() && !list.has_profiles() {
             return None;
@@ -58,41 +66,44 @@ impl State {
             .tiers_decide(&tiers, list, direction, packet, &mut asked)
             .or_else(|| list.has_profiles().then(|| self.profiles_decide(judged, direction, packet, &mut asked)))
             .unwrap_or(Reason::Undecided);
-        Some(step(Stage::Policy(list, direction), Some(judged.subject.clone()), reason, asked))
+        Some(as_step(reason, asked))
     }
 
-    /// The tiers that take part, in order: those that are stored by their order and name, the others behind them.
+    /// The tiers that take part, in order: those of which that cannot be read, those that are stored, the others.
     pub(super) fn tiers(&self, labels: &Labels, list: List, direction: Direction) -> Vec<TierView<'_>> {
         let mut by_tier: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for (id, policy) in &self.policies {
-            let applies = list_of(&policy.value, list)
+            let applies = stands_in(policy, list)
                 && governs(policy, direction)
-                && reach(id, &policy.value).is_some_and(|selector| selector.matches(labels));
+                && reach(id, policy).is_some_and(|selector| selector.matches(labels));
             if applies {
-                by_tier.entry(policy.value.tier()).or_default().push((id, policy));
+                let tier = if policy.partial { UNREADABLE } else { policy.value.tier() };
+                by_tier.entry(tier).or_default().push((id, policy));
             }
         }
         let mut tiers: Vec<_> = by_tier
             .into_iter()
             .map(|(name, mut policies)| {
                 policies.sort_by(|(a, left), (b, right)| {
-                    let order = |policy: &Held<PolicySpec>| policy.value.order().unwrap_or(f64::INFINITY);
                     order(left).total_cmp(&order(right)).then_with(|| tie(a).cmp(&tie(b)))
                 });
-                let (order, passes) = self.tier(name);
-                (order, TierView { name, passes, policies })
+                let (group, order, passes) = self.tier(name);
+                (group, order, TierView { name, passes, is_unreadable: group == 0, policies })
             })
             .collect();
-        tiers.sort_by(|(left, a), (right, b)| left.total_cmp(right).then_with(|| a.name.cmp(b.name)));
-        tiers.into_iter().map(|(_, tier)| tier).collect()
+        tiers.sort_by(|(a, left, this), (b, right, that)| {
+            a.cmp(b).then_with(|| left.total_cmp(right)).then_with(|| this.name.cmp(that.name))
+        });
+        tiers.into_iter().map(|(_, _, tier)| tier).collect()
     }
 
-    /// Where a tier stands and whether it passes at its end.
-    fn tier(&self, name: &str) -> (f64, bool) {
-        let built_in = || TierSpec::built_in().into_iter().find(|tier| tier.name() == name);
+    /// Where a tier stands (its group, its order in it), and whether it passes at its end.
+    fn tier(&self, name: &str) -> (u8, f64, bool) {
         match self.tiers.get(name) {
-            Some(held) => (held.value.spec.order(), held.value.spec.passes()),
-            None => built_in().map_or((f64::INFINITY, false), |tier| (tier.spec.order(), tier.spec.passes())),
+            _ if name == UNREADABLE => (0, f64::NEG_INFINITY, false),
+            Some(held) if held.partial && held.value.spec.order.is_none() => (0, 0.0, false),
+            Some(held) => (1, held.value.spec.order() + 0.0, held.value.spec.passes() && held.fault.is_none()),
+            None => (2, 0.0, false),
         }
     }
 
@@ -108,7 +119,15 @@ impl State {
             let mut passed = false;
             for (id, policy) in &tier.policies {
                 let owner = Owner::Policy { tier: tier.name.to_owned(), id: (*id).clone() };
-                match self.policy_answers(&owner, id, policy, direction, packet) {
+                let answer = match self.fault(id, policy) {
+                    Some(fault) => Answer::Reason(Reason::Closed { owner: owner.clone(), fault }),
+                    None if tier.is_unreadable => {
+                        let fault = format!("its tier {} cannot be read", tier.name);
+                        Answer::Reason(Reason::Closed { owner: owner.clone(), fault })
+                    }
+                    None => self.rules_answer(&owner, namespace(id), policy.value.rules(direction), direction, packet),
+                };
+                match answer {
                     Answer::Reason(reason) => return Some(reason),
                     Answer::Pass(index) => {
                         asked.push(Asked { owner, outcome: Outcome::Passed(index) });
@@ -133,20 +152,6 @@ impl State {
         None
     }
 
-    fn policy_answers(
-        &self,
-        owner: &Owner,
-        id: &PolicyId,
-        policy: &Held<PolicySpec>,
-        direction: Direction,
-        packet: &Packet,
-    ) -> Answer {
-        if let Some(fault) = fault(id, policy) {
-            return Answer::Reason(Reason::Closed { owner: owner.clone(), fault });
-        }
-        self.rules_answer(owner, namespace(id), policy.value.rules(direction), direction, packet)
-    }
-
     fn profiles_decide(
         &self,
         judged: &Judged,
@@ -154,17 +159,14 @@ impl State {
         packet: &Packet,
         asked: &mut Vec<Asked>,
     ) -> Reason {
-        if let Some(fault) = judged.closed {
-            return Reason::ClosedHost { fault: fault.clone() };
-        }
         for name in judged.profiles {
             let Some(profile) = self.profiles.get(name) else {
                 return if name == BUILT_IN_PROFILE { Reason::BuiltIn } else { Reason::MissingProfile(name.clone()) };
             };
             let owner = Owner::Profile(name.clone());
             let spec = &profile.value.spec;
-            let mut rules = spec.ingress.iter().chain(&spec.egress);
-            if let Some(fault) = profile.fault.clone().or_else(|| rules.find_map(|rule| unclear(rule, None))) {
+            let rules: Vec<&Rule> = spec.ingress.iter().chain(&spec.egress).collect();
+            if let Some(fault) = profile.fault.clone().or_else(|| self.rules_fault(&rules, None)) {
                 return Reason::Closed { owner, fault };
             }
             let rules = if direction == Direction::Ingress { &spec.ingress } else { &spec.egress };
@@ -199,75 +201,98 @@ impl State {
     }
 }
 
-/// True if a policy stands in a list.
-fn list_of(spec: &PolicySpec, list: List) -> bool {
-    let tracked = !spec.do_not_track && !spec.pre_dnat;
+impl State {
+    /// Why a policy cannot be followed, if so.
+    fn fault(&self, id: &PolicyId, policy: &Held<PolicySpec>) -> Option<String> {
+        let spec = &policy.value;
+        let rules: Vec<&Rule> = spec.ingress.iter().chain(&spec.egress).collect();
+        let no_direction = spec.types.iter().find(|word| !is_direction(word));
+        let checks = [
+            (spec.extra.values().any(|value| !value.is_null()), "it has a member that is not followed"),
+            (spec.do_not_track && spec.pre_dnat, "it is either untracked or before destination NAT"),
+            ((spec.do_not_track || spec.pre_dnat) && !spec.apply_on_forward, "it needs applyOnForward"),
+            (
+                spec.pre_dnat && (!spec.egress.is_empty() || spec.types.iter().any(|word| word == "Egress")),
+                "there is no egress before destination NAT",
+            ),
+        ];
+        let broken = || checks.into_iter().find(|(broken, _)| *broken).map(|(_, reason)| reason.to_owned());
+        policy
+            .fault
+            .clone()
+            .or_else(|| no_direction.map(|word| format!("{word:?} is no direction")))
+            .or_else(broken)
+            .or_else(|| selector_of(id, spec).err())
+            .or_else(|| self.rules_fault(&rules, namespace(id)))
+    }
+
+    /// Why a list of rules cannot be followed, if so.
+    fn rules_fault(&self, rules: &[&Rule], namespace: Option<&str>) -> Option<String> {
+        let unclear = rules.iter().find_map(|rule| unclear(rule, namespace));
+        unclear.or_else(|| rules.iter().find_map(|rule| self.doubtful(rule, namespace)))
+    }
+}
+
+/// The tier of policies of which nobody knows where they stand.
+const UNREADABLE: &str = "(unreadable)";
+
+/// True if a policy stands in a list. One of which not all could be read might be any.
+fn stands_in(policy: &Held<PolicySpec>, list: List) -> bool {
+    let spec = &policy.value;
+    let tracked = policy.partial || (!spec.do_not_track && !spec.pre_dnat);
     match list {
         List::Workload | List::Normal => tracked,
-        List::Forward => tracked && spec.apply_on_forward,
-        List::Untracked => spec.do_not_track,
-        List::PreDnat => spec.pre_dnat && !spec.do_not_track,
+        List::Forward => tracked && (policy.partial || spec.apply_on_forward),
+        List::Untracked => !tracked && spec.do_not_track,
+        List::PreDnat => !tracked && !spec.do_not_track,
     }
 }
 
-/// True if a policy decides on a direction. Of one that cannot be followed, words that are no directions may have been
-/// meant as either, and rules say which direction they are for.
-pub(super) fn governs(policy: &Held<PolicySpec>, direction: Direction) -> bool {
+/// True if a policy decides on a direction. Words that are no directions may have been meant as either.
+fn governs(policy: &Held<PolicySpec>, direction: Direction) -> bool {
     let spec = &policy.value;
-    let is_word = |word: &String| word == "Ingress" || word == "Egress";
-    let unsure = policy.fault.is_some() && (!spec.types.iter().all(is_word) || !spec.rules(direction).is_empty());
-    spec.applies(direction) || unsure
+    policy.partial || spec.applies(direction) || !spec.types.iter().all(|word| is_direction(word))
 }
 
-/// Why a policy cannot be followed, if so.
-fn fault(id: &PolicyId, policy: &Held<PolicySpec>) -> Option<String> {
-    let spec = &policy.value;
+fn is_direction(word: &str) -> bool {
+    word == "Ingress" || word == "Egress"
+}
+
+fn order(policy: &Held<PolicySpec>) -> f64 {
+    if policy.partial { f64::NEG_INFINITY } else { policy.value.order().unwrap_or(f64::INFINITY) + 0.0 }
+}
+
+/// The endpoints that a policy selects; its namespace bounds it.
+fn selector_of(id: &PolicyId, spec: &PolicySpec) -> Result<Selector, String> {
     let namespace = namespace(id);
-    let selector = || {
-        let combined = selectors(id, spec).combine().map_err(|error| error.to_string());
-        combined.and_then(|text| parse(&text).map_err(|error| error.to_string())).err()
-    };
-    let mut rules = spec.ingress.iter().chain(&spec.egress);
-    policy.fault.clone().or_else(selector).or_else(|| rules.find_map(|rule| unclear(rule, namespace)))
-}
-
-fn selectors<'a>(id: &'a PolicyId, spec: &'a PolicySpec) -> PolicySelectors<'a> {
-    PolicySelectors {
-        namespace: namespace(id),
+    let combined = PolicySelectors {
+        namespace,
         selector: &spec.selector,
-        namespace_selector: &spec.namespace_selector,
+        namespace_selector: if namespace.is_none() { &spec.namespace_selector } else { "" },
         service_account_selector: &spec.service_account_selector,
     }
+    .combine();
+    parse(&combined.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
 }
 
-/// The endpoints that a policy applies to: those that it selects, or, if its selectors cannot be read, all that those
-/// parts of them select that can.
-fn reach(id: &PolicyId, spec: &PolicySpec) -> Option<Selector> {
-    let read = |selectors: PolicySelectors| parse(&selectors.combine().ok()?).ok();
-    let all = selectors(id, spec);
-    if let Some(selector) = read(all) {
+/// The endpoints that a policy applies to: those that it selects, or, if that cannot be read, all that its namespace and
+/// each of its selectors leave that can be read by itself.
+fn reach(id: &PolicyId, policy: &Held<PolicySpec>) -> Option<Selector> {
+    let spec = &policy.value;
+    if let Ok(selector) = selector_of(id, spec) {
         return Some(selector);
     }
-    let none = PolicySelectors { selector: "", namespace_selector: "", service_account_selector: "", ..all };
-    let alone = |part: PolicySelectors| read(part).is_some();
-    let parts = PolicySelectors {
-        selector: if alone(PolicySelectors { selector: all.selector, ..none }) { all.selector } else { "" },
-        namespace_selector: if alone(PolicySelectors { namespace_selector: all.namespace_selector, ..none }) {
-            all.namespace_selector
-        } else {
-            ""
-        },
-        service_account_selector: if alone(PolicySelectors {
-            service_account_selector: all.service_account_selector,
-            ..none
-        }) {
-            all.service_account_selector
-        } else {
-            ""
-        },
-        ..none
-    };
-    read(parts).or_else(|| read(none))
+    let none = PolicySelectors::default();
+    let namespace_selector = if namespace(id).is_none() { spec.namespace_selector.as_str() } else { "" };
+    let alone = [
+        PolicySelectors { namespace: namespace(id), ..none },
+        PolicySelectors { selector: &spec.selector, ..none },
+        PolicySelectors { namespace_selector, ..none },
+        PolicySelectors { service_account_selector: &spec.service_account_selector, ..none },
+    ];
+    let readable = alone.into_iter().filter_map(|part| part.combine().ok()).filter(|text| parse(text).is_ok());
+    let parts: Vec<String> = readable.filter(|text| !text.trim().is_empty()).map(|text| format!("({text})")).collect();
+    parse(&parts.join(" && ")).ok()
 }
 
 fn namespace(id: &PolicyId) -> Option<&str> {

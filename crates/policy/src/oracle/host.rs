@@ -3,23 +3,19 @@
 use std::net::IpAddr;
 
 use calico_model::{Direction, HostEndpoint, WorkloadEndpoint};
-use ipnet::IpNet;
 
 use super::{
     Held, List, State,
     decide::Judged,
     path::{View, seen_source},
-    why::{Step, Subject},
+    why::{Owner, Reason, Step, Subject},
 };
 use crate::{
     INTERFACE_PREFIX,
-    endpoint::identity,
-    instruction::{EndpointId, HostEndpointId, Pool, Settings},
+    endpoint::{host_interfaces, identity_with},
+    instruction::{EndpointId, HostEndpointId, HostInterfaces, Pool, Settings},
     packet::Packet,
 };
-
-/// The `interfaceName` that stands for all interfaces that no other host endpoint has.
-const ANY_INTERFACE: &str = "*";
 
 /// True if an interface leads to a workload.
 pub(crate) fn is_workload(interface: &str) -> bool {
@@ -29,7 +25,9 @@ pub(crate) fn is_workload(interface: &str) -> bool {
 impl State {
     /// Host endpoints, of any host, that can be followed.
     pub(super) fn usable_hosts(&self) -> impl Iterator<Item = &HostEndpoint> {
-        self.hosts.values().filter(|held| held.fault.is_none()).map(|held| &held.value)
+        let usable =
+            |held: &&Held<HostEndpoint>| held.fault.is_none() && host_interfaces(&held.value.spec).fault().is_none();
+        self.hosts.values().filter(usable).map(|held| &held.value)
     }
 
     /// The source address that the receiver of a packet sees.
@@ -39,7 +37,7 @@ impl State {
 
     /// An endpoint's addresses; none if anything about it is wrong.
     pub(super) fn addresses(&self, endpoint: &WorkloadEndpoint) -> Vec<IpAddr> {
-        identity(&endpoint.spec).map(|identity| identity.addresses).unwrap_or_default()
+        identity_with(&endpoint.spec, self.allows_spoofing()).map(|identity| identity.addresses).unwrap_or_default()
     }
 
     /// An endpoint's floating addresses, as (own, floating), if they are followed.
@@ -56,29 +54,43 @@ impl State {
             .collect()
     }
 
+    /// True if a host endpoint of this host names an interface, or one of its addresses.
     fn stands_for(&self, held: &Held<HostEndpoint>, interface: &str) -> bool {
-        let spec = &held.value.spec;
-        if !spec.interface_name.is_empty() {
-            return spec.interface_name == interface;
-        }
         let addresses = self.interfaces.get(interface).map(Vec::as_slice).unwrap_or_default();
-        let mut expected = spec.expected_ips.iter().filter_map(|text| text.parse::<IpAddr>().ok());
-        expected.any(|expected| addresses.contains(&expected))
+        match host_interfaces(&held.value.spec).interfaces {
+            Some(HostInterfaces::Named(name)) => name == interface,
+            Some(HostInterfaces::WithAddress(expected)) => expected.iter().any(|address| addresses.contains(address)),
+            Some(HostInterfaces::AnyInterface) | None => false,
+        }
     }
 
     /// The endpoint as policy sees it; `None` if there is none of this name.
     fn judged(&self, subject: &Subject) -> Option<Judged<'_>> {
-        let (labels, profiles, closed) = match subject {
+        let (labels, profiles, fault) = match subject {
             Subject::Workload(id) => {
                 let endpoint = self.endpoints.get(id)?;
                 (self.labels(endpoint), &endpoint.spec.profiles, None)
             }
             Subject::Host(id, _) => {
                 let held = self.hosts.get(id)?;
-                (self.host_labels(&held.value), &held.value.spec.profiles, held.fault.as_ref())
+                let fault = held.fault.clone().or_else(|| host_interfaces(&held.value.spec).fault());
+                (self.host_labels(&held.value), &held.value.spec.profiles, fault)
             }
         };
+        let closed = match fault {
+            Some(fault) => Some(Reason::ClosedHost { fault }),
+            None => profiles.iter().find_map(|name| self.unreadable_profile(name)),
+        };
         Some(Judged { subject: subject.clone(), labels, profiles, closed })
+    }
+
+    /// Endpoints that inherit from a profile of which not even the labels can be read might have any label: no policy
+    /// opens anything for them.
+    fn unreadable_profile(&self, name: &String) -> Option<Reason> {
+        let held = self.profiles.get(name)?;
+        let unreadable = held.partial && held.value.spec.labels_to_apply.is_empty();
+        let fault = held.fault.clone().filter(|_| unreadable)?;
+        Some(Reason::Closed { owner: Owner::Profile(name.clone()), fault })
     }
 }
 
@@ -100,8 +112,15 @@ impl View for State {
     }
 
     fn pools(&self) -> Vec<Pool> {
-        let pools = self.pools.values();
-        pools.map(|pool| Pool { cidr: pool.spec.cidr.trunc(), masquerade: pool.spec.nat_outgoing }).collect()
+        let mut pools: Vec<Pool> = Vec::new();
+        for pool in self.pools.values() {
+            let cidr = pool.spec.cidr.trunc();
+            // Of several with one range the first by name counts.
+            if pools.iter().all(|other| other.cidr != cidr) {
+                pools.push(Pool { cidr, masquerade: pool.spec.nat_outgoing });
+            }
+        }
+        pools
     }
 
     fn workload(&self, interface: &str) -> Option<EndpointId> {
@@ -110,9 +129,10 @@ impl View for State {
 
     fn may_use(&self, endpoint: &EndpointId, source: IpAddr) -> bool {
         let Some(endpoint) = self.endpoints.get(endpoint) else { return false };
-        let prefixes = endpoint.spec.allow_spoofed_source_prefixes.iter().filter_map(|text| text.parse::<IpNet>().ok());
-        let lent = || self.allows_spoofing() && prefixes.into_iter().any(|net| net.contains(&source));
-        self.addresses(endpoint).contains(&source) || lent()
+        let identity = identity_with(&endpoint.spec, self.allows_spoofing());
+        identity.is_ok_and(|identity| {
+            identity.addresses.contains(&source) || identity.spoofable.iter().any(|net| net.contains(&source))
+        })
     }
 
     /// Of several endpoints that claim one address the lowest of their own addresses gets it.
@@ -137,13 +157,16 @@ impl View for State {
                 List::Normal => !is_workload(interface),
                 List::Forward | List::PreDnat => true,
             };
-            own().find(|(_, held)| sees && held.value.spec.interface_name == ANY_INTERFACE)
+            own().find(|(_, held)| {
+                sees && host_interfaces(&held.value.spec).interfaces == Some(HostInterfaces::AnyInterface)
+            })
         };
         specific.or_else(any).map(|(id, _)| id.clone())
     }
 
     fn has_policies(&self, subject: &Subject, list: List, direction: Direction) -> bool {
-        self.judged(subject).is_some_and(|judged| !self.tiers(&judged.labels, list, direction).is_empty())
+        let judged = self.judged(subject).filter(|judged| judged.closed.is_none() || list != List::Untracked);
+        judged.is_some_and(|judged| !self.tiers(&judged.labels, list, direction).is_empty())
     }
 
     fn decide(&self, subject: &Subject, list: List, direction: Direction, packet: &Packet) -> Option<Step> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use calico_model::{EndpointPort, EntityRule, Icmp, Port, Protocol, Rule};
+use calico_model::{Action, EndpointPort, EntityRule, Icmp, Port, Protocol, Rule};
 use calico_selector::{
     Selector, parse,
     scope::{EntitySelector, EntitySelectors},
@@ -10,8 +10,8 @@ use calico_selector::{
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use super::State;
-use crate::{endpoint::identity, packet::Packet};
+use super::{Held, NetSet, State};
+use crate::packet::Packet;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -64,10 +64,10 @@ impl State {
 
     /// True if an endpoint or network set, anywhere in the cluster, that the selector selects has the address.
     fn has_selected(&self, address: IpAddr, selector: &Selector) -> bool {
-        let endpoint = self.endpoints.values().any(|endpoint| {
-            let addresses = identity(&endpoint.spec).map(|identity| identity.addresses).unwrap_or_default();
-            addresses.contains(&address) && selector.matches(&self.labels(endpoint))
-        });
+        let endpoint = self
+            .endpoints
+            .values()
+            .any(|endpoint| self.addresses(endpoint).contains(&address) && selector.matches(&self.labels(endpoint)));
         let host = || {
             self.usable_hosts().any(|host| {
                 let expected = host.spec.expected_ips.iter().filter_map(|text| text.parse::<IpAddr>().ok());
@@ -75,9 +75,10 @@ impl State {
             })
         };
         let set = || {
-            self.sets.iter().any(|((namespace, _), set)| {
-                let nets = set.nets.iter().filter_map(|net| loose_net_of(net));
-                nets.into_iter().any(|net| net.contains(&address)) && selector.matches(&self.set_labels(namespace, set))
+            self.sets.iter().filter(|(_, set)| usable(set)).any(|((namespace, _), set)| {
+                let mut nets = set.value.nets.iter().filter_map(|net| loose_net_of(net));
+                let labels = self.set_labels(namespace, &set.value);
+                nets.any(|net| net.contains(&address)) && labels.is_some_and(|labels| selector.matches(&labels))
             })
         };
         endpoint || host() || set()
@@ -87,13 +88,12 @@ impl State {
     fn has_port(&self, address: IpAddr, selector: Option<&Selector>, wanted: (&str, u8, u16)) -> bool {
         let named = |ports: &[EndpointPort]| {
             let (name, protocol, number) = wanted;
-            ports
-                .iter()
-                .any(|port| port.name == name && port.port == number && port.protocol.number() == Some(protocol))
+            ports.iter().any(|port| {
+                !name.is_empty() && port.name == name && port.port == number && port.protocol.number() == Some(protocol)
+            })
         };
         let endpoint = self.endpoints.values().any(|endpoint| {
-            let addresses = identity(&endpoint.spec).map(|identity| identity.addresses).unwrap_or_default();
-            addresses.contains(&address)
+            self.addresses(endpoint).contains(&address)
                 && named(&endpoint.spec.ports)
                 && selector.is_none_or(|selector| selector.matches(&self.labels(endpoint)))
         });
@@ -104,6 +104,34 @@ impl State {
                     && named(&host.spec.ports)
                     && selector.is_none_or(|selector| selector.matches(&self.host_labels(host)))
             })
+    }
+}
+
+/// True if all of a network set can be read.
+fn usable(set: &Held<NetSet>) -> bool {
+    set.fault.is_none() && set.value.nets.iter().all(|net| loose_net_of(net).is_some())
+}
+
+impl State {
+    /// Why nobody can say what a rule matches, if a network set that cannot be used may be meant by it. Rules that open
+    /// for the members of such a set, or close for all others, are safe: it counts as empty.
+    pub(super) fn doubtful(&self, rule: &Rule, namespace: Option<&str>) -> Option<String> {
+        let action = rule.parsed_action();
+        let ends = [&rule.source, &rule.destination].into_iter();
+        let selectors = ends.filter_map(|end| selectors_of(end, namespace).ok()).flat_map(|selectors| {
+            let positive = selectors.positive.filter(|_| matches!(action, Some(Action::Deny | Action::Pass)));
+            let negative = selectors.negative.filter(|_| matches!(action, Some(Action::Allow | Action::Pass)));
+            [positive, negative].into_iter().flatten()
+        });
+        let mut selectors = selectors.filter_map(|text| parse(&text).ok());
+        selectors.find_map(|selector| {
+            let mut spoilt = self.sets.iter().filter(|(_, set)| !usable(set));
+            let meant = |namespace: &str, set: &NetSet| {
+                self.set_labels(namespace, set).is_none_or(|labels| selector.matches(&labels))
+            };
+            let (_, name) = spoilt.find(|((namespace, _), set)| meant(namespace, &set.value))?.0;
+            Some(format!("the network set {name} cannot be used, and a rule may mean its members"))
+        })
     }
 }
 

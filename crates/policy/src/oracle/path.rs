@@ -280,7 +280,9 @@ impl<V: View> Walk<'_, V> {
         if special && !self.view.has_policies(&subject, list, direction) {
             return None;
         }
-        let reason = if list != List::Forward && packet.is_link_upkeep() {
+        // Such a packet ends on its link; one that is forwarded is no such packet, whatever it looks like.
+        let stays = direction == Direction::Egress || self.packet.to == Hop::Host;
+        let reason = if stays && list != List::Forward && packet.is_link_upkeep() {
             Some(Reason::NeighbourDiscovery)
         } else {
             let tracked = if list == List::Untracked { None } else { self.tracked(packet) };

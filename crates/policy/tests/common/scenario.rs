@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
 };
 
-use calico_model::{AnyResource, Change, ResourceKey, input};
+use calico_model::{AnyResource, Change, ResourceKey, TierSpec, input};
 use calico_policy::packet::{Addressed, Hop, Packet, Tracking, Transport, Verdict};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -202,6 +202,9 @@ impl Cluster {
             config,
             standing: BTreeMap::new(),
         };
+        // Every cluster has these, and they were there when the verdicts were recorded.
+        let tiers = TierSpec::built_in().map(|tier| serde_json::from_slice(&tier.to_json()).unwrap());
+        cluster.add(&tiers, &[]);
         cluster.add(list(&topology.0, "resources"), &[]);
         cluster.add(list(scenario, "resources"), list(scenario, "endpoints"));
         cluster
