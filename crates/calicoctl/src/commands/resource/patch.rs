@@ -13,7 +13,7 @@ use super::{
     delete::stored_name,
     gate, kinds, namespace,
     rules::may_write,
-    stored::Stored,
+    stored::{self, Stored},
     view, words,
     write::{Gone, modify},
 };
@@ -73,10 +73,45 @@ fn apply(stored: &Stored, patch: &Value) -> Result<AnyResource, Failure> {
     if identity(&value) != before {
         return Err(Failure::new("A patch cannot change what a resource is called or what kind it is."));
     }
-    input::parse(value).map_err(|error| match error {
+    let patched = input::parse(value).map_err(|error| match error {
         InputError::Invalid(invalid) => Failure::all(words::reasons(&invalid)),
         other => Failure::new(other.to_string()),
-    })
+    })?;
+    keep_unknown(stored, patched)
+}
+
+/// Puts back what the stored resource has and its kind has not: it is a newer program's, and not for us to drop.
+fn keep_unknown(stored: &Stored, patched: AnyResource) -> Result<AnyResource, Failure> {
+    let (full, known) = (view::in_full(&stored.resource), view::stored(&stored.resource));
+    if full == known {
+        return Ok(patched);
+    }
+    // As stored, with the annotation that says a policy's name.
+    let mut value = serde_json::from_slice(&patched.to_json()).expect("what was written as JSON is JSON");
+    restore(&full, &known, &mut value);
+    Ok(stored::from_value(patched.key().kind, &value, stored.revision)?)
+}
+
+/// Adds to `target` what is in `full` but not in `known`, wherever `target` still has the place for it.
+fn restore(full: &Value, known: &Value, target: &mut Value) {
+    match (full, known, target) {
+        (Value::Object(full), Value::Object(known), Value::Object(target)) => {
+            for (name, value) in full {
+                match (known.get(name), target.get_mut(name)) {
+                    (Some(known), Some(target)) => restore(value, known, target),
+                    (None, None) => drop(target.insert(name.clone(), value.clone())),
+                    _ => {}
+                }
+            }
+        }
+        // Only a list that the patch has left as it was: of another nobody knows which item is which.
+        (Value::Array(full), Value::Array(known), Value::Array(target)) if known == target => {
+            for ((full, known), target) in full.iter().zip(known).zip(target) {
+                restore(full, known, target);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// RFC 7386, section 2.
@@ -103,6 +138,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_known_is_put_back_where_it_was() {
+        let full =
+            json!({"a": 1, "new": 2, "list": [{"b": 1, "new": 3}], "other": [{"b": 1, "new": 4}], "c": {"new": 5}});
+        let known = json!({"a": 1, "list": [{"b": 1}], "other": [{"b": 1}], "c": {}});
+        let mut target = json!({"a": 7, "list": [{"b": 1}], "other": [{"b": 2}]});
+        restore(&full, &known, &mut target);
+        assert_eq!(target, json!({"a": 7, "new": 2, "list": [{"b": 1, "new": 3}], "other": [{"b": 2}]}));
+    }
 
     #[test]
     fn merged_as_the_rfc_says() {

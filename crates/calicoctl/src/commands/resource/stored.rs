@@ -84,3 +84,12 @@ fn decode(kind: KindName, entry: &Entry) -> Result<Stored, Error> {
     let resource = kind.visit(Decode(entry))?;
     Ok(Stored { revision: entry.revision, resource })
 }
+
+/// As [`get`], of a value that is at hand.
+///
+/// # Errors
+/// [`Error::Corrupt`].
+pub(super) fn from_value(kind: KindName, value: &serde_json::Value, revision: Revision) -> Result<AnyResource, Error> {
+    let value = value.to_string().into_bytes();
+    decode(kind, &Entry { key: kind.plural().to_owned(), value, revision }).map(|stored| stored.resource)
+}

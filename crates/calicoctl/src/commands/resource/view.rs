@@ -27,6 +27,13 @@ pub(super) fn shown(resource: &AnyResource) -> Value {
 
 /// A resource as it is stored, without what its kind has not.
 pub(super) fn stored(resource: &AnyResource) -> Value {
+    let mut value = in_full(resource);
+    input::only_known(resource.key().kind, &mut value);
+    value
+}
+
+/// A resource as it is stored, but for the annotation that nobody sees.
+pub(super) fn in_full(resource: &AnyResource) -> Value {
     struct Write;
 
     impl ResourceVisitor for Write {
@@ -40,10 +47,8 @@ pub(super) fn stored(resource: &AnyResource) -> Value {
         }
     }
 
-    let kind = resource.key().kind;
     let bytes = resource.clone().visit(Write);
     let mut value: Value = serde_json::from_slice(&bytes).expect("what was written as JSON is JSON");
-    input::only_known(kind, &mut value);
     if let Some(metadata) = value["metadata"].as_object_mut()
         && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
     {

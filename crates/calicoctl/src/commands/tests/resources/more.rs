@@ -415,3 +415,22 @@ async fn a_pool_that_overlaps_already_can_still_be_changed() {
     let said = refusal(calicoctl(&bench, "apply -f -", &pool("c", "10.0.0.64/26")).await);
     assert!(said.contains("10.0.0.0/16 of IPPool a") && said.contains("10.0.0.0/24 of IPPool b"), "{said}");
 }
+
+#[tokio::test]
+async fn a_patch_and_a_label_keep_what_a_newer_program_stored() {
+    let bench = Bench::new();
+    text(calicoctl(&bench, "apply -f -", &policy("default.web", "{order: 5, ingress: [{action: Allow}]}")).await);
+    let key = "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/default.web";
+    let mut value = stored(&bench, "globalnetworkpolicies", "default.web").await.unwrap();
+    value["spec"]["someday"] = 1.into();
+    value["spec"]["ingress"][0]["tomorrow"] = "x".into();
+    bench.kv.put(key, value.to_string());
+    text(calicoctl(&bench, "patch gnp default.web -p {\"spec\":{\"order\":6}}", "").await);
+    text(calicoctl(&bench, "label gnp default.web a=b", "").await);
+    let after = stored(&bench, "globalnetworkpolicies", "default.web").await.unwrap();
+    assert_eq!((&after["spec"]["someday"], &after["spec"]["order"]), (&1.into(), &6.into()), "{after}");
+    assert_eq!(after["spec"]["ingress"][0]["tomorrow"], "x", "{after}");
+    assert_eq!(after["metadata"]["labels"]["a"], "b");
+    let shown = text(calicoctl(&bench, "get gnp default.web -o yaml", "").await);
+    assert!(!shown.contains("someday") && !shown.contains("tomorrow"), "{shown}");
+}
