@@ -1,9 +1,12 @@
 //! Random instructions and packets.
 
+use std::collections::BTreeSet;
+
 use calico_policy::{
     instruction::{
-        Endpoint, EndpointId, EntityMatch, HostAction, IcmpMatch, Instruction, Pool, ProfileId, Rule, RuleAction,
-        RuleSet, SetId, Settings,
+        DenyAction, Endpoint, EndpointId, EntityMatch, FailsafePort, HostAction, HostEndpoint, HostEndpointId,
+        HostInterfaces, IcmpMatch, Instruction, Members, PolicyId, PolicyKind, Pool, PortMember, ProfileId, Rule,
+        RuleAction, RuleSet, ServiceLoop, SetId, Settings, TierPolicies,
     },
     interpret::Programmed,
     packet::{Hop, Packet, Transport},
@@ -29,6 +32,11 @@ const NETS: [&str; 12] = [
 ];
 const SETS: [&str; 3] = ["s:a", "s:b", "s:c"];
 const PROFILES: [&str; 4] = ["one", "two", "Three", "four"];
+const PORT_SETS: [&str; 2] = ["n:a", "n:b"];
+const POLICIES: [&str; 4] = ["first", "second", "Third", "fourth"];
+const HOST_ENDPOINTS: [&str; 3] = ["host-a", "host-b", "host-c"];
+/// The addresses of the host's own interface `eth0`.
+pub(crate) const ETH0: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
 /// The workloads' interfaces.
 pub(crate) const INTERFACES: [&str; 3] = ["cali1", "cali2", "cali3"];
 const PORTS: [u16; 5] = [53, 80, 443, 4789, 8080];
@@ -45,6 +53,115 @@ fn profile_id() -> impl Strategy<Value = ProfileId> {
     select(&PROFILES).prop_map(|id| ProfileId(id.to_owned()))
 }
 
+fn port_set_id() -> impl Strategy<Value = SetId> {
+    select(&PORT_SETS).prop_map(|id| SetId(id.to_owned()))
+}
+
+fn port_member() -> impl Strategy<Value = PortMember> {
+    (select(&ADDRESSES), select(&[6u8, 17][..]), select(&PORTS)).prop_map(|(address, protocol, port)| PortMember {
+        address: address.parse().expect("an address"),
+        protocol,
+        port,
+    })
+}
+
+/// Of either kind, by its name.
+fn policy_id() -> impl Strategy<Value = PolicyId> {
+    select(&POLICIES).prop_map(|name| {
+        let (kind, namespace) = match name {
+            "fourth" => (PolicyKind::Namespaced, "ns"),
+            _ => (PolicyKind::Global, ""),
+        };
+        PolicyId { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    })
+}
+
+/// One or two tiers. A policy is in one of them only, as in life.
+fn tiers() -> impl Strategy<Value = Vec<TierPolicies>> {
+    let some = || prop::collection::btree_set(policy_id(), 0..3);
+    (some(), some(), any::<bool>(), any::<bool>()).prop_map(|(ingress, egress, upper_passes, lower_passes)| {
+        let split = |policies: &BTreeSet<PolicyId>, upper: bool| -> Vec<PolicyId> {
+            policies.iter().filter(|policy| (policy.name.as_str() < "second") == upper).cloned().collect()
+        };
+        let tier = |name: &str, pass_at_end, upper| TierPolicies {
+            tier: name.to_owned(),
+            pass_at_end,
+            ingress: split(&ingress, upper),
+            egress: split(&egress, upper),
+        };
+        let tiers = [tier("upper", upper_passes, true), tier("default", lower_passes, false)];
+        tiers.into_iter().filter(|tier| !tier.ingress.is_empty() || !tier.egress.is_empty()).collect()
+    })
+}
+
+fn seldom<T: Clone + std::fmt::Debug + 'static>(
+    strategy: impl Strategy<Value = Vec<T>> + 'static,
+) -> impl Strategy<Value = Vec<T>> {
+    prop_oneof![2 => Just(Vec::new()), 1 => strategy]
+}
+
+fn host_endpoint() -> impl Strategy<Value = Instruction> {
+    let interfaces = select(vec![
+        HostInterfaces::Named("eth0".to_owned()),
+        HostInterfaces::Named("eth1".to_owned()),
+        HostInterfaces::WithAddress(vec![ETH0[0].parse().expect("an address")]),
+        HostInterfaces::AnyInterface,
+    ]);
+    let lists = (tiers(), seldom(tiers()), seldom(tiers()), seldom(tiers()));
+    let profiles = prop::collection::vec(profile_id(), 0..2);
+    (select(&HOST_ENDPOINTS), interfaces, lists, profiles).prop_map(
+        |(id, interfaces, (normal, forward, untracked, mut pre_dnat), profiles)| {
+            pre_dnat.iter_mut().for_each(|tier| tier.egress.clear());
+            pre_dnat.retain(|tier| !tier.ingress.is_empty());
+            let endpoint = HostEndpoint { interfaces, normal, forward, untracked, pre_dnat, profiles };
+            Instruction::HostEndpointUpdate { id: HostEndpointId(id.to_owned()), endpoint }
+        },
+    )
+}
+
+/// Settings that change what becomes of a packet.
+fn settings() -> impl Strategy<Value = Settings> {
+    let host_action = select(&[HostAction::Drop, HostAction::Accept, HostAction::Return][..]);
+    let deny = select(&[DenyAction::Drop, DenyAction::Reject][..]);
+    let open = || {
+        prop::collection::vec(
+            (select(&[6u8, 17][..]), select(&PORTS), prop::option::of(net()))
+                .prop_map(|(protocol, port, net)| FailsafePort { protocol, port, net }),
+            0..2,
+        )
+    };
+    let services = few(net());
+    let vxlan_port = select(&[None, Some(4789), Some(8080)][..]);
+    let loops = select(&[ServiceLoop::Drop, ServiceLoop::Reject, ServiceLoop::Disabled][..]);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (host_action, deny, open(), open(), services, vxlan_port, loops, flags).prop_map(
+        |(
+            endpoint_to_host,
+            deny,
+            inbound,
+            outbound,
+            service_cidrs,
+            vxlan_port,
+            service_loop,
+            (vxlan, ipip, invalid),
+        )| {
+            Settings {
+                endpoint_to_host,
+                deny,
+                failsafe_inbound: inbound,
+                failsafe_outbound: outbound,
+                service_cidrs,
+                service_loop,
+                vxlan_port,
+                vxlan_from_workloads: vxlan,
+                ipip_from_workloads: ipip,
+                accept_invalid: invalid,
+                ..Settings::default()
+            }
+        },
+    )
+}
+
 fn few<S: Strategy + 'static>(strategy: S) -> impl Strategy<Value = Vec<S::Value>>
 where
     S::Value: Clone + std::fmt::Debug + 'static,
@@ -58,15 +175,17 @@ fn port_range() -> impl Strategy<Value = (u16, u16)> {
 }
 
 fn entity() -> impl Strategy<Value = EntityMatch> {
-    (few(net()), few(net()), few(set_id()), few(set_id()), few(port_range()), few(port_range())).prop_map(
-        |(nets, not_nets, sets, not_sets, ports, not_ports)| EntityMatch {
+    let ports = (few(port_range()), few(port_range()), few(port_set_id()), few(port_set_id()));
+    (few(net()), few(net()), few(set_id()), few(set_id()), ports).prop_map(
+        |(nets, not_nets, sets, not_sets, (ports, not_ports, port_sets, not_port_sets))| EntityMatch {
             nets,
             not_nets,
             sets,
             not_sets,
             ports,
             not_ports,
-            ..EntityMatch::default()
+            port_sets,
+            not_port_sets,
         },
     )
 }
@@ -108,7 +227,7 @@ fn rules() -> impl Strategy<Value = RuleSet> {
 
 fn endpoint() -> impl Strategy<Value = Instruction> {
     let index = 0..INTERFACES.len();
-    (index, prop::collection::vec(profile_id(), 0..3)).prop_map(|(index, profiles)| {
+    (index, prop::collection::vec(profile_id(), 0..3), seldom(tiers())).prop_map(|(index, profiles, tiers)| {
         let addresses = [ADDRESSES[index], ADDRESSES[index + 3]].map(|address| address.parse().expect("an address"));
         Instruction::EndpointUpdate {
             id: EndpointId { namespace: "ns".to_owned(), name: format!("e{index}") },
@@ -117,15 +236,34 @@ fn endpoint() -> impl Strategy<Value = Instruction> {
                 mac: None,
                 addresses: addresses.to_vec(),
                 profiles,
+                tiers: tiers.into(),
                 ..Endpoint::default()
             },
         }
     })
 }
 
-/// Any instruction.
+/// Any instruction at all.
+pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
+    let hosts = prop::collection::btree_set(select(&ADDRESSES), 0..3).prop_map(|addresses| {
+        let mut addresses: Vec<_> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        addresses.sort_unstable();
+        Instruction::Hosts { addresses }
+    });
+    prop_oneof![
+        20 => instruction(),
+        4 => host_endpoint(),
+        1 => select(&HOST_ENDPOINTS)
+            .prop_map(|id| Instruction::HostEndpointRemove { id: HostEndpointId(id.to_owned()) }),
+        2 => settings().prop_map(Instruction::Settings),
+        1 => hosts,
+    ]
+}
+
+/// Any instruction about workloads.
 pub(crate) fn instruction() -> impl Strategy<Value = Instruction> {
     let members = || prop::collection::btree_set(net(), 0..5);
+    let ports = || prop::collection::btree_set(port_member(), 0..4);
     let host_action = select(&[HostAction::Drop, HostAction::Accept, HostAction::Return][..]);
     prop_oneof![
         3 => (set_id(), members()).prop_map(|(id, members)| Instruction::SetReplace { id, members: members.into_iter().collect() }),
@@ -134,7 +272,18 @@ pub(crate) fn instruction() -> impl Strategy<Value = Instruction> {
             added: added.difference(&removed).copied().collect(),
             removed: removed.into_iter().collect(),
         }),
-        1 => set_id().prop_map(|id| Instruction::SetRemove { id }),
+        2 => (port_set_id(), ports()).prop_map(|(id, members)| Instruction::SetReplace {
+            id,
+            members: Members::Ports(members.into_iter().collect()),
+        }),
+        2 => (port_set_id(), ports(), ports()).prop_map(|(id, added, removed)| Instruction::SetDelta {
+            id,
+            added: Members::Ports(added.difference(&removed).copied().collect()),
+            removed: Members::Ports(removed.into_iter().collect()),
+        }),
+        1 => prop_oneof![set_id(), port_set_id()].prop_map(|id| Instruction::SetRemove { id }),
+        5 => (policy_id(), rules()).prop_map(|(id, rules)| Instruction::PolicyUpdate { id, rules: rules.into() }),
+        1 => policy_id().prop_map(|id| Instruction::PolicyRemove { id }),
         5 => (profile_id(), rules()).prop_map(|(id, rules)| Instruction::ProfileUpdate { id, rules: rules.into() }),
         1 => profile_id().prop_map(|id| Instruction::ProfileRemove { id }),
         6 => endpoint(),
@@ -154,7 +303,7 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
         prop_oneof![
             3 => select(&INTERFACES).prop_map(|name| Hop::Interface(name.to_owned())),
             1 => Just(Hop::Interface("cali9".to_owned())),
-            1 => Just(Hop::Interface("eth0".to_owned())),
+            1 => select(&["eth0", "eth1"][..]).prop_map(|name| Hop::Interface(name.to_owned())),
             1 => Just(Hop::Host),
         ]
     };

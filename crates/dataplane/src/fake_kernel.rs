@@ -7,7 +7,7 @@ use std::{
 
 use calico_policy::{
     instruction::PortMember,
-    packet::{Hop, Packet, Transport, Verdict},
+    packet::{Hop, Packet, Tracking, Transport, Verdict},
 };
 
 use crate::{
@@ -46,6 +46,7 @@ pub(crate) struct FakeKernel {
 enum End {
     Accept,
     Drop,
+    Reject,
     Return,
     Continue,
 }
@@ -139,12 +140,11 @@ impl FakeKernel {
     pub(crate) fn verdict(&self, packet: &Packet, spoofed: bool) -> Verdict {
         let family = Family::of_address(&packet.source);
         let Some(table) = self.tables.get(&family) else { return Verdict::Allow };
-        let mut run = Run { table, packet, family, spoofed, mark: 0 };
-        // Packets that the host makes do not pass the first hook, and there are no rules on their way.
+        let mut run = Run { table, packet, family, spoofed, mark: 0, untracked: false };
         let hooks: &[Hook] = match (&packet.from, &packet.to) {
-            (Hop::Host, _) => &[],
+            (Hop::Host, _) => &[Hook::Output, Hook::Postrouting],
             (_, Hop::Host) => &[Hook::Prerouting, Hook::Input],
-            _ => &[Hook::Prerouting, Hook::Forward],
+            _ => &[Hook::Prerouting, Hook::Forward, Hook::Postrouting],
         };
         for hook in hooks {
             let mut chains: Vec<(&Base, &Vec<Program>)> =
@@ -152,8 +152,10 @@ impl FakeKernel {
             chains.retain(|(base, _)| base.hook == *hook && !base.nat);
             chains.sort_by_key(|(base, _)| base.priority);
             for (_, rules) in chains {
-                if matches!(run.chain(rules), End::Drop) {
-                    return Verdict::Drop;
+                match run.chain(rules) {
+                    End::Drop => return Verdict::Drop,
+                    End::Reject => return Verdict::Reject,
+                    _ => {}
                 }
             }
         }
@@ -327,6 +329,8 @@ struct Run<'a> {
     family: Family,
     spoofed: bool,
     mark: u32,
+    /// A rule took the packet out of connection tracking.
+    untracked: bool,
 }
 
 impl Run<'_> {
@@ -354,8 +358,9 @@ impl Run<'_> {
                     Some(bytes) => registers.store(*register, &bytes),
                     None => return End::Continue,
                 },
-                // A new connection: neither established nor invalid, nothing translated yet.
-                Expr::Ct { key: ct::STATE } => registers.store(REGISTER, &8u32.to_ne_bytes()),
+                Expr::Ct { key: ct::STATE } => registers.store(REGISTER, &self.state().to_ne_bytes()),
+                // Without a flow there is nothing to load. Nothing is translated here.
+                Expr::Ct { .. } if self.untracked || self.packet.tracking == Tracking::Invalid => return End::Continue,
                 Expr::Ct { .. } => registers.store(REGISTER, &[0; 4]),
                 Expr::Fib { flags, result } if (*flags, *result) == fib::REVERSE_PATH => {
                     registers.store(REGISTER, &u32::from(!self.spoofed).to_ne_bytes());
@@ -404,8 +409,9 @@ impl Run<'_> {
                 },
                 // One packet is within every limit.
                 Expr::Limit { over: true, .. } | Expr::ConnectionsOver { .. } => return End::Continue,
-                Expr::Counter | Expr::Log { .. } | Expr::NoTrack | Expr::Limit { .. } | Expr::PayloadSet { .. } => {}
-                Expr::Reject { .. } => return End::Drop,
+                Expr::NoTrack => self.untracked = true,
+                Expr::Counter | Expr::Log { .. } | Expr::Limit { .. } | Expr::PayloadSet { .. } => {}
+                Expr::Reject { .. } => return End::Reject,
                 Expr::Verdict { code, chain } => match (*code, chain) {
                     (verdict::ACCEPT, _) => return End::Accept,
                     (verdict::DROP, _) => return End::Drop,
@@ -425,6 +431,16 @@ impl Run<'_> {
             }
         }
         End::Continue
+    }
+
+    /// As a bit of `NF_CT_STATE`: invalid, established, new, untracked.
+    fn state(&self) -> u32 {
+        match self.packet.tracking {
+            _ if self.untracked => 64,
+            Tracking::Invalid => 1,
+            Tracking::Established => 2,
+            Tracking::New => 8,
+        }
     }
 
     fn call(&mut self, chain: &str) -> End {

@@ -238,9 +238,9 @@ impl View<'_> {
         if let Some(judge) = self.judge(HostList::UntrackedIn, Vec::new()) {
             rules.extend(host::jump_neighbours_to_here(self.family));
             rules.push(judge);
-            // Only what ends here: answers to what is forwarded do not come by an untracked chain, and would be
-            // strangers to connection tracking.
-            rules.push(Rule::new(vec![self.accepted(), Match::LocalDestination], vec![Action::NoTrack]));
+            // Also what is forwarded: its answers are then strangers to connection tracking, and denied as such unless
+            // untracked policy of the other side allows them.
+            rules.push(Rule::new(vec![self.accepted()], vec![Action::NoTrack]));
         }
         rules
     }
@@ -297,12 +297,17 @@ impl View<'_> {
     fn input(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         if let Some(vxlan) = self.vxlan() {
-            let mut from_host = vxlan.clone();
-            from_host.extend([self.member(End::Source, HOSTS_SET, false), Match::LocalDestination]);
-            rules.push(Rule::new(from_host, vec![Action::Accept]).counted("VXLAN from a host"));
-            let mut from_others = vxlan;
-            from_others.push(Match::LocalDestination);
-            rules.push(Rule::new(from_others, vec![Action::Drop]).counted("VXLAN, not from a host"));
+            // A workload is no host, also if it has the address of one.
+            let workload = self.workload(Interface::Incoming);
+            let host = self.member(End::Source, HOSTS_SET, false);
+            for (from, action, comment) in [
+                (Some(workload), Action::Drop, "VXLAN, not from a host"),
+                (Some(host), Action::Accept, "VXLAN from a host"),
+                (None, Action::Drop, "VXLAN, not from a host"),
+            ] {
+                let here = vxlan.iter().cloned().chain(from).chain([Match::LocalDestination]);
+                rules.push(Rule::new(here.collect(), vec![action]).counted(comment));
+            }
         }
         rules.push(Rule::new(vec![self.workload(Interface::Incoming)], vec![Action::Goto(TO_HOST.to_owned())]));
         if let Some(judge) = self.judge(HostList::In, Vec::new()) {
@@ -449,13 +454,14 @@ impl View<'_> {
         ]
     }
 
-    /// Without neighbour discovery and multicast listener reports no IPv6 at all, so they come before policy.
+    /// Without neighbour discovery and multicast listener reports no IPv6 at all, so they come before policy: types 130
+    /// to 133, 135 and 136. Router advertisements (134) are not for a workload to send.
     fn to_host(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         if self.family == Family::V6 {
-            for neighbours in host::neighbours() {
-                let matches = [vec![protocol(self.family.icmp())], neighbours.matches].concat();
-                rules.push(Rule::new(matches, neighbours.actions));
+            for (first, last) in [(130, 133), (135, 136)] {
+                let matches = vec![protocol(self.family.icmp()), Match::IcmpTypes(first, last)];
+                rules.push(Rule::new(matches, vec![Action::Accept]));
             }
         }
         rules.push(just(Action::Jump(DISPATCH_FROM.to_owned())));

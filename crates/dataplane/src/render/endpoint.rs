@@ -126,7 +126,8 @@ pub(crate) struct EndpointChain {
 impl EndpointChain {
     /// A chain without rules: nothing is judged.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tiers.is_empty() && !self.role.has_profiles()
+        let always = !matches!(self.role, Role::Host(list) if !list.judges_always());
+        self.tiers.is_empty() && !always
     }
 
     /// Renders it, with a name that says its content.

@@ -97,11 +97,11 @@ pub(super) fn needs_neighbours(family: Family, facts: &Facts) -> bool {
     family == Family::V6 && lists.into_iter().any(|list| facts.judges(list))
 }
 
-/// The types of ICMPv6 without which there is no IPv6 at all: multicast listener reports, router solicitation,
-/// neighbour discovery. Router advertisements (134) are under policy.
+/// The types of ICMPv6 without which a host has no IPv6 on a link: multicast listener discovery, router and neighbour
+/// discovery.
 pub(super) fn neighbours() -> Vec<Rule> {
     let types = |(first, last)| Rule::new(vec![Match::IcmpTypes(first, last)], vec![Action::Accept]);
-    [(130, 133), (135, 136)].map(types).to_vec()
+    [(130, 136), (143, 143)].map(types).to_vec()
 }
 
 /// To [`neighbours`], from a place where all packets are the host's own.

@@ -96,6 +96,11 @@ impl HostList {
         matches!(self, Self::In | Self::Out | Self::TranslatedOut)
     }
 
+    /// Something is denied here also without any policy.
+    pub(crate) fn judges_always(self) -> bool {
+        self.has_profiles() || matches!(self, Self::ForwardIn | Self::ForwardOut)
+    }
+
     /// A tier denies what none of its policies matched.
     pub(crate) fn denies_at_end_of_tier(self) -> bool {
         !matches!(self, Self::UntrackedIn | Self::UntrackedOut | Self::PreDnat)
