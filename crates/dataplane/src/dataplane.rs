@@ -220,8 +220,11 @@ impl Dataplane {
                     Some(Event::ForeignTableChange)
                 }
                 Notice::Filter(family) | Notice::Iptables(family) if self.rules.is_iptables() => {
-                    self.rules.distrust(family);
-                    Some(Event::ForeignTableChange)
+                    let ours = !self.rules.is_legacy();
+                    ours.then(|| {
+                        self.rules.distrust(family);
+                        Event::ForeignTableChange
+                    })
                 }
                 Notice::Filter(family) => {
                     self.filter_stale[family.index()] = true;

@@ -16,7 +16,7 @@ use crate::{
     iptables::{self, CHAIN_PREFIX, Iptables, Variant},
     netlink::{Nft, legacy_filter_mentions},
     op::{Op, OpKind, Plan},
-    table::ReadTable,
+    table::{ReadBase, ReadTable},
 };
 
 /// What a commit did.
@@ -206,9 +206,16 @@ impl Writer {
             if !ours.is_empty() {
                 self.nft.commit_foreign(&ours).await?;
             }
-            if self.nft.has_table(family).await? {
-                self.nft.commit(&[Op { family, kind: OpKind::DeleteTable }]).await?;
+            let Some(table) = self.nft.read_table(family).await? else { continue };
+            // First no packet gets there any more: one under way that looks up a map would find it empty, and what is
+            // not in the map is dropped.
+            let bases = table.chains.into_iter().filter(|(_, chain)| chain.base != ReadBase::Regular);
+            let unhook = |name: String| [OpKind::FlushChain { name: name.clone() }, OpKind::DeleteChain { name }];
+            let unhook: Vec<Op> = bases.flat_map(|(name, _)| unhook(name)).map(|kind| Op { family, kind }).collect();
+            if !unhook.is_empty() {
+                self.nft.commit(&unhook).await?;
             }
+            self.nft.commit(&[Op { family, kind: OpKind::DeleteTable }]).await?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! order in which packets meet them. Within a table the chains come first, then the jumps, then the end of chains that
 //! nothing leads to any more. Only what differs is in it: a chain whose rules are as wanted is not named.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
     layout::{KernelChain, Line, Table},
@@ -101,8 +101,8 @@ fn jumps(table: Table, hooks: &BTreeSet<KernelChain>, there: &SavedTable, tolera
 }
 
 /// What the kernel holds once the changes were made.
-pub(super) fn settled(wanted: &Wanted, hooks: &BTreeSet<KernelChain>, there: &Saved, tolerant: bool) -> Saved {
-    let mut after = there.clone();
+pub(super) fn settled(wanted: &Wanted, hooks: &BTreeSet<KernelChain>, there: Saved, tolerant: bool) -> Saved {
+    let mut after = there;
     for (table, saved) in &mut after {
         saved.chains.clear();
         for (name, others) in &mut saved.others {
@@ -155,29 +155,48 @@ pub(super) struct SetChanges {
     pub unused: Vec<String>,
 }
 
-/// What must be written for these sets: name in ipset → what is wanted, `None` for a set that is to go.
-pub(super) fn sets(wanted: &BTreeMap<String, Option<SavedSet>>, there: &HashMap<String, SavedSet>) -> SetChanges {
+/// What is wanted of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SetWant {
+    /// That it is this.
+    Whole(SavedSet),
+    /// That some members come and others go; one in both stays.
+    Part {
+        /// Those that come.
+        added: HashSet<String>,
+        /// Those that go.
+        removed: HashSet<String>,
+    },
+    /// That it is not there.
+    Gone,
+}
+
+/// What must be written for these sets, by their names in ipset.
+pub(super) fn sets(wanted: &BTreeMap<String, SetWant>, there: &HashMap<String, SavedSet>) -> SetChanges {
     let mut changes = SetChanges::default();
-    let nothing = SavedSet::default();
+    let nothing = HashSet::new();
     for (name, want) in wanted {
-        let Some(want) = want else {
-            changes.unused.extend(there.contains_key(name).then(|| name.clone()));
-            continue;
-        };
         let there = there.get(name);
-        if there.is_none() {
+        let (added, removed) = match want {
+            SetWant::Gone => {
+                changes.unused.extend(there.map(|_| name.clone()));
+                continue;
+            }
+            SetWant::Whole(want) => (&want.members, there.map_or(&nothing, |set| &set.members)),
+            SetWant::Part { added, removed } => (added, removed),
+        };
+        if let (SetWant::Whole(want), None) = (want, there) {
             changes.first.push_str(&super::sets::create(name, &want.kind));
         }
-        let there = there.unwrap_or(&nothing);
-        let sorted = |a: &SavedSet, b: &SavedSet| {
-            let mut members: Vec<String> = a.members.difference(&b.members).cloned().collect();
+        let sorted = |members: &HashSet<String>, without: &HashSet<String>| {
+            let mut members: Vec<String> = members.difference(without).cloned().collect();
             members.sort_unstable();
             members
         };
-        for member in sorted(want, there) {
+        for member in sorted(added, removed) {
             changes.first.push_str(&format!("add {name} {member}\n"));
         }
-        for member in sorted(there, want) {
+        for member in sorted(removed, added) {
             changes.last.push_str(&format!("del {name} {member}\n"));
         }
     }
@@ -234,7 +253,7 @@ mod tests {
         );
         assert!(changes.displaced);
         let hooks = BTreeSet::from([FORWARD, POSTROUTING]);
-        let after = settled(&wanted, &hooks, &there, false);
+        let after = settled(&wanted, &hooks, there.clone(), false);
         assert_eq!(write(&wanted, &[FORWARD, POSTROUTING], &after, false), RuleChanges::default());
         assert!(was_changed(&there, &after) && !was_changed(&after, &after));
         let tolerant = write(&wanted, &[FORWARD], &there, true);
@@ -250,32 +269,31 @@ mod tests {
         let text = write(&Wanted::new(), &[], &there, false).text;
         assert_eq!(text.matches("-D ").count(), 3, "{text}");
         assert!(!text.contains("-D INPUT"));
-        let after = settled(&Wanted::new(), &BTreeSet::new(), &there, false);
+        let after = settled(&Wanted::new(), &BTreeSet::new(), there, false);
         assert_eq!(write(&Wanted::new(), &[], &after, false).text, "");
     }
 
     #[test]
     fn sets_grow_before_and_shrink_after() {
-        let set = |kind: &str, members: &[&str]| SavedSet {
-            kind: kind.to_owned(),
-            members: members.iter().map(|member| (*member).to_owned()).collect(),
-        };
+        let texts = |members: &[&str]| -> HashSet<String> { members.iter().map(|text| (*text).to_owned()).collect() };
+        let set = |kind: &str, members: &[&str]| SavedSet { kind: kind.to_owned(), members: texts(members) };
         let there = HashMap::from([
             ("cali40a".to_owned(), set("hash:ip family inet", &["10.0.0.1", "10.0.0.2"])),
             ("cali40b".to_owned(), set("hash:ip family inet", &[])),
         ]);
         let wanted = BTreeMap::from([
-            ("cali40a".to_owned(), Some(set("hash:ip family inet", &["10.0.0.2", "10.0.0.3"]))),
-            ("cali40b".to_owned(), None),
-            ("cali40c".to_owned(), Some(set("hash:net family inet", &["10.0.0.0/8"]))),
-            ("cali40d".to_owned(), None),
+            ("cali40a".to_owned(), SetWant::Whole(set("hash:ip family inet", &["10.0.0.2", "10.0.0.3"]))),
+            ("cali40b".to_owned(), SetWant::Gone),
+            ("cali40c".to_owned(), SetWant::Whole(set("hash:net family inet", &["10.0.0.0/8"]))),
+            ("cali40d".to_owned(), SetWant::Gone),
+            ("cali40e".to_owned(), SetWant::Part { added: texts(&["1", "2"]), removed: texts(&["2", "3"]) }),
         ]);
         let changes = sets(&wanted, &there);
         assert_eq!(
             changes.first,
-            "add cali40a 10.0.0.3\ncreate cali40c hash:net family inet maxelem 1048576\nadd cali40c 10.0.0.0/8\n"
+            "add cali40a 10.0.0.3\ncreate cali40c hash:net family inet maxelem 1048576\nadd cali40c 10.0.0.0/8\nadd cali40e 1\n"
         );
-        assert_eq!(changes.last, "del cali40a 10.0.0.1\n");
+        assert_eq!(changes.last, "del cali40a 10.0.0.1\ndel cali40e 3\n");
         assert_eq!(changes.unused, ["cali40b"]);
     }
 }

@@ -36,7 +36,7 @@ mod sets;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -44,9 +44,9 @@ use std::{
 use command::{LOCK_SECONDS, run};
 use detect::Programs;
 pub(crate) use detect::{Variant, choose};
-use diff::Wanted;
+use diff::{SetWant, Wanted};
 use layout::{Context, Layout, Line, Source, Table};
-use model::Model;
+use model::{Model, SetChange};
 pub(crate) use name::CHAIN_PREFIX;
 use save::{Saved, SavedSet};
 
@@ -82,8 +82,6 @@ struct FamilyState {
     there: Option<Saved>,
     /// What was there when it was last known.
     before: Option<Saved>,
-    /// Sets whose members may differ from the kernel's.
-    dirty_sets: BTreeSet<String>,
     /// Sets that are known under another than their first name.
     evasions: BTreeMap<String, u32>,
     /// When jumps were found displaced.
@@ -98,7 +96,7 @@ pub(crate) struct Iptables {
     options: Arc<Options>,
     return_allowed: bool,
     families: [FamilyState; 2],
-    /// Our sets in the kernel; `None` if they have to be read.
+    /// Our sets in the kernel, their members only just after reading; `None` if they have to be read.
     sets: Option<HashMap<String, SavedSet>>,
     /// Sets that others use and that are not tried again until everything is read again.
     stubborn: BTreeSet<String>,
@@ -197,27 +195,31 @@ impl Iptables {
                 written.interfered[family.index()] = diff::was_changed(&before, there);
             }
         }
-        self.read_sets().await?;
-        let sets = self.wanted_sets(families);
-        let set_changes = diff::sets(&sets, self.sets.as_ref().unwrap_or(&HashMap::new()));
+        let all = self.read_sets().await?;
+        let sets = self.wanted_sets(families, all);
+        // Until all is done it is not known what is there, also if this future is dropped half-way.
+        let mut there = self.sets.take().unwrap_or_default();
+        let set_changes = diff::sets(&sets, &there);
         self.restore_sets(&set_changes.first, &mut written).await?;
         for family in families {
             self.write_rules(*family, &mut written).await?;
         }
         self.restore_sets(&set_changes.last, &mut written).await?;
-        self.destroy_sets(set_changes.unused, &mut written).await?;
-        for family in families {
-            self.families[family.index()].dirty_sets.clear();
-        }
-        let there = self.sets.get_or_insert_default();
-        there.extend(sets.into_iter().filter_map(|(name, set)| Some((name, set?))));
+        self.destroy_sets(set_changes.unused, &mut there, &mut written).await?;
+        // Which members they have is known as long as nobody else changes them.
+        there.values_mut().for_each(|set| set.members = HashSet::new());
+        there.extend(sets.into_iter().filter_map(|(name, want)| match want {
+            SetWant::Whole(set) => Some((name, SavedSet { members: HashSet::new(), ..set })),
+            _ => None,
+        }));
+        self.sets = Some(there);
         Ok(written)
     }
 
     /// Nothing was asked for since the last write, and nothing is in doubt.
     fn is_settled(&self, family: Family) -> bool {
-        let FamilyState { model, there, wanted, dirty_sets, .. } = &self.families[family.index()];
-        let known = there.is_some() && self.sets.is_some() && dirty_sets.is_empty();
+        let FamilyState { model, there, wanted, .. } = &self.families[family.index()];
+        let known = there.is_some() && self.sets.is_some();
         known && !model.has_changed() && (!wanted.is_empty() || model.chains.is_empty())
     }
 
@@ -230,28 +232,28 @@ impl Iptables {
         Ok(())
     }
 
-    async fn read_sets(&mut self) -> Result<(), Error> {
-        if self.sets.is_none() {
-            let output = run(&self.programs.ipset, &["save"], "").await?;
-            self.sets = Some(save::parse_sets(&output.text, &Family::ALL.map(name::set_prefix)));
-            self.stubborn.clear();
-            for state in &mut self.families {
-                state.dirty_sets.extend(state.model.sets.keys().cloned());
-            }
+    /// Reads the sets, if they are not known. Returns whether it did.
+    async fn read_sets(&mut self) -> Result<bool, Error> {
+        if self.sets.is_some() {
+            return Ok(false);
         }
-        Ok(())
+        let output = run(&self.programs.ipset, &["save"], "").await?;
+        self.sets = Some(save::parse_sets(&output.text, &Family::ALL.map(name::set_prefix)));
+        self.stubborn.clear();
+        Ok(true)
     }
 
     async fn write_rules(&mut self, family: Family, written: &mut Written) -> Result<(), Error> {
         self.render(family);
         let context = self.context(family);
+        let there = self.families[family.index()].there.take().unwrap_or_default();
         let state = &self.families[family.index()];
-        let Some(there) = &state.there else { return Ok(()) };
         let period = |time: &&Instant| time.elapsed() < DISPLACEMENT_PERIOD;
         let tolerant = state.displaced.iter().filter(period).count() >= MOST_DISPLACEMENTS;
         let mut texts = Texts { state, context: &context, maps: BTreeMap::new() };
         let hooks = &state.layout.hooks;
-        let changes = diff::rules(&state.wanted, hooks, there, tolerant, &mut |table, chain| texts.lines(table, chain));
+        let changes =
+            diff::rules(&state.wanted, hooks, &there, tolerant, &mut |table, chain| texts.lines(table, chain));
         let after = diff::settled(&state.wanted, hooks, there, tolerant);
         if !changes.text.is_empty() {
             let arguments = ["--noflush", "--wait", LOCK_SECONDS];
@@ -274,30 +276,28 @@ impl Iptables {
 
     /// Works out the hashes of all wanted rules; those of chains that did not change are kept.
     fn render(&mut self, family: Family) {
-        let (chains, sets) = self.families[family.index()].model.take_changed();
-        self.families[family.index()].dirty_sets.extend(sets.iter().cloned());
+        let chains = self.families[family.index()].model.take_changed_chains();
         let context = self.context(family);
-        let state = &self.families[family.index()];
-        if chains.is_empty() && sets.is_empty() && !state.wanted.is_empty() {
+        let state = &mut self.families[family.index()];
+        if chains.is_empty() && !state.wanted.is_empty() {
             return;
         }
         let layout = Layout::of(&state.model);
-        let mut wanted = Wanted::new();
-        for ((table, chain), source) in &layout.chains {
+        let mut before = std::mem::take(&mut state.wanted);
+        for (key, source) in &layout.chains {
             let kept = match source {
-                Source::Chain(name) if !chains.contains(name) => state.wanted.get(&(*table, chain.clone())),
+                Source::Chain(name) if !chains.contains(name) => before.remove(key),
                 _ => None,
             };
             if let Some(hashes) = kept {
-                wanted.insert((*table, chain.clone()), hashes.clone());
+                state.wanted.insert(key.clone(), hashes);
                 continue;
             }
-            for (name, lines) in layout::render(source, *table, &state.model, &context) {
-                wanted.insert((*table, name), lines.into_iter().map(|line| line.hash).collect());
+            for (name, lines) in layout::render(source, key.0, &state.model, &context) {
+                state.wanted.insert((key.0, name), lines.into_iter().map(|line| line.hash).collect());
             }
         }
-        let state = &mut self.families[family.index()];
-        (state.wanted, state.layout) = (wanted, layout);
+        state.layout = layout;
     }
 
     fn context(&self, family: Family) -> Context {
@@ -309,14 +309,14 @@ impl Iptables {
         }
     }
 
-    /// The sets to look at, by ipset's names, `None` for those that must go. May choose another name for one, and then
-    /// all rules are looked at again.
-    fn wanted_sets(&mut self, families: &[Family]) -> BTreeMap<String, Option<SavedSet>> {
+    /// What is wanted of sets, by ipset's names: of all if they were just read, else of those that changed. May choose
+    /// another name for one, and then all rules are looked at again.
+    fn wanted_sets(&mut self, families: &[Family], all: bool) -> BTreeMap<String, SetWant> {
         let Some(there) = &self.sets else { return BTreeMap::new() };
         let mut wanted = BTreeMap::new();
         for family in families {
-            let FamilyState { model, evasions, dirty_sets, wanted: rules, .. } = &mut self.families[family.index()];
-            dirty_sets.extend(model.changed_sets().iter().cloned());
+            let FamilyState { model, evasions, wanted: rules, .. } = &mut self.families[family.index()];
+            let mut changes = model.take_changed_sets();
             let mut names = BTreeSet::new();
             for (set, content) in &model.sets {
                 let Some(kind) = sets::kind(*family, content) else { continue };
@@ -328,18 +328,26 @@ impl Iptables {
                     tracing::warn!(set, "a set of another type has the name of this one, which gets a further one");
                     evasions.insert(set.clone(), free);
                     rules.clear();
-                    dirty_sets.insert(set.clone());
                 }
                 let name = name::set(*family, set, free);
-                if dirty_sets.contains(set) {
-                    let members = sets::members(*family, content);
-                    wanted.insert(name.clone(), Some(SavedSet { kind, members }));
+                let known = !all && free == evasion;
+                let members = |elements| sets::members(*family, elements);
+                match changes.remove(set) {
+                    None if known => {}
+                    Some(SetChange::Part { added, removed }) if known => {
+                        let want = SetWant::Part { added: members(&added), removed: members(&removed) };
+                        wanted.insert(name.clone(), want);
+                    }
+                    _ => {
+                        let want = SavedSet { kind, members: members(&content.elements) };
+                        wanted.insert(name.clone(), SetWant::Whole(want));
+                    }
                 }
                 names.insert(name);
             }
             let ours = there.keys().filter(|name| name.starts_with(name::set_prefix(*family)));
             let unused = ours.filter(|name| !names.contains(*name) && !self.stubborn.contains(*name));
-            wanted.extend(unused.map(|name| (name.clone(), None)));
+            wanted.extend(unused.map(|name| (name.clone(), SetWant::Gone)));
         }
         wanted
     }
@@ -356,7 +364,12 @@ impl Iptables {
     }
 
     /// Removes sets. One that others' rules use stays, empty or not, and is said.
-    async fn destroy_sets(&mut self, mut names: Vec<String>, written: &mut Written) -> Result<(), Error> {
+    async fn destroy_sets(
+        &mut self,
+        mut names: Vec<String>,
+        sets: &mut HashMap<String, SavedSet>,
+        written: &mut Written,
+    ) -> Result<(), Error> {
         for attempt in 0..DESTROY_ATTEMPTS {
             if names.is_empty() {
                 return Ok(());
@@ -374,7 +387,7 @@ impl Iptables {
                 }
             };
             for gone in names.iter().filter(|name| !left.contains(*name)) {
-                self.sets.iter_mut().for_each(|sets| drop(sets.remove(gone)));
+                sets.remove(gone);
             }
             names.retain(|name| left.contains(name));
             if !names.is_empty() {

@@ -53,8 +53,66 @@ pub(super) struct Model {
     askers: HashMap<String, BTreeSet<String>>,
     /// Chains whose text may have changed since [`take_changed`](Self::take_changed).
     changed_chains: BTreeSet<String>,
-    /// Sets likewise.
-    changed_sets: BTreeSet<String>,
+    /// Sets likewise, with what changed.
+    changed_sets: BTreeMap<String, SetChange>,
+}
+
+/// What changed in a set.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum SetChange {
+    /// The set came, went, or was emptied.
+    Whole,
+    /// These elements came and these went.
+    Part {
+        /// None of them was there.
+        added: Elements,
+        /// None of them is there.
+        removed: Elements,
+    },
+}
+
+impl Elements {
+    fn like(other: &Self) -> Self {
+        match other {
+            Self::Ranges(_) => Self::Ranges(BTreeSet::new()),
+            Self::Ports(_) => Self::Ports(BTreeSet::new()),
+            Self::Targets(_) => Self::Targets(BTreeMap::new()),
+        }
+    }
+
+    /// Adds elements; `None` if they are not of this kind.
+    fn extend(&mut self, more: Self) -> Option<()> {
+        match (self, more) {
+            (Self::Ranges(there), Self::Ranges(more)) => there.extend(more),
+            (Self::Ports(there), Self::Ports(more)) => there.extend(more),
+            (Self::Targets(there), Self::Targets(more)) => there.extend(more),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Takes elements away and gives those that were not there; `None` if they are not of this kind.
+    fn subtract(&mut self, fewer: Self) -> Option<Self> {
+        Some(match (self, fewer) {
+            (Self::Ranges(there), Self::Ranges(mut fewer)) => {
+                fewer.retain(|range| !there.remove(range));
+                Self::Ranges(fewer)
+            }
+            (Self::Ports(there), Self::Ports(mut fewer)) => {
+                fewer.retain(|port| !there.remove(port));
+                Self::Ports(fewer)
+            }
+            _ => return None,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Ranges(ranges) => ranges.is_empty(),
+            Self::Ports(ports) => ports.is_empty(),
+            Self::Targets(targets) => targets.is_empty(),
+        }
+    }
 }
 
 impl Model {
@@ -116,19 +174,19 @@ impl Model {
         }
     }
 
-    /// Names of chains whose text may have changed, and of sets whose content did, since the last call.
-    pub(super) fn take_changed(&mut self) -> (BTreeSet<String>, BTreeSet<String>) {
-        (std::mem::take(&mut self.changed_chains), std::mem::take(&mut self.changed_sets))
+    /// Names of chains whose text may have changed since the last call.
+    pub(super) fn take_changed_chains(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed_chains)
     }
 
-    /// Whether [`take_changed`](Self::take_changed) would give anything.
+    /// Sets whose content changed since the last call.
+    pub(super) fn take_changed_sets(&mut self) -> BTreeMap<String, SetChange> {
+        std::mem::take(&mut self.changed_sets)
+    }
+
+    /// Whether one of these would give anything.
     pub(super) fn has_changed(&self) -> bool {
         !(self.changed_chains.is_empty() && self.changed_sets.is_empty())
-    }
-
-    /// The sets that [`take_changed`](Self::take_changed) would give.
-    pub(super) fn changed_sets(&self) -> &BTreeSet<String> {
-        &self.changed_sets
     }
 
     fn apply(&mut self, family: Family, kind: &OpKind) -> Option<()> {
@@ -138,39 +196,33 @@ impl Model {
             OpKind::AddSet { name, spec } => self.add_set(family, name, *spec),
             OpKind::DeleteSet { name } => {
                 self.sets.remove(name)?;
-                self.set_changed(name);
+                self.set_changed(name, SetChange::Whole);
             }
-            OpKind::FlushSet { name } => match &mut self.changing(name)?.elements {
-                Elements::Ranges(ranges) => ranges.clear(),
-                Elements::Ports(ports) => ports.clear(),
-                Elements::Targets(targets) => targets.clear(),
-            },
-            OpKind::AddElements { set, ranges, .. } => match &mut self.changing(set)?.elements {
-                Elements::Ranges(there) => there.extend(ranges),
-                _ => return None,
-            },
-            OpKind::DeleteElements { set, ranges, .. } => match &mut self.changing(set)?.elements {
-                Elements::Ranges(there) => ranges.iter().try_for_each(|range| there.remove(range).then_some(()))?,
-                _ => return None,
-            },
-            OpKind::AddPorts { set, ports } => match &mut self.changing(set)?.elements {
-                Elements::Ports(there) => there.extend(ports),
-                _ => return None,
-            },
-            OpKind::DeletePorts { set, ports } => match &mut self.changing(set)?.elements {
-                Elements::Ports(there) => ports.iter().try_for_each(|port| there.remove(port).then_some(()))?,
-                _ => return None,
-            },
-            OpKind::AddTargets { map, targets } => match &mut self.changing(map)?.elements {
-                Elements::Targets(there) => there.extend(targets.iter().cloned()),
-                _ => return None,
-            },
-            OpKind::DeleteTargets { map, interfaces } => match &mut self.changing(map)?.elements {
-                Elements::Targets(there) => {
-                    interfaces.iter().try_for_each(|interface| there.remove(interface).map(drop))?;
-                }
-                _ => return None,
-            },
+            OpKind::FlushSet { name } => {
+                let set = self.sets.get_mut(name)?;
+                set.elements = Elements::like(&set.elements);
+                self.set_changed(name, SetChange::Whole);
+            }
+            OpKind::AddElements { set, ranges, .. } => {
+                self.add(set, Elements::Ranges(ranges.iter().copied().collect()))?;
+            }
+            OpKind::DeleteElements { set, ranges, .. } => {
+                self.remove(set, Elements::Ranges(ranges.iter().copied().collect()))?;
+            }
+            OpKind::AddPorts { set, ports } => self.add(set, Elements::Ports(ports.iter().copied().collect()))?,
+            OpKind::DeletePorts { set, ports } => {
+                self.remove(set, Elements::Ports(ports.iter().copied().collect()))?;
+            }
+            OpKind::AddTargets { map, targets } => {
+                let Elements::Targets(there) = &mut self.sets.get_mut(*map)?.elements else { return None };
+                there.extend(targets.iter().cloned());
+                self.set_changed(map, SetChange::Whole);
+            }
+            OpKind::DeleteTargets { map, interfaces } => {
+                let Elements::Targets(there) = &mut self.sets.get_mut(*map)?.elements else { return None };
+                interfaces.iter().try_for_each(|interface| there.remove(interface).map(drop))?;
+                self.set_changed(map, SetChange::Whole);
+            }
             OpKind::AddChain(head) => {
                 let chain = Chain {
                     name: head.name.clone(),
@@ -207,7 +259,7 @@ impl Model {
         let chains = std::mem::take(&mut self.chains);
         self.changed_chains.extend(chains.into_keys());
         let sets = std::mem::take(&mut self.sets);
-        self.changed_sets.extend(sets.into_keys());
+        self.changed_sets.extend(sets.into_keys().map(|name| (name, SetChange::Whole)));
         self.askers.clear();
     }
 
@@ -220,25 +272,60 @@ impl Model {
         tracing::trace!(%family, name, "set wanted");
         // The kernel keeps a set that is there already.
         self.sets.entry(name.to_owned()).or_insert(ModelSet { spec, elements });
-        self.set_changed(name);
+        self.set_changed(name, SetChange::Whole);
     }
 
-    /// A set that is about to change.
-    fn changing(&mut self, name: &str) -> Option<&mut ModelSet> {
-        self.set_changed(name);
-        self.sets.get_mut(name)
+    fn add(&mut self, name: &str, more: Elements) -> Option<()> {
+        let set = self.sets.get_mut(name)?;
+        let mut change =
+            SetChange::Part { added: Elements::like(&set.elements), removed: Elements::like(&set.elements) };
+        if let SetChange::Part { added, .. } = &mut change {
+            added.extend(more.clone())?;
+        }
+        set.elements.extend(more)?;
+        self.set_changed(name, change);
+        Some(())
     }
 
-    fn set_changed(&mut self, name: &str) {
-        self.changed_sets.insert(name.to_owned());
+    fn remove(&mut self, name: &str, fewer: Elements) -> Option<()> {
+        let set = self.sets.get_mut(name)?;
+        let missing = set.elements.subtract(fewer.clone())?;
+        let change = SetChange::Part { added: Elements::like(&set.elements), removed: fewer };
+        self.set_changed(name, change);
+        missing.is_empty().then_some(())
+    }
+
+    fn set_changed(&mut self, name: &str, change: SetChange) {
         if let Some(askers) = self.askers.get(name) {
             self.changed_chains.extend(askers.iter().cloned());
+        }
+        match self.changed_sets.get_mut(name) {
+            None => drop(self.changed_sets.insert(name.to_owned(), change)),
+            Some(before) => before.then(change),
         }
     }
 
     fn forget_asker(&mut self, chain: &str) {
         for askers in self.askers.values_mut() {
             askers.remove(chain);
+        }
+    }
+}
+
+impl SetChange {
+    /// The two one after the other.
+    fn then(&mut self, next: Self) {
+        let both = match (&mut *self, next) {
+            (Self::Part { added, removed }, Self::Part { added: more, removed: fewer }) => {
+                // What went and came again, or came and went again, has not changed.
+                let came = removed.subtract(more).and_then(|more| added.extend(more));
+                let went = added.subtract(fewer).and_then(|fewer| removed.extend(fewer));
+                came.and(went)
+            }
+            _ => None,
+        };
+        if both.is_none() {
+            *self = Self::Whole;
         }
     }
 }

@@ -34,9 +34,9 @@ pub(super) fn create(name: &str, kind: &str) -> String {
     format!("create {name} {kind} maxelem {MOST}\n")
 }
 
-/// The members of a set as text.
-pub(super) fn members(family: Family, set: &ModelSet) -> HashSet<String> {
-    match &set.elements {
+/// Members as text.
+pub(super) fn members(family: Family, elements: &Elements) -> HashSet<String> {
+    match elements {
         Elements::Ranges(ranges) => ranges.iter().flat_map(|range| networks(family, *range)).collect(),
         Elements::Ports(ports) => ports.iter().map(port).collect(),
         Elements::Targets(_) => HashSet::new(),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     fn sorted(family: Family, set: &ModelSet) -> Vec<String> {
-        let mut members: Vec<String> = members(family, set).into_iter().collect();
+        let mut members: Vec<String> = members(family, &set.elements).into_iter().collect();
         members.sort();
         members
     }

@@ -26,10 +26,7 @@ fn told(state: &State, variant: Variant) -> Iptables {
 /// All that has to be written into an empty kernel for one family.
 fn text(iptables: &mut Iptables, family: Family) -> String {
     iptables.sets = Some(HashMap::new());
-    for state in &mut iptables.families {
-        state.dirty_sets.extend(state.model.sets.keys().cloned());
-    }
-    let sets = iptables.wanted_sets(&[family]);
+    let sets = iptables.wanted_sets(&[family], true);
     let sets = diff::sets(&sets, &HashMap::new());
     iptables.render(family);
     let context = iptables.context(family);

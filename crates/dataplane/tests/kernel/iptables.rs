@@ -1,10 +1,18 @@
 //! The second renderer in real kernels, with both kinds of iptables: the packet tests of nftables once more, and what
 //! only concerns iptables.
 
-use calico_dataplane::{Dataplane, Event, Options};
-use calico_policy::instruction::{EndpointId, Instruction, IptablesBackend, Renderer, Settings};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
-use crate::support::*;
+use calico_dataplane::{Dataplane, Event, Options};
+use calico_policy::instruction::{EndpointId, EntityMatch, Instruction, IptablesBackend, Renderer, Rule, Settings};
+
+use crate::{
+    lifecycle::{Stream, untracked},
+    support::*,
+};
 
 /// The tests of other modules, by both kinds.
 macro_rules! once_more {
@@ -57,6 +65,8 @@ once_more!(hosts:
     reject_answers_and_works_with_every_host_endpoint_list,
     tiers_pass_and_end,
 );
+
+once_more!(lifecycle: under_constant_change_nothing_allowed_is_lost_and_nothing_denied_leaks);
 
 /// Runs a test with both kinds of iptables.
 fn each(test: fn()) {
@@ -262,7 +272,7 @@ fn our_own_writes_are_no_news() {
             dataplane.apply().await.unwrap();
             absorb(&mut dataplane, [profile("web", vec![allow()], vec![allow()])]);
             assert!(!dataplane.apply().await.unwrap().is_unchanged());
-            let news = tokio::time::timeout(std::time::Duration::from_millis(100), dataplane.next_event()).await;
+            let news = tokio::time::timeout(Duration::from_millis(100), dataplane.next_event()).await;
             assert!(news.is_err(), "{news:?}");
             assert!(dataplane.apply().await.unwrap().is_unchanged());
         });
@@ -310,6 +320,40 @@ fn the_renderer_follows_the_settings_and_leaves_nothing_behind() {
     });
 }
 
+/// From one renderer to the next and back while packets flow, and a change of policy each time.
+#[test]
+fn a_change_of_renderer_loses_nothing_allowed_and_leaks_nothing_denied() {
+    on_a_host(|host| async move {
+        let (a, b, c) = (host.workload(1), host.workload(2), host.workload(3));
+        untracked();
+        let only = |port| Rule {
+            protocol: Some(17),
+            destination: EntityMatch { ports: vec![(port, port)], ..EntityMatch::default() },
+            ..allow()
+        };
+        let policy = |change: usize| profile("web", vec![only(4000), only(5000 + change as u16)], vec![allow()]);
+        let mut dataplane = Dataplane::new(Options::default()).unwrap();
+        dataplane.install_base().await.unwrap();
+        absorb(&mut dataplane, [policy(0), a.endpoint(&["web"]), b.endpoint(&["web"]), c.endpoint(&["web"])]);
+        dataplane.apply().await.unwrap();
+        let stream = Stream::start(&a, (&b, 4000), (&c, 4001));
+        eventually("the stream flows", || stream.arrived.load(Ordering::Relaxed) > 100);
+        let start = Instant::now();
+        let mut changes = 0;
+        let all =
+            [By::IptablesNft, By::Nftables, By::IptablesLegacy, By::IptablesNft, By::IptablesLegacy, By::Nftables];
+        while start.elapsed() < Duration::from_secs(4) || changes < all.len() {
+            absorb(&mut dataplane, [policy(changes), renderer(all[changes % all.len()])]);
+            let report = dataplane.apply().await.unwrap();
+            assert!(report.problems.is_empty(), "{report:?}");
+            changes += 1;
+        }
+        let tally = stream.finish();
+        assert!(tally.sent > 5_000, "{tally:?} during {changes} changes: too little to tell");
+        assert_eq!((tally.lost, tally.leaked), (0, 0), "{tally:?} during {changes} changes");
+    });
+}
+
 /// An agent that starts with another renderer than the one before it: packets are judged by the old rules until the
 /// new ones are complete.
 #[test]
@@ -334,5 +378,37 @@ fn a_restart_with_another_renderer_takes_over() {
             assert_eq!(holders(), [after]);
             assert_eq!(talks(&a, &b, 80), [true; 2], "{before:?} to {after:?}");
         }
+    });
+}
+
+/// Interfaces are told apart by a tree of chains, so one more rewrites a few rules and not a thousand.
+#[test]
+fn one_more_among_a_thousand_endpoints_is_a_small_change() {
+    each(|| {
+        on_a_host(|_host| async move {
+            let mut dataplane = dataplane().await;
+            let many = |number: u32| {
+                let name = format!("cali{:08x}", number.wrapping_mul(0x9e37_79b9));
+                let address = format!("10.65.{}.{}", number / 250, number % 250).parse().unwrap();
+                endpoint(&name, &name, &[address], &["web"])
+            };
+            let members: Vec<String> = (0..10_000).map(|n| format!("10.66.{}.{}/32", n / 250, n % 250)).collect();
+            let members: Vec<&str> = members.iter().map(String::as_str).collect();
+            absorb(&mut dataplane, [set("s:web", &members), profile("web", vec![allow_from("s:web")], vec![allow()])]);
+            absorb(&mut dataplane, (0..1000).map(many));
+            dataplane.apply().await.unwrap();
+            assert_eq!(run(&format!("{}-save | grep -c -- '-g cali-e'", program())).trim(), "2000");
+            absorb(&mut dataplane, [many(1000)]);
+            let start = Instant::now();
+            let report = dataplane.apply().await.unwrap();
+            println!("{}: one endpoint more: {:?}", program(), start.elapsed());
+            assert_eq!(report.transactions, 2, "one run per family");
+            assert!(report.operations < 100, "{report:?}");
+            absorb(&mut dataplane, [set("s:web", &members[1..])]);
+            let start = Instant::now();
+            let report = dataplane.apply().await.unwrap();
+            println!("{}: one member less: {:?}", program(), start.elapsed());
+            assert_eq!((report.transactions, report.operations), (1, 1), "{report:?}");
+        });
     });
 }
