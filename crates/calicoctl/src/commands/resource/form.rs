@@ -105,7 +105,8 @@ impl Form {
             Self::Json => Ok(together(found).map(|value| view::json(&value)).unwrap_or_default()),
             Self::Yaml => Ok(together(found).map(|value| view::yaml(&value)).unwrap_or_default()),
             Self::Template(template) => {
-                let all = Value::Array(found.iter().map(|found| found.value.clone()).collect());
+                let all =
+                    Value::Array(found.iter().map(|found| view::for_template(found.kind, &found.value)).collect());
                 let config = |name: &str| name.eq_ignore_ascii_case("asnumber").then(|| setting.as_number.clone());
                 let filled = template.render(&all, &config);
                 filled.map_err(|error| Failure::new("The template cannot be filled in.").cause(&error))

@@ -100,6 +100,35 @@ pub(super) fn resources(value: &Value) -> Vec<&Value> {
     }
 }
 
+/// What was found as templates see it: with the members that JSON leaves out when they are false or zero, but that a
+/// template may print.
+pub(super) fn for_template(kind: KindName, found: &Value) -> Value {
+    let (switches, numbers): (&[&str], &[&str]) = match kind {
+        KindName::IPPool => (&["natOutgoing", "disabled", "disableBGPExport"], &[]),
+        KindName::GlobalNetworkPolicy | KindName::StagedGlobalNetworkPolicy => {
+            (&["doNotTrack", "preDNAT", "applyOnForward"], &[])
+        }
+        KindName::BGPPeer => (&["keepOriginalNextHop"], &["asNumber"]),
+        _ => (&[], &[]),
+    };
+    let complete = |value: &mut Value| {
+        if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
+            for name in switches {
+                spec.entry(*name).or_insert(Value::Bool(false));
+            }
+            for name in numbers {
+                spec.entry(*name).or_insert(json!(0));
+            }
+        }
+    };
+    let mut found = found.clone();
+    match found.get_mut("items").and_then(Value::as_array_mut) {
+        Some(items) => items.iter_mut().for_each(complete),
+        None => complete(&mut found),
+    }
+    found
+}
+
 /// A YAML document.
 pub(super) fn yaml(value: &Value) -> String {
     let mut text = serde_saphyr::to_string(value).expect("a JSON value can be written as YAML");

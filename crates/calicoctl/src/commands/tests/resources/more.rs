@@ -264,6 +264,10 @@ async fn templates_see_what_was_found() {
     text(calicoctl(&bench, "apply -f -", &[set("b", "10.0.0.0/8"), set("a", "10.1.0.0/16")].join("---\n")).await);
     let line = "get globalnetworksets -o go-template={{range~.}}{{range~.Items}}{{.Name}}={{join~.Spec.Nets~\",\"}};{{end}}{{end}}";
     assert_eq!(text(calicoctl(&bench, line, "").await), "a=10.1.0.0/16;b=10.0.0.0/8;");
+    let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.0.0.0/8, disabled: true}\n";
+    text(calicoctl(&bench, "apply -f -", pool).await);
+    let line = "get ippool p -o go-template={{range~.}}{{.Spec.Disabled}}~{{.Spec.NATOutgoing}}{{end}}";
+    assert_eq!(text(calicoctl(&bench, line, "").await), "true false");
     for (form, words) in [
         ("go-template={{", "not understood"),
         ("go-template=", "specify a template"),
