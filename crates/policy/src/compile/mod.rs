@@ -6,6 +6,7 @@
 //! fault: their rule keeps its place and never matches.
 
 mod code;
+mod packed;
 mod policy;
 mod selectors;
 
@@ -17,7 +18,8 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::{
     code::{Code, CodeEnd, CodeRule, NEITHER_FAMILY},
-    policy::{Lists, Policy, compare, unreadable},
+    packed::PackedCode,
+    policy::{Lists, Policy, unreadable},
     selectors::{Combined, Selectors},
 };
 use crate::instruction::{IcmpMatch, RuleAction};

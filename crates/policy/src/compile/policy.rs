@@ -3,19 +3,14 @@
 //! A policy that cannot be followed keeps its place and denies in the directions that it governs. If its own selectors
 //! cannot be read it reaches all that the readable ones among them leave: never less than its author meant.
 
-use std::cmp::Ordering;
-
-use calico_model::{Direction, KindName, PolicySpec, ResourceKey};
+use calico_model::{Direction, PolicySpec, ResourceKey};
 use calico_selector::{
     parse,
     scope::{NAMESPACE_LABEL, PolicySelectors},
 };
 
 use super::{Code, Compiler, Selectors};
-use crate::{
-    endpoint::sentence,
-    instruction::{PolicyId, PolicyKind},
-};
+use crate::endpoint::sentence;
 
 /// Which of the lists of an endpoint a policy is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -193,17 +188,4 @@ fn within(namespace: &str) -> String {
         // The language has no word for it.
         (true, true) => "!all()".to_owned(),
     }
-}
-
-/// Policies of one tier: by order, then by the text `name/namespace/kind`.
-pub(crate) fn compare(a: (f64, &PolicyId), b: (f64, &PolicyId)) -> Ordering {
-    fn text(id: &PolicyId) -> impl Iterator<Item = u8> + '_ {
-        let kind = match id.kind {
-            PolicyKind::Global => KindName::GlobalNetworkPolicy,
-            PolicyKind::Namespaced => KindName::NetworkPolicy,
-        };
-        let slash = [b'/'];
-        id.name.bytes().chain(slash).chain(id.namespace.bytes()).chain(slash).chain(kind.as_str().bytes())
-    }
-    a.0.total_cmp(&b.0).then_with(|| text(a.1).cmp(text(b.1)))
 }

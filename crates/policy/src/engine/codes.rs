@@ -10,7 +10,7 @@ use slab::Slab;
 
 use super::doubts::Doubts;
 use crate::{
-    compile::Code,
+    compile::{Code, PackedCode},
     index::{Index, SetHandle, number_of},
     instruction::RuleSet,
 };
@@ -20,10 +20,10 @@ use crate::{
 pub(super) struct CodeId(u32);
 
 struct Entry {
-    code: Code,
+    code: PackedCode,
     holders: u32,
     links: u32,
-    linked: Option<Linked>,
+    linked: Option<Box<Linked>>,
 }
 
 struct Linked {
@@ -49,7 +49,8 @@ pub(super) struct Codes {
 
 impl Codes {
     /// Keeps a rule list, or one more holder of it.
-    pub(super) fn keep(&mut self, code: Code) -> CodeId {
+    pub(super) fn keep(&mut self, code: &Code) -> CodeId {
+        let code = PackedCode::new(code);
         let hash = self.hasher.hash_one(&code);
         if let Some(&number) = self.by_content.find(hash, |&number| self.slab[number as usize].code == code) {
             self.slab[number as usize].holders += 1;
@@ -88,7 +89,7 @@ impl Codes {
         entry.links += 1;
         entry.holders += 1;
         let Entry { code, linked, .. } = entry;
-        let linked = linked.get_or_insert_with(|| linked_now(code, index, doubts));
+        let linked = linked.get_or_insert_with(|| Box::new(linked_now(&code.unpack(), index, doubts)));
         Link { rules: linked.rules.clone(), doubt: linked.doubt.clone() }
     }
 
@@ -108,7 +109,7 @@ impl Codes {
     pub(super) fn doubt(&mut self, index: &mut Index, doubts: &Doubts) {
         for (_, entry) in &mut self.slab {
             if let Some(before) = entry.linked.take() {
-                entry.linked = Some(linked_now(&entry.code, index, doubts));
+                entry.linked = Some(Box::new(linked_now(&entry.code.unpack(), index, doubts)));
                 before.sets.into_iter().for_each(|set| index.release(set));
             }
         }
@@ -116,7 +117,7 @@ impl Codes {
 }
 
 fn linked_now(code: &Code, index: &mut Index, doubts: &Doubts) -> Linked {
-    if let Some(doubt) = doubts.about(code) {
+    if let Some(doubt) = doubts.about(code, index) {
         let rules = Code::closed().link(|_, _| unreachable!("it has no conditions"));
         return Linked { rules: Arc::new(rules), sets: Vec::new(), doubt: Some(doubt.into()) };
     }

@@ -11,6 +11,7 @@ use calico_selector::parse;
 
 use crate::{
     compile::{Code, CodeEnd},
+    index::Index,
     instruction::RuleAction,
 };
 
@@ -29,8 +30,6 @@ pub(super) struct Labelled {
 #[derive(Default)]
 pub(super) struct Doubts {
     sets: BTreeMap<ResourceKey, Option<Labelled>>,
-    /// Labels that the sets inherit.
-    inherited: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Doubts {
@@ -48,53 +47,45 @@ impl Doubts {
         self.sets.remove(key).is_some()
     }
 
-    /// Replaces the labels that a profile gives. True if unusable sets have them.
-    pub(super) fn set_parent_labels(&mut self, name: &str, labels: &BTreeMap<String, String>) -> bool {
-        // Only profiles of namespaces lend labels to network sets.
-        if !name.starts_with(NAMESPACE_PROFILE) {
-            return false;
-        }
-        let before = if labels.is_empty() {
-            self.inherited.remove(name)
-        } else {
-            self.inherited.insert(name.to_owned(), labels.clone())
-        };
-        let used = |labelled: &Labelled| labelled.parents.iter().any(|parent| parent == name);
-        before.unwrap_or_default() != *labels && self.sets.values().flatten().any(used)
+    /// True if unusable sets inherit from a profile.
+    pub(super) fn inherit_from(&self, profile: &str) -> bool {
+        self.sets.values().flatten().any(|labelled| labelled.parents.iter().any(|parent| parent == profile))
     }
 
     /// Why a rule list cannot be followed, if it has a rule for which an unusable set matters.
-    pub(super) fn about(&self, code: &Code) -> Option<String> {
+    pub(super) fn about(&self, code: &Code, index: &Index) -> Option<String> {
         if self.sets.is_empty() {
             return None;
         }
-        let key = code.rules().find_map(|rule| rule.ends().find_map(|end| self.about_end(end, rule.action)))?;
+        let key = code.rules().find_map(|rule| rule.ends().find_map(|end| self.about_end(end, rule.action, index)))?;
         let namespace = key.namespace.as_deref().map(|name| format!("{name}/")).unwrap_or_default();
         let kind = if key.kind == KindName::NetworkSet { "NetworkSet" } else { "GlobalNetworkSet" };
         Some(format!("{kind} {namespace}{} cannot be used, and a rule may mean its members", key.name))
     }
 
-    fn about_end(&self, end: &CodeEnd, action: RuleAction) -> Option<&ResourceKey> {
+    fn about_end(&self, end: &CodeEnd, action: RuleAction, index: &Index) -> Option<&ResourceKey> {
         let (positive, negative) = match action {
             RuleAction::Allow => (None, end.negative.as_deref()),
             RuleAction::Deny => (end.positive.as_deref(), None),
             RuleAction::Pass => (end.positive.as_deref(), end.negative.as_deref()),
             RuleAction::Log => (None, None),
         };
-        [positive, negative].into_iter().flatten().find_map(|selector| self.maybe_selected(selector))
+        [positive, negative].into_iter().flatten().find_map(|selector| self.maybe_selected(selector, index))
     }
 
-    fn maybe_selected(&self, selector: &str) -> Option<&ResourceKey> {
+    fn maybe_selected(&self, selector: &str, index: &Index) -> Option<&ResourceKey> {
         let selector = parse(selector).ok()?;
         let maybe =
-            |labels: &Option<Labelled>| labels.as_ref().is_none_or(|labels| selector.matches(&self.effective(labels)));
+            |labels: &Option<Labelled>| labels.as_ref().is_none_or(|labels| selector.matches(&labels.effective(index)));
         self.sets.iter().find(|(_, labels)| maybe(labels)).map(|(key, _)| key)
     }
+}
 
-    fn effective(&self, labels: &Labelled) -> BTreeMap<String, String> {
-        let mut effective = labels.own.clone();
-        for (key, value) in labels.parents.iter().filter_map(|parent| self.inherited.get(parent)).flatten() {
-            effective.entry(key.clone()).or_insert_with(|| value.clone());
+impl Labelled {
+    fn effective(&self, index: &Index) -> BTreeMap<String, String> {
+        let mut effective = self.own.clone();
+        for (key, value) in self.parents.iter().flat_map(|parent| index.parent_labels(parent)) {
+            effective.entry(key.to_owned()).or_insert_with(|| value.to_owned());
         }
         effective
     }

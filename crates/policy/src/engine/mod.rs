@@ -24,11 +24,13 @@
 mod cluster;
 mod codes;
 mod doubts;
+mod few;
 mod hosts;
 mod policies;
 mod profiles;
 mod reach;
 mod settings;
+mod stored;
 mod tiers;
 mod workloads;
 
@@ -251,12 +253,12 @@ impl Engine {
         match key.kind {
             KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => {
                 if let Some(id) = policy_id(key) {
-                    self.policies.set(id, compile::unreadable(key, reason), &mut self.codes);
+                    self.policies.set(&id, compile::unreadable(key, reason), &mut self.codes);
                 }
             }
             KindName::Profile => {
                 self.set_parent_labels(&key.name, &BTreeMap::new());
-                if self.profiles.set(&key.name, Code::closed(), Some(reason.into()), true, &mut self.codes) {
+                if self.profiles.set(&key.name, &Code::closed(), Some(reason.into()), true, &mut self.codes) {
                     self.policies.reach.touch_parent(&key.name);
                 }
             }
@@ -358,7 +360,7 @@ impl Engine {
             })
         });
         match &claim {
-            Some(Ok(_)) => self.policies.reach.put(key, labels, &spec.profiles),
+            Some(Ok(_)) => self.policies.reach.put(key, labels, &spec.profiles, &self.index),
             _ => self.policies.reach.remove(key),
         }
         self.workloads.set(&endpoint_id(key), claim);
@@ -386,7 +388,7 @@ impl Engine {
             profiles: spec.profiles.iter().cloned().map(ProfileId).collect(),
             fault,
         };
-        self.policies.reach.put(key, labels, &spec.profiles);
+        self.policies.reach.put(key, labels, &spec.profiles, &self.index);
         self.hosts.set(&key.name, Some(claim));
     }
 
@@ -397,7 +399,7 @@ impl Engine {
             (Ok(code), None) => (code, None),
             (Err(faults), None) => (Code::closed(), Some(sentence(&faults).into())),
         };
-        if self.profiles.set(&key.name, code, fault, false, &mut self.codes) {
+        if self.profiles.set(&key.name, &code, fault, false, &mut self.codes) {
             self.policies.reach.touch_parent(&key.name);
         }
     }
@@ -411,7 +413,7 @@ impl Engine {
                 policy.displace();
             }
         }
-        self.policies.set(id, policy, &mut self.codes);
+        self.policies.set(&id, policy, &mut self.codes);
     }
 
     fn set_tier(&mut self, key: &ResourceKey, tier: &Tier, fault: Option<&str>) {
@@ -447,8 +449,8 @@ impl Engine {
 
     fn set_parent_labels(&mut self, name: &str, labels: &BTreeMap<String, String>) {
         self.index.set_parent_labels(name, labels);
-        self.policies.reach.set_parent_labels(name, labels);
-        if self.doubts.set_parent_labels(name, labels) {
+        self.policies.reach.relabel(name, &self.index);
+        if self.doubts.inherit_from(name) {
             self.doubt();
         }
     }

@@ -12,35 +12,20 @@ use std::{
 };
 
 use calico_model::{KindName, ResourceKey};
-use slab::Slab;
 
 use super::{
     codes::{CodeId, Codes, Link},
     doubts::Doubts,
     reach::Reach,
-    tiers::{Place, Tiers},
+    stored::{State, Stored},
+    tiers::{Place, Tier, Tiers},
 };
 use crate::{
     Problem,
-    compile::{Code, Lists, Policy, compare},
-    index::{Index, number_of},
+    compile::{Code, Lists, Policy},
+    index::Index,
     instruction::{Instruction, PolicyId, PolicyKind, RuleSet, TierPolicies},
 };
-
-/// A policy that is stored.
-struct State {
-    id: PolicyId,
-    /// `None` stands before all tiers.
-    tier: Option<Arc<str>>,
-    order: f64,
-    lists: Lists,
-    ingress: bool,
-    egress: bool,
-    /// Number of its selector in [`Reach`].
-    selector: u32,
-    code: CodeId,
-    fault: Option<Box<str>>,
-}
 
 /// A policy that the dataplane has, or that a list refers to.
 #[derive(Default)]
@@ -74,8 +59,7 @@ pub(super) struct EndpointLists {
 
 #[derive(Default)]
 pub(super) struct Policies {
-    slab: Slab<State>,
-    by_id: HashMap<PolicyId, u32>,
+    stored: Stored,
     pub(super) reach: Reach,
     tiers: Tiers,
     /// Names of tiers, shared by their policies.
@@ -114,48 +98,30 @@ fn key_of(id: &PolicyId) -> ResourceKey {
 
 impl Policies {
     /// Creates or replaces a policy.
-    pub(super) fn set(&mut self, id: PolicyId, policy: Policy, codes: &mut Codes) {
-        let code = codes.keep(policy.code);
+    pub(super) fn set(&mut self, id: &PolicyId, policy: Policy, codes: &mut Codes) {
+        let code = codes.keep(&policy.code);
         let tier = policy.tier.map(|name| self.tier_name(&name));
-        let number = match self.by_id.get(&id) {
-            Some(&number) => {
-                let state = &self.slab[number as usize];
-                let place = |lists, ingress, egress, order: f64| (lists, ingress, egress, order.to_bits());
-                let stays = state.tier == tier
-                    && place(state.lists, state.ingress, state.egress, state.order)
-                        == place(policy.lists, policy.ingress, policy.egress, policy.order);
-                if stays && self.reach.is(state.selector, &policy.selector) {
-                    self.recode(number, code, policy.fault, codes);
-                    return;
-                }
-                self.memo.clear();
-                self.dirty.insert(id);
-                let selector = state.selector;
-                self.reach.unfile(selector, number);
-                self.recode(number, code, policy.fault, codes);
-                number
+        let number = if let Some(number) = self.stored.find(id) {
+            let state = self.stored.get(number);
+            let place = |lists, ingress, egress, order: f64| (lists, ingress, egress, order.to_bits());
+            let stays = state.tier == tier
+                && place(state.lists, state.ingress, state.egress, state.order)
+                    == place(policy.lists, policy.ingress, policy.egress, policy.order)
+                && self.reach.is(state.selector, &policy.selector);
+            let selector = state.selector;
+            self.mark(id);
+            self.recode(number, code, policy.fault, codes);
+            if stays {
+                return;
             }
-            None => {
-                self.memo.clear();
-                self.dirty.insert(id.clone());
-                let number = number_of(self.slab.vacant_key());
-                self.by_id.insert(id.clone(), number);
-                self.slab.insert(State {
-                    id,
-                    tier: None,
-                    order: 0.0,
-                    lists: Lists::Normal,
-                    ingress: false,
-                    egress: false,
-                    selector: 0,
-                    code,
-                    fault: policy.fault,
-                });
-                number
-            }
+            self.reach.unfile(selector, number);
+            number
+        } else {
+            self.stored.insert(State::new(id, code, policy.fault))
         };
+        self.memo.clear();
         let selector = self.reach.file(&policy.selector, number);
-        let state = &mut self.slab[number as usize];
+        let state = self.stored.get_mut(number);
         state.tier = tier;
         state.order = policy.order;
         (state.lists, state.ingress, state.egress) = (policy.lists, policy.ingress, policy.egress);
@@ -164,26 +130,34 @@ impl Policies {
 
     /// Removes a policy, if it is there.
     pub(super) fn remove(&mut self, id: &PolicyId, codes: &mut Codes) {
-        let Some(number) = self.by_id.remove(id) else { return };
+        let Some(number) = self.stored.find(id) else { return };
         self.memo.clear();
-        let state = self.slab.remove(number as usize);
+        let state = self.stored.remove(number);
         self.reach.unfile(state.selector, number);
         codes.release(state.code);
-        self.dirty.insert(state.id);
     }
 
     /// Replaces what is known of a tier.
-    pub(super) fn set_tier(&mut self, name: &str, tier: Option<super::tiers::Tier>) {
+    pub(super) fn set_tier(&mut self, name: &str, tier: Option<Tier>) {
+        let was_unreadable = self.tiers.place(Some(name)).is_unreadable();
         if !self.tiers.set(name, tier) {
             return;
         }
         self.memo.clear();
-        let mut selectors = BTreeSet::new();
-        for (_, state) in self.slab.iter().filter(|(_, state)| state.tier.as_deref() == Some(name)) {
-            selectors.insert(state.selector);
-            self.dirty.insert(state.id.clone());
-        }
+        let of_tier = self.stored.iter().filter(|state| state.tier.as_deref() == Some(name));
+        let selectors: BTreeSet<u32> = of_tier.map(|state| state.selector).collect();
         selectors.into_iter().for_each(|selector| self.reach.touch(selector));
+        // The policies' rules depend on whether the tier can be read.
+        if was_unreadable != self.tiers.place(Some(name)).is_unreadable() {
+            self.doubt();
+        }
+    }
+
+    /// Notes a policy that may differ from what the dataplane has of it.
+    fn mark(&mut self, id: &PolicyId) {
+        if self.active.contains_key(id) {
+            self.dirty.insert(id.clone());
+        }
     }
 
     /// Looks at all policies in use again.
@@ -267,21 +241,18 @@ impl Policies {
 
     /// The rules of a policy in use, held once more, and why they are closed if they are.
     fn wanted(&self, id: &PolicyId, codes: &mut Codes) -> (CodeId, Option<Box<str>>) {
-        let state = self.by_id.get(id).map(|&number| &self.slab[number as usize]);
+        let state = self.stored.find(id).map(|number| self.stored.get(number));
         let state = state.expect("endpoints drop a policy that is gone before the policies are flushed");
         let tier = self.tiers.place(state.tier.as_deref());
         if state.fault.is_none() && tier.is_unreadable() {
             let fault = format!("its tier {} cannot be read", tier.name);
-            return (codes.keep(Code::closed()), Some(fault.into()));
+            return (codes.keep(&Code::closed()), Some(fault.into()));
         }
         (codes.hold(state.code), state.fault.clone())
     }
 
     fn recode(&mut self, number: u32, code: CodeId, fault: Option<Box<str>>, codes: &mut Codes) {
-        let state = &mut self.slab[number as usize];
-        if state.code != code || state.fault != fault {
-            self.dirty.insert(state.id.clone());
-        }
+        let state = self.stored.get_mut(number);
         codes.release(std::mem::replace(&mut state.code, code));
         state.fault = fault;
     }
@@ -300,7 +271,7 @@ impl Policies {
     fn sorted(&self, selectors: &[u32], of_host: bool) -> EndpointLists {
         let of_workloads = |lists| matches!(lists, Lists::Normal | Lists::NormalAndForward);
         let states = selectors.iter().flat_map(|&selector| self.reach.policies(selector));
-        let states = states.map(|&number| &self.slab[number as usize]);
+        let states = states.map(|number| self.stored.get(number));
         let mut by_tier: BTreeMap<Option<&str>, Vec<&State>> = BTreeMap::new();
         for state in states.filter(|state| of_host || of_workloads(state.lists)) {
             by_tier.entry(state.tier.as_deref()).or_default().push(state);
@@ -309,7 +280,7 @@ impl Policies {
             by_tier.into_iter().map(|(name, states)| (self.tiers.place(name), states)).collect();
         tiers.sort_by(|(a, _), (b, _)| a.compare(b));
         for (_, states) in &mut tiers {
-            states.sort_by(|a, b| compare((a.order, &a.id), (b.order, &b.id)));
+            states.sort_by(|a, b| a.compare(b));
         }
         let list = |of_list: fn(Lists) -> bool| -> Vec<TierPolicies> {
             tiers.iter().filter_map(|(place, states)| tier_policies(place, states, of_list)).collect()
@@ -328,7 +299,7 @@ impl Policies {
 /// A tier's policies in one list; `None` if there are none.
 fn tier_policies(place: &Place<'_>, states: &[&State], of_list: fn(Lists) -> bool) -> Option<TierPolicies> {
     let ids = |way: fn(&State) -> bool| {
-        states.iter().filter(|state| of_list(state.lists) && way(state)).map(|state| state.id.clone()).collect()
+        states.iter().filter(|state| of_list(state.lists) && way(state)).map(|state| state.id()).collect()
     };
     let (ingress, egress): (Vec<PolicyId>, Vec<PolicyId>) = (ids(|state| state.ingress), ids(|state| state.egress));
     if ingress.is_empty() && egress.is_empty() {

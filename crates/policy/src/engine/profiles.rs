@@ -3,7 +3,7 @@
 //! A profile is in use while an endpoint that is programmed names it. One that is named and not stored denies.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 
 #[derive(Default)]
 pub(super) struct Profiles {
-    by_name: BTreeMap<String, State>,
+    by_name: HashMap<Box<str>, State>,
     /// Profiles that may differ from what the dataplane has.
     dirty: BTreeSet<String>,
 }
@@ -32,8 +32,8 @@ pub(super) struct Profiles {
 struct State {
     stored: Option<Stored>,
     /// How often the programmed endpoints of this host name it.
-    uses: usize,
-    sent: Option<Sent>,
+    uses: u32,
+    sent: Option<Box<Sent>>,
 }
 
 struct Stored {
@@ -66,17 +66,22 @@ impl Profiles {
     pub(super) fn set(
         &mut self,
         name: &str,
-        code: Code,
+        code: &Code,
         fault: Option<Box<str>>,
         unreadable: bool,
         codes: &mut Codes,
     ) -> bool {
         let code = codes.keep(code);
-        let state = self.by_name.entry(name.to_owned()).or_default();
+        if !self.by_name.contains_key(name) {
+            self.by_name.insert(name.into(), State::default());
+        }
+        let state = self.by_name.get_mut(name).expect("it was put there in the line above");
         let before = state.stored.replace(Stored { code, fault, unreadable });
         let flipped = before.as_ref().is_some_and(|before| before.unreadable) != unreadable;
         before.into_iter().for_each(|before| codes.release(before.code));
-        self.dirty.insert(name.to_owned());
+        if state.uses > 0 {
+            self.dirty.insert(name.to_owned());
+        }
         flipped
     }
 
@@ -84,6 +89,7 @@ impl Profiles {
     pub(super) fn remove(&mut self, name: &str, codes: &mut Codes) -> bool {
         let Some(before) = self.by_name.get_mut(name).and_then(|state| state.stored.take()) else { return false };
         codes.release(before.code);
+        // The flush drops it if nobody uses it any more.
         self.dirty.insert(name.to_owned());
         before.unreadable
     }
@@ -96,7 +102,7 @@ impl Profiles {
     /// One more endpoint is programmed with these.
     pub(super) fn acquire(&mut self, names: &[ProfileId]) {
         for ProfileId(name) in names {
-            let state = self.by_name.entry(name.clone()).or_default();
+            let state = self.by_name.entry(name.as_str().into()).or_default();
             state.uses += 1;
             if state.uses == 1 {
                 self.dirty.insert(name.clone());
@@ -107,7 +113,7 @@ impl Profiles {
     /// An endpoint that was programmed with these is not so any more.
     pub(super) fn release(&mut self, names: &[ProfileId]) {
         for ProfileId(name) in names {
-            let state = self.by_name.get_mut(name).expect("a profile in use has a state");
+            let state = self.by_name.get_mut(name.as_str()).expect("a profile in use has a state");
             state.uses -= 1;
             if state.uses == 0 {
                 self.dirty.insert(name.clone());
@@ -118,20 +124,20 @@ impl Profiles {
     /// Looks at all profiles in use again.
     pub(super) fn doubt(&mut self) {
         let used = self.by_name.iter().filter(|(_, state)| state.uses > 0);
-        self.dirty.extend(used.map(|(name, _)| name.clone()));
+        self.dirty.extend(used.map(|(name, _)| name.to_string()));
     }
 
     /// Brings what changed to the dataplane. The sets that it needs are acquired here and flushed by the caller.
     pub(super) fn flush(&mut self, codes: &mut Codes, index: &mut Index, doubts: &Doubts) -> ProfileChanges {
         let mut changes = ProfileChanges::default();
         for name in std::mem::take(&mut self.dirty) {
-            let Some(state) = self.by_name.get_mut(&name) else { continue };
+            let Some(state) = self.by_name.get_mut(name.as_str()) else { continue };
             if state.uses > 0 {
                 let (code, fault) = state.wanted(&name, codes);
                 let Link { rules, doubt } = codes.link(code, index, doubts);
                 codes.release(code);
                 let fault = fault.or_else(|| doubt.as_deref().map(Into::into));
-                let before = state.sent.replace(Sent { code, rules: rules.clone(), fault });
+                let before = state.sent.replace(Box::new(Sent { code, rules: rules.clone(), fault }));
                 if before.as_ref().is_none_or(|before| before.rules != rules) {
                     changes.updates.push(Instruction::ProfileUpdate { id: ProfileId(name), rules });
                 }
@@ -142,7 +148,7 @@ impl Profiles {
                     codes.unlink(before.code, index);
                 }
                 if state.stored.is_none() {
-                    self.by_name.remove(&name);
+                    self.by_name.remove(name.as_str());
                 }
             }
         }
@@ -163,8 +169,8 @@ impl State {
     fn wanted(&self, name: &str, codes: &mut Codes) -> (CodeId, Option<Box<str>>) {
         match &self.stored {
             Some(stored) => (codes.hold(stored.code), stored.fault.clone()),
-            None if name == BUILT_IN_PROFILE => (codes.keep(Code::open()), None),
-            None => (codes.keep(Code::closed()), Some("it does not exist, but endpoints of this host name it".into())),
+            None if name == BUILT_IN_PROFILE => (codes.keep(&Code::open()), None),
+            None => (codes.keep(&Code::closed()), Some("it does not exist, but endpoints of this host name it".into())),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! an item is noted in `changed` whenever that has changed since it was last asked for.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::{BuildHasher, RandomState},
 };
@@ -17,7 +18,8 @@ use calico_selector::{Clue, Cover, Selector, parse};
 use hashbrown::HashTable;
 use slab::Slab;
 
-use crate::index::number_of;
+use super::few::Few;
+use crate::index::{Index, number_of};
 
 /// An endpoint of this host.
 struct Item {
@@ -32,12 +34,24 @@ struct Item {
 
 /// A selector in use.
 struct Filed {
-    selector: Selector,
     text: Box<str>,
+    /// Parsed when an endpoint is tested against it for the first time: most never are.
+    selector: OnceCell<Box<Selector>>,
     /// Hashes of the labels that it is filed under; `None` for one that any endpoint may match.
-    clues: Option<Box<[u64]>>,
+    clues: Option<Few<u64>>,
     /// Numbers of the policies that have it.
-    policies: Vec<u32>,
+    policies: Few<u32>,
+}
+
+impl Filed {
+    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let selector = self.selector.get_or_init(|| Box::new(parsed(&self.text)));
+        selector.matches(labels)
+    }
+}
+
+fn parsed(text: &str) -> Selector {
+    parse(text).expect("policies are filed under selectors that parse")
 }
 
 #[derive(Default)]
@@ -46,14 +60,12 @@ pub(super) struct Reach {
     by_key: HashMap<ResourceKey, u32>,
     /// Items by the hash of a label, with and without its value.
     by_label: HashMap<u64, BTreeSet<u32>>,
-    /// Labels that items inherit, by the parent's name.
-    parents: HashMap<Box<str>, BTreeMap<String, String>>,
     /// Items by the parents that they name.
     by_parent: HashMap<Box<str>, BTreeSet<u32>>,
     selectors: Slab<Filed>,
     by_text: HashTable<u32>,
     /// Selectors by the hash of a label that each match has.
-    by_clue: HashMap<u64, Vec<u32>>,
+    by_clue: HashMap<u64, Few<u32>>,
     /// Selectors that any endpoint may match.
     unbounded: BTreeSet<u32>,
     /// Items whose matches may have changed.
@@ -62,8 +74,8 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Creates or replaces an endpoint.
-    pub(super) fn put(&mut self, key: &ResourceKey, own: BTreeMap<String, String>, parents: &[String]) {
+    /// Creates or replaces an endpoint. `index` knows what its parents give it.
+    pub(super) fn put(&mut self, key: &ResourceKey, own: BTreeMap<String, String>, parents: &[String], index: &Index) {
         if let Some(&number) = self.by_key.get(key) {
             let item = &self.items[number as usize];
             if item.own == own && item.parents == parents {
@@ -82,7 +94,7 @@ impl Reach {
         for parent in parents {
             self.by_parent.entry(parent.as_str().into()).or_default().insert(number);
         }
-        self.label(number);
+        self.label(number, index);
     }
 
     /// Removes an endpoint, if it is there.
@@ -101,19 +113,11 @@ impl Reach {
         self.changed.insert(item.key);
     }
 
-    /// Sets the labels that endpoints inherit from a profile.
-    pub(super) fn set_parent_labels(&mut self, name: &str, labels: &BTreeMap<String, String>) {
-        let before = if labels.is_empty() {
-            self.parents.remove(name)
-        } else {
-            self.parents.insert(name.into(), labels.clone())
-        };
-        if before.unwrap_or_default() == *labels {
-            return;
-        }
+    /// To be called when the labels that endpoints inherit from a profile may have changed.
+    pub(super) fn relabel(&mut self, name: &str, index: &Index) {
         for item in self.by_parent.get(name).cloned().unwrap_or_default() {
             self.unlabel(item);
-            self.label(item);
+            self.label(item, index);
         }
     }
 
@@ -130,7 +134,7 @@ impl Reach {
     pub(super) fn unfile(&mut self, selector: u32, policy: u32) {
         self.touch(selector);
         let filed = &mut self.selectors[selector as usize];
-        filed.policies.retain(|&other| other != policy);
+        filed.policies.remove(policy);
         if filed.policies.is_empty() {
             self.drop_selector(selector);
         }
@@ -169,8 +173,8 @@ impl Reach {
     }
 
     /// The policies with a selector.
-    pub(super) fn policies(&self, selector: u32) -> &[u32] {
-        &self.selectors[selector as usize].policies
+    pub(super) fn policies(&self, selector: u32) -> impl Iterator<Item = u32> {
+        self.selectors[selector as usize].policies.iter()
     }
 
     fn find(&self, text: &str) -> Option<u32> {
@@ -179,24 +183,27 @@ impl Reach {
     }
 
     fn add(&mut self, text: &str) -> u32 {
-        let selector = parse(text).expect("policies are filed under selectors that parse");
+        let selector = parsed(text);
         let clues = match selector.cover(|clue| self.cost(clue)) {
             Cover::Everything => None,
-            Cover::AnyOf(clues) => Some(clues.iter().map(|clue| self.hash(clue)).collect::<BTreeSet<u64>>()),
+            Cover::AnyOf(clues) => {
+                let hashes: BTreeSet<u64> = clues.iter().map(|clue| self.hash(clue)).collect();
+                Some(hashes.into_iter().collect::<Few<u64>>())
+            }
         };
-        let clues = clues.map(|clues| clues.into_iter().collect::<Box<[u64]>>());
         let number = number_of(self.selectors.vacant_key());
         match &clues {
             None => drop(self.unbounded.insert(number)),
-            Some(clues) => clues.iter().for_each(|clue| self.by_clue.entry(*clue).or_default().push(number)),
+            Some(clues) => clues.iter().for_each(|clue| self.by_clue.entry(clue).or_default().push(number)),
         }
-        self.selectors.insert(Filed { selector, text: text.into(), clues, policies: Vec::new() });
+        let filed = Filed { text: text.into(), selector: OnceCell::new(), clues, policies: Few::default() };
+        self.selectors.insert(filed);
         let hash = self.hasher.hash_one(text);
         let rehash = |&number: &u32| self.hasher.hash_one(&*self.selectors[number as usize].text);
         self.by_text.insert_unique(hash, number, rehash);
         for item in self.candidates(number) {
             let item = &mut self.items[item as usize];
-            if self.selectors[number as usize].selector.matches(&item.effective)
+            if self.selectors[number as usize].matches(&item.effective)
                 && let Err(place) = item.matches.binary_search(&number)
             {
                 item.matches.insert(place, number);
@@ -221,11 +228,11 @@ impl Reach {
             self.unbounded.remove(&number);
             return;
         };
-        for clue in &clues {
-            if let Some(selectors) = self.by_clue.get_mut(clue) {
-                selectors.retain(|&other| other != number);
+        for clue in clues.iter() {
+            if let Some(selectors) = self.by_clue.get_mut(&clue) {
+                selectors.remove(number);
                 if selectors.is_empty() {
-                    self.by_clue.remove(clue);
+                    self.by_clue.remove(&clue);
                 }
             }
         }
@@ -236,29 +243,29 @@ impl Reach {
         let Some(clues) = &self.selectors[selector as usize].clues else {
             return self.items.iter().map(|(item, _)| number_of(item)).collect();
         };
-        let mut items: Vec<u32> = clues.iter().filter_map(|clue| self.by_label.get(clue)).flatten().copied().collect();
+        let mut items: Vec<u32> = clues.iter().filter_map(|clue| self.by_label.get(&clue)).flatten().copied().collect();
         items.sort_unstable();
         items.dedup();
         items
     }
 
     /// Computes an item's labels and matches.
-    fn label(&mut self, number: u32) {
+    fn label(&mut self, number: u32, index: &Index) {
         let item = &self.items[number as usize];
         let mut effective = item.own.clone();
-        for (key, value) in item.parents.iter().filter_map(|parent| self.parents.get(parent.as_str())).flatten() {
+        for (key, value) in item.parents.iter().flat_map(|parent| index.parent_labels(parent)) {
             if !effective.contains_key(key) {
-                effective.insert(key.clone(), value.clone());
+                effective.insert(key.to_owned(), value.to_owned());
             }
         }
         let mut candidates: Vec<u32> = self.unbounded.iter().copied().collect();
         for hash in self.hashes(&effective) {
             self.by_label.entry(hash).or_default().insert(number);
-            candidates.extend(self.by_clue.get(&hash).into_iter().flatten());
+            candidates.extend(self.by_clue.get(&hash).into_iter().flat_map(Few::iter));
         }
         candidates.sort_unstable();
         candidates.dedup();
-        candidates.retain(|&selector| self.selectors[selector as usize].selector.matches(&effective));
+        candidates.retain(|&selector| self.selectors[selector as usize].matches(&effective));
         let item = &mut self.items[number as usize];
         item.effective = effective;
         item.matches = candidates;
@@ -283,7 +290,7 @@ impl Reach {
     fn cost(&self, clue: &Clue<'_>) -> usize {
         let hash = self.hash(clue);
         let items = self.by_label.get(&hash).map_or(0, BTreeSet::len);
-        let selectors = self.by_clue.get(&hash).map_or(0, Vec::len);
+        let selectors = self.by_clue.get(&hash).map_or(0, Few::len);
         2 * (items + selectors) + usize::from(matches!(clue, Clue::Has(_)))
     }
 

@@ -217,6 +217,12 @@ impl Index {
         SetHandle(set)
     }
 
+    /// The labels that items inherit from a parent, by key; none if there is no such parent.
+    pub(crate) fn parent_labels(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+        let labels = self.parents.labels(name).into_iter().flat_map(Packed::iter);
+        labels.map(|(key, value)| (self.keys.text(key), value))
+    }
+
     /// The name of a set in use.
     pub(crate) fn id(&self, handle: &SetHandle) -> &SetId {
         &self.sets.get(handle.0).id

@@ -38,6 +38,13 @@ impl ParentTable {
         number
     }
 
+    /// The labels of a parent, if there is one of this name.
+    pub(super) fn labels(&self, name: &str) -> Option<&Packed> {
+        let hash = self.hasher.hash_one(name);
+        let number = self.by_name.find(hash, |&number| *self.slab[number as usize].name == *name)?;
+        Some(&self.slab[*number as usize].labels)
+    }
+
     /// Gives a use back.
     pub(super) fn release(&mut self, parent: u32) {
         let state = &mut self.slab[parent as usize];
