@@ -2,19 +2,21 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub(crate) mod packets;
+mod rules;
 pub(crate) mod scenario;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use calico_model::{
-    AnyResource, Change, EntityRule, FelixConfigurationSpec, IPPoolSpec, Icmp, Kind, KindName, Port, ProfileSpec,
-    Protocol, Resource, ResourceKey, Rule, WorkloadEndpointSpec,
-};
-use calico_policy::{
-    oracle::State,
-    packet::{Hop, Packet, Transport},
+    Action, AnyResource, BGPConfigurationSpec, Change, EndpointPort, FelixConfigurationSpec, HostEndpointSpec, IPNat,
+    IPPoolSpec, Kind, NetSetSpec, NodeSpec, PolicySpec, ProfileSpec, Protocol, Resource, ResourceKey, Revision, Rule,
+    StagedGlobalNetworkPolicySpec, TierSpec, WorkloadEndpointSpec,
 };
 use proptest::{prelude::*, sample::select};
+use serde_json::{Value, json};
+
+use self::rules::{rules, selector};
 
 /// The host whose engine is tested.
 pub(crate) const NODE: &str = "n1";
@@ -30,13 +32,7 @@ pub(crate) fn set<S: Kind>(resource: Resource<S>) -> Change {
     Change::Set { key: resource.key(), resource: Box::new(S::into_any(resource)) }
 }
 
-pub(crate) fn key_of(change: &Change) -> &ResourceKey {
-    match change {
-        Change::Set { key, .. } | Change::Remove { key } | Change::Unusable { key, .. } => key,
-    }
-}
-
-fn strings(choices: &'static [&'static str]) -> impl Strategy<Value = String> + Clone {
+pub(crate) fn strings(choices: &'static [&'static str]) -> impl Strategy<Value = String> + Clone {
     select(choices).prop_map(str::to_owned)
 }
 
@@ -47,13 +43,25 @@ fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
 fn profile_name() -> impl Strategy<Value = String> + Clone {
     prop_oneof![
         20 => strings(&["p1", "p2", "p3"]),
-        1 => strings(&["ghost", calico_policy::BUILT_IN_PROFILE]),
+        1 => strings(&["ghost", "kns.blue", calico_policy::BUILT_IN_PROFILE]),
     ]
 }
 
-fn endpoint_key() -> impl Strategy<Value = ResourceKey> {
-    (select(vec!["blue", "default"]), select(vec!["a", "b", "c"]))
-        .prop_map(|(namespace, name)| ResourceKey::new(KindName::WorkloadEndpoint, Some(namespace), name))
+fn profiles() -> impl Strategy<Value = Vec<String>> {
+    prop_oneof![20 => prop::collection::vec(profile_name(), 1..4), 1 => Just(Vec::new())]
+}
+
+fn named_ports() -> impl Strategy<Value = Vec<EndpointPort>> {
+    let port = (strings(&["http", "dns", ""]), select(vec!["TCP", "UDP", "ICMP"]), select(vec![80, 443, 53]));
+    let port = port.prop_map(|(name, protocol, port)| EndpointPort {
+        name,
+        protocol: Protocol::from(protocol),
+        port,
+        host_port: None,
+        host_ip: None,
+        extra: Default::default(),
+    });
+    prop::collection::vec(port, 0..3)
 }
 
 fn address() -> impl Strategy<Value = String> {
@@ -63,256 +71,362 @@ fn address() -> impl Strategy<Value = String> {
     ]
 }
 
-fn endpoint() -> impl Strategy<Value = Change> {
+fn nats() -> impl Strategy<Value = Vec<IPNat>> {
+    let nat = (strings(&["10.0.0.1", "10.0.0.2", "fd00::1"]), strings(&["10.9.9.9", "10.9.9.8", "fd99::9"]));
+    let nat = nat.prop_map(|(internal_ip, external_ip)| IPNat { internal_ip, external_ip, ..Default::default() });
+    prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(nat, 1..3)]
+}
+
+fn endpoint() -> impl Strategy<Value = AnyResource> {
     let interface = prop_oneof![40 => strings(&["cali1", "cali2", "cali3"]), 1 => strings(&["", "eth0", "cali/1", "cali567890123456"])];
     let mac = prop_oneof![40 => strings(&["", "ee:ee:ee:ee:ee:ee"]), 1 => strings(&["ee:ee"])];
     (
-        endpoint_key(),
+        (select(vec!["blue", "default"]), select(vec!["a", "b", "c"])),
         (select(vec![NODE, NODE, NODE, "n2"]), interface, mac),
         prop_oneof![20 => prop::collection::vec(address(), 1..4), 1 => Just(Vec::new())],
-        prop_oneof![20 => prop::collection::vec(profile_name(), 1..4), 1 => Just(Vec::new())],
-        labels(),
+        profiles(),
+        (labels(), named_ports(), nats()),
         prop_oneof![9 => Just(""), 1 => Just("robot")],
-        prop_oneof![29 => Just(false), 1 => Just(true)],
-    )
-        .prop_map(|(key, (node, interface_name, mac), ip_networks, profiles, labels, account, spoof)| {
-            let spec = WorkloadEndpointSpec {
-                node: node.into(),
-                interface_name,
-                mac,
-                ip_networks,
-                profiles,
-                service_account_name: account.into(),
-                allow_spoofed_source_prefixes: if spoof { vec!["10.9.0.0/16".into()] } else { Vec::new() },
-                ..Default::default()
-            };
-            let mut resource = Resource::namespaced(key.namespace.clone().unwrap(), key.name, spec);
-            resource.metadata.labels = labels;
-            // Every write puts the namespace among the labels.
-            Kind::set_defaults(&mut resource);
-            set(resource)
-        })
-}
-
-/// `bad` here and below: whether things without a clear meaning may come up. One of them closes a whole profile, so
-/// most profiles are made without.
-fn selector(bad: bool, chance: u32) -> impl Strategy<Value = String> {
-    let good = strings(&[
-        "has(a)",
-        "a == ''",
-        "a == '1' || b == '2'",
-        "!has(b)",
-        "all()",
-        "a in {'1', '2'} && c != '1'",
-        "has(pcns.a)",
-        "projectcalico.org/serviceaccount == 'robot'",
-        "!(a == '1')",
-        "b contains ''",
-    ]);
-    let broken = strings(&["has(", " ", "a) || (b"]);
-    prop_oneof![100 - chance => Just(String::new()), chance => good, 3 * u32::from(bad) => broken]
-}
-
-fn nets(bad: bool, chance: u32) -> impl Strategy<Value = Vec<String>> {
-    let net = prop_oneof![
-        20 => strings(&["10.0.0.0/31", "10.0.0.2", "10.0.0.0/8", "fd00::/64", "fd00::1/128"]),
-        3 * u32::from(bad) => strings(&["10.0.0.1/8", "any", "0.0.0.0/0"]),
-    ];
-    prop_oneof![100 - chance => Just(Vec::new()), chance => prop::collection::vec(net, 1..3)]
-}
-
-fn ports(bad: bool, chance: u32) -> impl Strategy<Value = Vec<Port>> {
-    let port = prop_oneof![
-        10 => select(vec![Port::Number(80), Port::Number(443), Port::Range(50, 100), Port::Range(53, 53)]),
-        u32::from(bad) => select(vec![Port::Number(0), Port::Range(9, 1)]),
-    ];
-    prop_oneof![100 - chance => Just(Vec::new()), chance => prop::collection::vec(port, 1..3)]
-}
-
-fn entity(bad: bool, has_ports: bool) -> impl Strategy<Value = EntityRule> {
-    let members = |json: serde_json::Value| Just(serde_json::from_value::<EntityRule>(json).unwrap());
-    let others = prop_oneof![
-        40 => members(serde_json::json!({})),
-        2 => members(serde_json::json!({"serviceAccounts": {"names": ["robot"]}})),
-        u32::from(bad) => members(serde_json::json!({"serviceAccounts": {"names": ["it's"]}})),
-        u32::from(bad) => members(serde_json::json!({"serviceAccounts": {"selector": "has(", "names": []}})),
-        u32::from(bad) => members(serde_json::json!({"services": {"name": "dns"}})),
-    ];
-    let namespace = prop_oneof![
-        30 => Just(String::new()),
-        2 => strings(&["has(a)", "all()"]),
-        u32::from(bad) => strings(&["has("]),
-    ];
-    let port_chance = if has_ports { 35 } else { 0 };
-    (
-        (nets(bad, 20), nets(bad, 10)),
-        (selector(bad, 30), selector(bad, 15), namespace),
-        (ports(bad, port_chance), ports(bad, port_chance / 3)),
-        others,
+        prop_oneof![19 => Just(false), 1 => Just(true)],
     )
         .prop_map(
-            |((nets, not_nets), (selector, not_selector, namespace_selector), (ports, not_ports), others)| EntityRule {
+            |(
+                (namespace, name),
+                (node, interface_name, mac),
                 nets,
-                not_nets,
-                selector,
-                not_selector,
-                namespace_selector,
-                ports,
-                not_ports,
-                ..others
+                profiles,
+                (labels, ports, nats),
+                account,
+                spoof,
+            )| {
+                let spec = WorkloadEndpointSpec {
+                    node: node.into(),
+                    orchestrator: "docker".into(),
+                    workload: name.into(),
+                    endpoint: "eth0".into(),
+                    interface_name,
+                    mac,
+                    ip_networks: nets,
+                    ip_nats: nats,
+                    ports,
+                    profiles,
+                    service_account_name: account.into(),
+                    allow_spoofed_source_prefixes: if spoof { vec!["10.8.0.0/16".into()] } else { Vec::new() },
+                    ..Default::default()
+                };
+                // Not of the node, so that an endpoint can move.
+                let mut resource = Resource::namespaced(namespace, name, spec);
+                resource.metadata.labels = labels;
+                Kind::set_defaults(&mut resource);
+                Kind::into_any(resource)
             },
         )
 }
 
-fn protocol(bad: bool) -> impl Strategy<Value = Option<Protocol>> {
-    let of = |texts: &'static [&'static str]| select(texts).prop_map(|text| Some(Protocol::from(text)));
-    prop_oneof![
-        8 => Just(None),
-        8 => of(&["TCP", "6", "UDP", "17"]),
-        4 => of(&["ICMP", "ICMPv6", "SCTP", "47"]),
-        u32::from(bad) => of(&["tcp", "0"]),
-    ]
+fn host_endpoint() -> impl Strategy<Value = AnyResource> {
+    let interface = prop_oneof![
+        20 => strings(&["eth0", "eth0", "eth1", "*", "*", "lo", ""]),
+        1 => strings(&["cali1", "eth/0"]),
+    ];
+    let address = prop_oneof![
+        20 => strings(&["192.0.2.1", "198.51.100.1", "2001:db8::1", "10.0.0.3"]),
+        1 => strings(&["nonsense"]),
+    ];
+    (
+        strings(&["h1", "h2", "h3"]),
+        (select(vec![NODE, NODE, NODE, "n2"]), interface),
+        prop::collection::vec(address, 0..3),
+        profiles(),
+        (labels(), named_ports()),
+    )
+        .prop_map(|(name, (node, interface_name), expected_ips, profiles, (mut labels, ports))| {
+            let spec = HostEndpointSpec {
+                node: node.into(),
+                interface_name,
+                expected_ips,
+                profiles,
+                ports,
+                ..Default::default()
+            };
+            labels.insert("hep".into(), String::new());
+            let mut resource = Resource::new(name, spec);
+            resource.metadata.labels = labels;
+            Kind::into_any(resource)
+        })
 }
 
-fn icmp(bad: bool) -> impl Strategy<Value = Option<Icmp>> {
-    let types = || select(vec![Some(8), Some(3), Some(128)]);
-    let good = (types(), select(vec![None, None, Some(0), Some(1)]));
-    let odd = (select(vec![None, Some(255), Some(300)]), select(vec![None, Some(0), Some(300)]));
-    let one = prop_oneof![4 => good.boxed(), u32::from(bad) => odd.boxed()];
-    prop_oneof![2 => Just(None), 3 => one.prop_map(|(icmp_type, code)| Some(Icmp { icmp_type, code }))]
+/// One in six is bad, of rough clusters.
+fn bad(rough: bool) -> impl Strategy<Value = bool> {
+    prop_oneof![5 => Just(false), u32::from(rough) => Just(true)]
 }
 
-fn rule(bad: bool) -> impl Strategy<Value = Rule> {
-    let action = prop_oneof![
-        20 => strings(&["Allow", "Allow", "Allow", "Deny", "Pass", "Log"]),
-        u32::from(bad) => strings(&["allow", "", "Reject"]),
+fn profile(rough: bool) -> impl Strategy<Value = AnyResource> {
+    let open = || Just(vec![Rule::of(Action::Allow)]);
+    let rules = move |bad| prop_oneof![1 => open().boxed(), 2 => rules(bad, 5).boxed()];
+    let body = bad(rough).prop_flat_map(move |bad| (rules(bad).boxed(), rules(bad).boxed()));
+    (profile_name(), body, labels()).prop_map(|(name, (ingress, egress), labels_to_apply)| {
+        Kind::into_any(Resource::new(name, ProfileSpec { ingress, egress, labels_to_apply, extra: Default::default() }))
+    })
+}
+
+/// Which endpoints, where in the order, in which lists.
+fn policy_frame(bad: bool) -> impl Strategy<Value = PolicySpec> {
+    let order = select(vec![None, Some(json!(1)), Some(json!(2)), Some(json!(1.5)), Some(json!(-3))]);
+    let types = prop_oneof![
+        10 => select(vec![vec![], vec!["Ingress"], vec!["Egress"], vec!["Ingress", "Egress"]]),
+        u32::from(bad) => select(vec![vec!["ingress"], vec!["Both", "Egress"]]),
     ];
-    let version = prop_oneof![10 => Just(None), 2 => select(vec![Some(4), Some(6)]), u32::from(bad) => Just(Some(5))];
-    let not_protocol = prop_oneof![9 => Just(None), 1 => protocol(bad)];
-    let members = |json: serde_json::Value| Just(serde_json::from_value::<Rule>(json).unwrap());
-    let others = prop_oneof![
-        9 => members(serde_json::json!({})),
-        1 => members(serde_json::json!({"metadata": {"annotations": {"why": "test"}}, "http": null})),
-        u32::from(bad) => members(serde_json::json!({"http": {"methods": ["GET"]}})),
+    let flags = prop_oneof![
+        8 => Just((false, false, false)),
+        4 => Just((false, false, true)),
+        2 => Just((true, false, true)),
+        2 => Just((false, true, true)),
+        u32::from(bad) => select(vec![(true, true, true), (true, false, false), (false, true, false)]),
     ];
-    let stray = prop_oneof![9 => Just(false), u32::from(bad) => Just(true)];
-    (action, version, protocol(bad), not_protocol, others, stray).prop_flat_map(
-        move |(action, ip_version, protocol, not_protocol, others, stray)| {
-            let has_ports = stray || protocol.as_ref().is_some_and(Protocol::has_ports);
-            let has_types = stray || matches!(protocol.as_ref().and_then(Protocol::number), Some(1 | 58));
-            let ends = (entity(bad, has_ports), entity(bad, has_ports));
-            (ends, icmp(bad), icmp(bad)).prop_map(move |((source, destination), icmp, not_icmp)| Rule {
-                action: action.clone(),
-                ip_version,
-                protocol: protocol.clone(),
-                not_protocol: not_protocol.clone(),
-                icmp: icmp.filter(|_| has_types),
-                not_icmp: not_icmp.filter(|_| has_types && icmp.is_none()),
-                source,
-                destination,
-                ..others.clone()
-            })
+    let tier = prop_oneof![4 => strings(&["", "default", "t1", "t2"]), 1 => strings(&["nowhere"])];
+    let scopes = (selector(bad, 60), prop_oneof![9 => Just(String::new()), 1 => selector(bad, 80)]);
+    let accounts = prop_oneof![12 => Just(String::new()), 1 => strings(&["has(a)", "all()"])];
+    (tier, order, types, flags, scopes, accounts).prop_map(
+        |(tier, order, types, (do_not_track, pre_dnat, apply_on_forward), (selector, namespace_selector), accounts)| {
+            // Where there is no list of workloads, hosts are meant more often than not.
+            let selector = if do_not_track || pre_dnat { selector.replace("(a", "(hep") } else { selector };
+            PolicySpec {
+                tier,
+                order: order.and_then(|order| order.as_number().cloned()),
+                selector,
+                namespace_selector,
+                service_account_selector: accounts,
+                types: types.into_iter().map(str::to_owned).collect(),
+                do_not_track,
+                pre_dnat,
+                apply_on_forward,
+                ..Default::default()
+            }
         },
     )
 }
 
-fn profile() -> impl Strategy<Value = Change> {
-    let open = || Just(vec![Rule::of(calico_model::Action::Allow)]);
-    let rules = move |bad| prop_oneof![1 => open(), 4 => prop::collection::vec(rule(bad), 0..5)];
-    let bad = prop_oneof![4 => Just(false), 1 => Just(true)];
-    let body = bad.prop_flat_map(move |bad| (rules(bad), rules(bad)));
-    (profile_name(), body, labels()).prop_map(|(name, (ingress, egress), labels_to_apply)| {
-        set(Resource::new(name, ProfileSpec { ingress, egress, labels_to_apply, extra: Default::default() }))
+fn policy(rough: bool) -> impl Strategy<Value = AnyResource> {
+    let body =
+        bad(rough).prop_flat_map(|bad| (policy_frame(bad).boxed(), rules(bad, 4).boxed(), rules(bad, 4).boxed()));
+    let name = strings(&["a", "b", "a-x", "c"]);
+    (name, select(vec![None, None, Some("blue"), Some("default")]), body).prop_map(
+        |(name, namespace, (mut spec, ingress, egress))| {
+            spec.ingress = ingress;
+            // There is no egress before destination NAT.
+            spec.egress = if spec.pre_dnat { Vec::new() } else { egress };
+            if spec.pre_dnat {
+                spec.types.retain(|word| word != "Egress");
+            }
+            match namespace {
+                None => Kind::into_any(Resource::new(name, calico_model::GlobalNetworkPolicySpec(spec))),
+                Some(namespace) => {
+                    // What only global policies have.
+                    (spec.do_not_track, spec.pre_dnat, spec.apply_on_forward) = (false, false, false);
+                    spec.namespace_selector.clear();
+                    Kind::into_any(Resource::namespaced(namespace, name, calico_model::NetworkPolicySpec(spec)))
+                }
+            }
+        },
+    )
+}
+
+fn staged() -> impl Strategy<Value = AnyResource> {
+    (strings(&["a", "b"]), rules(false, 3)).prop_map(|(name, ingress)| {
+        let spec = PolicySpec { ingress, staged_action: "Set".into(), ..Default::default() };
+        Kind::into_any(Resource::new(name, StagedGlobalNetworkPolicySpec(spec)))
     })
 }
 
-fn pool() -> impl Strategy<Value = Change> {
+fn tier() -> impl Strategy<Value = AnyResource> {
+    let order = select(vec![None, Some(json!(1)), Some(json!(2)), Some(json!(1_000_000))]);
+    let action = prop_oneof![20 => strings(&["", "Deny", "Pass", "Pass"]), 1 => strings(&["Perhaps"])];
+    (strings(&["default", "t1", "t2"]), order, action).prop_map(|(name, order, default_action)| {
+        let order = order.and_then(|order| order.as_number().cloned());
+        Kind::into_any(Resource::new(name, TierSpec { order, default_action, extra: Default::default() }))
+    })
+}
+
+fn network_set() -> impl Strategy<Value = AnyResource> {
+    let net = prop_oneof![
+        20 => strings(&["10.0.0.0/31", "10.0.0.2", "10.0.0.1/8", "0.0.0.0/0", "fd00::/64", "192.0.2.9/32"]),
+        1 => strings(&["nonsense"]),
+    ];
+    let nets = prop::collection::vec(net, 0..3);
+    (strings(&["s1", "s2"]), any::<bool>(), nets, labels()).prop_map(|(name, global, nets, mut labels)| {
+        labels.insert("set".into(), String::new());
+        let spec = NetSetSpec { nets, extra: Default::default() };
+        if global {
+            let mut set = Resource::new(name, calico_model::GlobalNetworkSetSpec(spec));
+            set.metadata.labels = labels;
+            return Kind::into_any(set);
+        }
+        let mut set = Resource::namespaced("blue", name, calico_model::NetworkSetSpec(spec));
+        set.metadata.labels = labels;
+        Kind::into_any(set)
+    })
+}
+
+fn pool() -> impl Strategy<Value = AnyResource> {
     (strings(&["pool1", "pool2", "pool3"]), select(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/64"]), any::<bool>())
         .prop_map(|(name, cidr, nat_outgoing)| {
-            set(Resource::new(name, IPPoolSpec { cidr: cidr.parse().unwrap(), nat_outgoing, ..Default::default() }))
+            let spec = IPPoolSpec { cidr: cidr.parse().unwrap(), nat_outgoing, ..Default::default() };
+            Kind::into_any(Resource::new(name, spec))
         })
 }
 
-fn felix() -> impl Strategy<Value = Change> {
-    let action = select(vec![None, Some(""), Some("Drop"), Some("ACCEPT"), Some("Return"), Some("Perhaps")]);
-    (strings(&["default", "node.n1", "node.n2", "n1"]), action).prop_map(|(name, action)| {
-        let spec =
-            FelixConfigurationSpec { default_endpoint_to_host_action: action.map(str::to_owned), ..Default::default() };
-        set(Resource::new(name, spec))
+/// One or two settings, as they are written.
+fn felix() -> impl Strategy<Value = AnyResource> {
+    let setting = select(vec![
+        json!({"defaultEndpointToHostAction": "Drop"}),
+        json!({"defaultEndpointToHostAction": "ACCEPT"}),
+        json!({"defaultEndpointToHostAction": "Return"}),
+        json!({"defaultEndpointToHostAction": "Perhaps"}),
+        json!({"nftablesFilterDenyAction": "Reject"}),
+        json!({"iptablesFilterDenyAction": "Reject"}),
+        json!({"failsafeInboundHostPorts": []}),
+        json!({"failsafeInboundHostPorts": [{"protocol": "tcp", "port": 80, "net": "10.0.0.0/8"}, {"protocol": "x", "port": 1}]}),
+        json!({"failsafeOutboundHostPorts": [{"protocol": "UDP", "port": 53}, {"protocol": "sctp", "port": 80}]}),
+        json!({"workloadSourceSpoofing": "Any"}),
+        json!({"floatingIPs": "Enabled"}),
+        json!({"floatingIPs": "Enabled", "workloadSourceSpoofing": "Any"}),
+        json!({"disableConntrackInvalidCheck": true}),
+        json!({"allowVXLANPacketsFromWorkloads": true, "allowIPIPPacketsFromWorkloads": true}),
+        json!({"vxlanEnabled": true, "vxlanPort": 53}),
+        json!({"serviceLoopPrevention": "Reject"}),
+        json!({"serviceLoopPrevention": "Disabled"}),
+        json!({"natOutgoingExclusions": "IPPoolsAndHostIPs", "natOutgoingAddress": "192.0.2.77"}),
+    ]);
+    let name = strings(&["default", "default", "node.n1", "node.n2", "some", "n1"]);
+    let node_selector = select(vec![None, Some("has(rack)"), Some("all()"), Some("has(")]);
+    let created = select(vec![None, Some("2026-01-01T00:00:00Z"), Some("2025-01-01T00:00:00Z")]);
+    (name, setting, node_selector, created).prop_map(|(name, setting, node_selector, created)| {
+        let mut spec: FelixConfigurationSpec = serde_json::from_value(setting).unwrap();
+        if name == "some" || name == "n1" {
+            spec.node_selector = node_selector.map(str::to_owned);
+        }
+        let mut resource = Resource::new(name, spec);
+        resource.metadata.creation_timestamp = created.map(str::to_owned);
+        Kind::into_any(resource)
     })
 }
 
-fn change() -> impl Strategy<Value = Change> {
-    let any = || prop_oneof![6 => endpoint(), 6 => profile(), 1 => pool(), 1 => felix()];
-    let removal = any().prop_map(|change| Change::Remove { key: key_of(&change).clone() });
-    prop_oneof![10 => any().boxed(), 1 => removal.boxed()]
+fn node() -> impl Strategy<Value = AnyResource> {
+    let spec = select(vec![
+        json!({"bgp": {"ipv4Address": "192.0.2.1/24", "ipv6Address": "2001:db8::1/64"}}),
+        json!({"bgp": {"ipv4Address": "192.0.2.2"}, "addresses": [{"address": "10.0.0.3"}]}),
+        json!({"addresses": [{"address": "198.51.100.1/24", "type": "InternalIP"}, {"address": "x"}]}),
+        json!({}),
+    ]);
+    (strings(&["n1", "n2"]), spec, any::<bool>()).prop_map(|(name, spec, racked)| {
+        let spec: NodeSpec = serde_json::from_value(spec).unwrap();
+        let mut resource = Resource::new(name, spec);
+        resource.metadata.labels.extend(racked.then(|| ("rack".to_owned(), "7".to_owned())));
+        Kind::into_any(resource)
+    })
+}
+
+fn bgp() -> impl Strategy<Value = AnyResource> {
+    let spec = select(vec![
+        json!({"serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]}),
+        json!({"serviceExternalIPs": [{"cidr": "10.96.0.5/32"}], "serviceLoadBalancerIPs": [{"cidr": "fd96::/64"}]}),
+        json!({}),
+    ]);
+    (strings(&["default", "node.n1"]), spec).prop_map(|(name, spec)| {
+        let spec: BGPConfigurationSpec = serde_json::from_value(spec).unwrap();
+        Kind::into_any(Resource::new(name, spec))
+    })
+}
+
+fn resource(rough: bool) -> impl Strategy<Value = AnyResource> {
+    prop_oneof![
+        12 => endpoint().boxed(),
+        8 => profile(rough).boxed(),
+        14 => policy(rough).boxed(),
+        3 => tier().boxed(),
+        4 => network_set().boxed(),
+        8 => host_endpoint().boxed(),
+        2 => felix().boxed(),
+        1 => pool().boxed(),
+        1 => node().boxed(),
+        1 => bgp().boxed(),
+        1 => staged().boxed(),
+    ]
+}
+
+/// What somebody may have done to a record on its way into the datastore.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    /// Nothing, and nobody checks it either.
+    Unchecked,
+    /// Nothing.
+    None,
+    /// The member of this number is of another sort than it should be.
+    Member(usize),
+    /// It is no JSON.
+    All,
+}
+
+fn change(rough: bool) -> impl Strategy<Value = Change> {
+    let harm = prop_oneof![
+        20 => Just(Harm::Unchecked),
+        40 => Just(Harm::None),
+        2 * u32::from(rough) => (0..40_usize).prop_map(Harm::Member),
+        u32::from(rough) => Just(Harm::All),
+    ];
+    let kept = (resource(rough), harm).prop_map(|(resource, harm)| stored(resource, harm));
+    let removal = resource(rough).prop_map(|resource| Change::Remove { key: resource.key() });
+    prop_oneof![10 => kept.boxed(), 1 => removal.boxed()]
+}
+
+/// What the syncer makes of a record.
+fn stored(resource: AnyResource, harm: Harm) -> Change {
+    let key = resource.key();
+    let bytes = match harm {
+        Harm::Unchecked => return Change::Set { key, resource: Box::new(resource) },
+        Harm::None => resource.to_json(),
+        Harm::Member(number) => {
+            let mut value: Value = serde_json::from_slice(&resource.to_json()).unwrap();
+            harm_member(&mut value, number);
+            value.to_string().into_bytes()
+        }
+        Harm::All => b"{".to_vec(),
+    };
+    match AnyResource::decode_valid(&key, &bytes, Revision(1)) {
+        Ok(resource) => Change::Set { key, resource: Box::new(resource) },
+        Err(error) => error.into(),
+    }
+}
+
+/// Replaces a member of the spec, or the labels.
+fn harm_member(value: &mut Value, number: usize) {
+    let Value::Object(spec) = value["spec"].take() else { return };
+    let mut spec = spec;
+    let at = number % (spec.len() + 1);
+    match spec.iter_mut().nth(at) {
+        Some((_, member)) => *member = json!([{"no": ["such", 7]}]),
+        None => value["metadata"]["labels"] = json!(7),
+    }
+    value["spec"] = Value::Object(spec);
 }
 
 /// Changes and flushes in any order.
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(prop_oneof![4 => change().prop_map(Step::Change), 1 => Just(Step::Flush)], 8..60)
-}
-
-/// Packets that have a chance to meet something.
-pub(crate) fn packet() -> impl Strategy<Value = Packet> {
-    let hop = || {
-        prop_oneof![
-            6 => select(vec!["cali1", "cali2", "cali3"]).prop_map(|name| Hop::Interface(name.to_owned())),
-            1 => select(vec!["eth0", "cali9"]).prop_map(|name| Hop::Interface(name.to_owned())),
-            1 => Just(Hop::Host),
-        ]
+    let steps = |rough| {
+        let step = prop_oneof![6 => change(rough).prop_map(Step::Change), 1 => Just(Step::Flush)];
+        prop::collection::vec(step, 8..70)
     };
-    let pair = prop_oneof![
-        4 => (select(vec!["10.0.0.1", "10.0.0.2", "10.0.0.3", "0.0.0.0"]), select(vec!["10.0.0.1", "10.0.0.2", "192.0.2.1", "255.255.255.255"])),
-        3 => (select(vec!["fd00::1", "fd00::2", "fe80::1", "::"]), select(vec!["fd00::1", "fd00::2", "2001:db8::1", "ff02::2"])),
-    ];
-    let port = || select(vec![80_u16, 80, 443, 443, 53, 53, 60, 60, 4789]);
-    let transport = prop_oneof![
-        6 => (select(vec![6, 17, 132]), port(), port())
-            .prop_map(|(protocol, source, destination)| Transport::Ports { protocol, source, destination }),
-        3 => (select(vec![8, 3, 128, 135, 0]), select(vec![0, 1])).prop_map(|(icmp_type, code)| Transport::Icmp { icmp_type, code }),
-        1 => select(vec![47, 47, 4, 136]).prop_map(Transport::Other),
-    ];
-    (hop(), hop(), pair, transport).prop_map(|(from, to, (source, destination), transport)| {
-        let parse = |text: &str| text.parse::<IpAddr>().unwrap();
-        Packet::new(from, to, parse(source), parse(destination), transport)
-    })
+    // Much that is bad closes everything, and hides all other differences.
+    prop_oneof![2 => steps(false), 1 => steps(true)]
 }
 
-/// The same packet, but from and to endpoints that exist, as far as there are any: blind packets mostly fail for
-/// their source address.
-pub(crate) fn aimed(packet: &Packet, state: &State, dice: (usize, usize)) -> Packet {
-    let ends: Vec<(&str, IpAddr)> = state
-        .endpoints
-        .values()
-        .filter(|endpoint| endpoint.spec.node == NODE)
-        .flat_map(|endpoint| {
-            let addresses = endpoint.spec.ip_networks.iter().filter_map(|text| text.split('/').next()?.parse().ok());
-            addresses.map(|address| (endpoint.spec.interface_name.as_str(), address))
-        })
-        .collect();
-    let mut packet = packet.clone();
-    if ends.is_empty() {
-        return packet;
-    }
-    let (interface, source) = ends[dice.0 % ends.len()];
-    (packet.from, packet.source) = (Hop::Interface(interface.to_owned()), source);
-    let targets: Vec<_> = ends.iter().filter(|(_, address)| address.is_ipv4() == source.is_ipv4()).collect();
-    let (interface, destination) = *targets[dice.1 % targets.len()];
-    packet.destination = destination;
-    if packet.to != Hop::Host {
-        packet.to = Hop::Interface(interface.to_owned());
-    }
-    packet
-}
-
-/// The resources that stand at the end of a run.
-pub(crate) fn standing(steps: &[Step]) -> BTreeMap<ResourceKey, AnyResource> {
+/// What stands at the end of a run, as it was last told.
+pub(crate) fn standing(steps: &[Step]) -> BTreeMap<ResourceKey, Change> {
     let mut standing = BTreeMap::new();
     for step in steps {
         match step {
-            Step::Change(Change::Set { key, resource }) => drop(standing.insert(key.clone(), (**resource).clone())),
-            Step::Change(Change::Remove { key } | Change::Unusable { key, .. }) => drop(standing.remove(key)),
+            Step::Change(Change::Remove { key }) => drop(standing.remove(key)),
+            Step::Change(change) => drop(standing.insert(change.key().clone(), change.clone())),
             Step::Flush => {}
         }
     }
