@@ -10,8 +10,8 @@
 
 mod classes;
 mod hosts;
-mod pairs;
-mod probes;
+pub(crate) mod pairs;
+pub(crate) mod probes;
 
 use std::collections::BTreeMap;
 
@@ -92,7 +92,8 @@ pub struct VerdictChange {
     pub after: Verdict,
 }
 
-fn word<S: serde::Serializer>(verdict: &Verdict, serializer: S) -> Result<S::Ok, S::Error> {
+/// The verdict as one word, for programs.
+pub(crate) fn word<S: serde::Serializer>(verdict: &Verdict, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(verdict_word(*verdict))
 }
 

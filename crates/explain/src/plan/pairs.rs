@@ -17,7 +17,7 @@ use super::{
 use crate::Cluster;
 
 /// The interface to other hosts where no host endpoint names it.
-const UPLINK: &str = "eth0";
+pub(crate) const UPLINK: &str = "eth0";
 
 /// The interface by which a host reaches the others, with the host's addresses.
 pub(super) fn uplink(cluster: &Cluster, node: &str) -> BTreeMap<String, Vec<IpAddr>> {

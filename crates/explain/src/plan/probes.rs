@@ -12,11 +12,11 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
 /// Where clients' ports begin to be chosen by the system; no rule is expected to name this one.
-const CLIENT_PORT: u16 = 40_009;
+pub(crate) const CLIENT_PORT: u16 = 40_009;
 
 /// One kind of packet, for all that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Probe {
+pub(crate) struct Probe {
     /// The packet's.
     pub transport: Transport,
     /// The destination ports that it stands for.
@@ -25,7 +25,7 @@ pub(super) struct Probe {
 
 /// What the rules that may decide ask for.
 #[derive(Default)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// First ports of ranges.
     starts: BTreeSet<u16>,
     protocols: BTreeSet<u8>,
@@ -33,7 +33,7 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    pub(super) fn take(&mut self, host: &Programmed, rule: &Rule) {
+    pub(crate) fn take(&mut self, host: &Programmed, rule: &Rule) {
         for (low, high) in rule.destination.ports.iter().chain(&rule.destination.not_ports) {
             self.range(*low, *high);
         }
@@ -51,13 +51,18 @@ impl Bounds {
         }
     }
 
+    /// A single port.
+    pub(crate) fn port(&mut self, port: u16) {
+        self.range(port, port);
+    }
+
     fn range(&mut self, low: u16, high: u16) {
         self.starts.insert(low);
         self.starts.extend(high.checked_add(1));
     }
 
     /// A packet for every difference, in one family.
-    pub(super) fn probes(&self, family: u8) -> Vec<Probe> {
+    pub(crate) fn probes(&self, family: u8) -> Vec<Probe> {
         let mut probes = Vec::new();
         let mut starts: Vec<u16> = std::iter::once(1).chain(self.starts.iter().copied().filter(|s| *s > 1)).collect();
         starts.dedup();
@@ -83,7 +88,7 @@ impl Bounds {
 }
 
 /// A protocol, or a protocol with ports, in words.
-pub(super) fn traffic(transport: Transport, ports: Option<(u16, u16)>) -> String {
+pub(crate) fn traffic(transport: Transport, ports: Option<(u16, u16)>) -> String {
     match (transport, ports) {
         (Transport::Ports { protocol, .. }, Some((low, high))) => {
             let name = match protocol {
