@@ -106,7 +106,7 @@ fn profile_lines(cluster: &Cluster, id: &ProfileId) -> Vec<String> {
 /// Rules with their place: a rule that moves is a change.
 fn rule_lines(direction: Direction, rules: &[Rule]) -> Vec<String> {
     let word = direction.as_str().to_ascii_lowercase();
-    rules.iter().enumerate().map(|(index, rule)| format!("{word} {}: {}", index + 1, words::rule(rule))).collect()
+    rules.iter().enumerate().map(|(index, rule)| format!("{word}[{index}]: {}", words::rule(rule))).collect()
 }
 
 /// The policies and profiles of an endpoint, in their order.

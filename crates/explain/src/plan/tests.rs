@@ -54,7 +54,7 @@ fn a_policy_shows_what_it_closes_and_where() {
     let said: Vec<String> = plan.hosts[0].changes.iter().map(|change| change.object.clone()).collect();
     assert_eq!(said, ["policy lock (global)", "1 endpoint docker/h2-docker-w3-eth0"]);
     assert_eq!(plan.hosts[0].changes[0].lines.len(), 1, "{:?}", plan.hosts[0].changes[0]);
-    assert!(plan.hosts[0].changes[0].lines[0].text.starts_with("ingress 1: Allow TCP from role == 'web'"));
+    assert!(plan.hosts[0].changes[0].lines[0].text.starts_with("ingress[0]: Allow TCP from role == 'web'"));
     assert!(plan.hosts[0].changes[1].lines[0].text.contains("tier default, policy lock"));
     for verdict in &plan.verdicts {
         assert_eq!(verdict.to, ["docker/h2-docker-w3-eth0"]);
