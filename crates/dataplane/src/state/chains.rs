@@ -128,14 +128,12 @@ impl State {
         }
     }
 
-    /// The quiet chains of policies differ from the others only if those answer.
-    fn is_quiet(&self, role: Role) -> bool {
-        role.is_quiet() && self.facts.settings.deny == DenyAction::Reject
-    }
 
     fn make(&mut self, signature: &Signature) -> Shared {
         let role = signature.role;
-        let quiet = self.is_quiet(role);
+        // Also while nobody answers: a change to Reject rewrites chains in place, and those that must not answer where
+        // they are called from would be refused.
+        let quiet = role.is_quiet();
         let mut tiers = Vec::new();
         for (tier, policies) in tiers_of(&signature.tiers, role.direction()) {
             let denies = role.denies_at_end_of_tier() && !tier.pass_at_end;

@@ -78,9 +78,10 @@ fn tiers(endpoint: &HostEndpoint, list: HostList) -> Arc<[TierPolicies]> {
     tiers.as_slice().into()
 }
 
-/// Whether an endpoint has anything to say at a place. Only the lists that end in deny do so without a policy.
+/// Whether an endpoint has anything to say at a place: without a policy that are the lists that end in deny, and those
+/// of forwarded packets, which deny what connection tracking calls invalid.
 fn judges(endpoint: &HostEndpoint, list: HostList) -> bool {
-    list.has_profiles() || tiers_of(&tiers(endpoint, list), list.direction()).next().is_some()
+    list.judges_always() || tiers_of(&tiers(endpoint, list), list.direction()).next().is_some()
 }
 
 impl State {
