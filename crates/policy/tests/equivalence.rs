@@ -4,17 +4,20 @@
 
 mod common;
 
-use calico_model::Change;
+use calico_model::{
+    Action, Change, Kind, KindName, NetworkPolicySpec, PolicySpec, ProfileSpec, Resource, ResourceKey, Rule,
+    WorkloadEndpointSpec,
+};
 use calico_policy::{
     Engine,
     interpret::Programmed,
     oracle::{self, Reason, State},
-    packet::Packet,
+    packet::{Hop, Packet, Transport, Verdict},
 };
 use common::{
     NODE, Step,
     packets::{aimed, interfaces, packet},
-    standing, steps,
+    set, standing, steps,
 };
 use proptest::prelude::*;
 
@@ -189,4 +192,35 @@ fn the_random_clusters_decide_in_every_way() {
         let by_rule: usize = of_rules.map(|(_, count)| count).sum();
         assert!(by_rule > 0, "no rule of a policy decided in the list {list}: {reasons:#?}");
     }
+}
+
+/// Between two flushes a policy is removed and made anew, for the other direction and with other rules.
+#[test]
+fn a_policy_that_goes_and_comes_back_has_its_new_rules() {
+    let mut run = Run::new();
+    let policy = |egress: Vec<Rule>| {
+        let spec = PolicySpec { egress, ..Default::default() };
+        set(Resource::namespaced("blue", "a", NetworkPolicySpec(spec)))
+    };
+    let open = ProfileSpec { ingress: vec![Rule::of(Action::Allow)], ..Default::default() };
+    let spec = WorkloadEndpointSpec {
+        node: NODE.into(),
+        interface_name: "cali1".into(),
+        ip_networks: vec!["10.0.0.1/32".into()],
+        profiles: vec!["p1".into()],
+        ..Default::default()
+    };
+    let mut endpoint = Resource::namespaced("blue", "a", spec);
+    Kind::set_defaults(&mut endpoint);
+    for change in [set(Resource::new("p1", open)), policy(Vec::new()), set(endpoint)] {
+        run.change(change);
+    }
+    run.flush().unwrap();
+    run.change(Change::Remove { key: ResourceKey::new(KindName::NetworkPolicy, Some("blue"), "a") });
+    run.change(policy(vec![Rule::of(Action::Allow)]));
+    run.flush().unwrap();
+    let (hop, address) = (Hop::Interface("cali1".into()), "10.0.0.1".parse().unwrap());
+    let packet = Packet::new(hop.clone(), hop, address, address, Transport::Other(200));
+    assert_eq!(run.programmed.verdict(&packet), Verdict::Allow);
+    run.compare(&[packet]).unwrap();
 }

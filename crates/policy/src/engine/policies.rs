@@ -101,6 +101,8 @@ impl Policies {
     pub(super) fn set(&mut self, id: &PolicyId, policy: Policy, codes: &mut Codes) {
         let code = codes.keep(&policy.code);
         let tier = policy.tier.map(|name| self.tier_name(&name));
+        // One that is new here may be in use all the same: as it was before it was removed, since the last flush.
+        self.mark(id);
         let number = if let Some(number) = self.stored.find(id) {
             let state = self.stored.get(number);
             let place = |lists, ingress, egress, order: f64| (lists, ingress, egress, order.to_bits());
@@ -109,7 +111,6 @@ impl Policies {
                     == place(policy.lists, policy.ingress, policy.egress, policy.order)
                 && self.reach.is(state.selector, &policy.selector);
             let selector = state.selector;
-            self.mark(id);
             self.recode(number, code, policy.fault, codes);
             if stays {
                 return;
