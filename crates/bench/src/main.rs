@@ -4,11 +4,15 @@
 //! `docker run`), and the detail says the ratio. Names are paths, so that a part can be chosen: `--only felix`.
 
 mod attach;
+mod cpu;
 mod engine;
 mod felix;
 mod heap;
 mod memory;
+mod nft;
+mod packets;
 mod report;
+mod rig;
 mod sizes;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -21,7 +25,7 @@ use crate::report::Report;
 /// Measures the product in the lab. Needs root, Docker, etcd and BIRD, and the release build of the binaries.
 #[derive(Parser)]
 struct Cli {
-    /// Only the measures whose name starts so: `engine`, `felix`, `memory`, `attach`, `image`, `build`.
+    /// Only the measures whose name starts so: `engine`, `nft`, `packets`, `felix`, `memory`, `attach`, `image`, `build`.
     #[arg(long, env = "ONLY", default_value = "")]
     only: String,
     /// Where the numbers go as JSON.
@@ -45,6 +49,8 @@ type Part = (&'static str, fn(&mut Report) -> Result<()>);
 
 const PARTS: &[Part] = &[
     ("engine", engine::measure),
+    ("nft", nft::measure),
+    ("packets", packets::measure),
     ("felix", felix::measure),
     ("memory", memory::measure),
     ("attach", attach::measure),

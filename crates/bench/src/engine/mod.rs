@@ -14,7 +14,7 @@ use calico_model::{AnyResource, Change, Revision};
 use calico_policy::{Engine, instruction::Instruction};
 use miette::{Result, miette};
 
-use crate::{heap::Heap, report::Report};
+use crate::{cpu, heap::Heap, report::Report};
 use population::{LOCAL, LOCAL_ENDPOINTS, Resources};
 
 /// Resources that are made at a time: as many as a syncer hands over at once.
@@ -51,9 +51,9 @@ fn whole(
     let mut engine = Engine::new(LOCAL);
     let mut fed = 0;
     let mut spent = feed(&mut engine, cluster(), &mut fed, set);
-    let start = Instant::now();
+    let watch = Watch::start();
     let instructions = engine.flush();
-    spent += start.elapsed();
+    spent.add(&watch);
     let peak = heap.peak();
     let found = Tally::of(&instructions);
     let messages = instructions.len();
@@ -61,14 +61,21 @@ fn whole(
     let kept = heap.now();
     check(&engine, &found, local)?;
     let detail = format!("{fed} typed resources; {found}");
-    report.add(format!("{name}/seconds"), spent.as_secs_f64(), "s", 1, &detail);
+    report.add(format!("{name}/seconds"), spent.wall.as_secs_f64(), "s", 1, &detail);
+    report.add(
+        format!("{name}/cpu_seconds"),
+        spent.cpu.as_secs_f64(),
+        "s",
+        1,
+        "the same without what others ran meanwhile",
+    );
     report.add(format!("{name}/peak_mb"), megabytes(peak), "MB", 1, "most heap at a time, instructions included");
     report.add(format!("{name}/kept_mb"), megabytes(kept), "MB", 1, "heap of the engine alone, afterwards");
     let each = kept as f64 / (endpoints + local) as f64;
     report.add(format!("{name}/bytes_per_endpoint"), each, "B", 1, "heap of the engine by endpoints of the cluster");
     report.add(format!("{name}/messages"), messages as f64, "", 1, "instructions of the first flush");
     let json = from_json(cluster());
-    report.add(format!("{name}/json_seconds"), json.as_secs_f64(), "s", 1, "the same, read from the stored JSON");
+    report.add(format!("{name}/json_seconds"), json.wall.as_secs_f64(), "s", 1, "the same, read from the stored JSON");
     Ok(engine)
 }
 
@@ -78,8 +85,8 @@ fn feed<T>(
     mut resources: impl Iterator<Item = T>,
     fed: &mut usize,
     change: impl Fn(T) -> Change,
-) -> Duration {
-    let mut spent = Duration::ZERO;
+) -> Spent {
+    let mut spent = Spent::default();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         batch.extend(resources.by_ref().take(BATCH));
@@ -87,11 +94,11 @@ fn feed<T>(
             return spent;
         }
         *fed += batch.len();
-        let start = Instant::now();
+        let watch = Watch::start();
         for resource in batch.drain(..) {
             engine.absorb(change(resource));
         }
-        spent += start.elapsed();
+        spent.add(&watch);
     }
 }
 
@@ -99,18 +106,43 @@ fn set(resource: AnyResource) -> Change {
     Change::Set { key: resource.key(), resource: Box::new(resource) }
 }
 
-fn from_json(cluster: Resources) -> Duration {
+fn from_json(cluster: Resources) -> Spent {
     let mut engine = Engine::new(LOCAL);
     let stored = cluster.map(|resource| (resource.key(), resource.to_json()));
-    let spent = feed(&mut engine, stored, &mut 0, |(key, json)| {
+    let mut spent = feed(&mut engine, stored, &mut 0, |(key, json)| {
         AnyResource::decode_valid(&key, &json, Revision(1))
             .map_or_else(Change::from, |resource| Change::Set { key, resource: Box::new(resource) })
     });
-    let start = Instant::now();
+    let watch = Watch::start();
     let instructions = engine.flush();
-    let spent = spent + start.elapsed();
+    spent.add(&watch);
     drop(instructions);
     spent
+}
+
+/// Time by the clock, and of this thread alone.
+#[derive(Default)]
+struct Spent {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Spent {
+    fn add(&mut self, watch: &Watch) {
+        self.wall += watch.wall.elapsed();
+        self.cpu += cpu::of_this_thread().saturating_sub(watch.cpu);
+    }
+}
+
+struct Watch {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Watch {
+    fn start() -> Self {
+        Self { cpu: cpu::of_this_thread(), wall: Instant::now() }
+    }
 }
 
 /// A number is worth nothing if the engine did not do the work.
