@@ -9,9 +9,11 @@ use crate::{
     Error,
     family::Family,
     ifname::IfName,
+    iptables::{Variant, list_interface},
     netlink::Nft,
     program::{Expr, verdict},
     render::{HostList, Map},
+    writer::{has_nftables, left_by_iptables},
 };
 
 /// What is programmed for one interface.
@@ -50,7 +52,7 @@ pub struct ListedChain {
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedRule {
-    /// In the words of `nft`, without counter and comment.
+    /// In the words of `nft` or `iptables`, without counter and comment.
     pub text: String,
     /// Which rule of which policy or profile it is, or why it is there.
     pub comment: Option<String>,
@@ -61,16 +63,22 @@ pub struct ListedRule {
 }
 
 /// Lists what is programmed for an interface in the calling thread's network namespace. An interface that nothing is
-/// programmed for has no paths; neither has a host whose rules are written by the iptables renderer.
+/// programmed for has no paths. Rules of iptables are in its own words, and its chains have no comments.
 ///
 /// # Errors
-/// [`Error::Kernel`] without the right to read rules.
+/// [`Error::Kernel`] without the right to read rules, [`Error::Program`] or [`Error::ProgramMissing`] if those of
+/// iptables cannot be read.
 pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
     let nft = Nft::open()?;
     let mut listing = Listing::default();
     let Some(name) = IfName::new(interface) else { return Ok(listing) };
     for family in Family::ALL {
-        if !nft.has_table(family).await? {
+        for variant in Variant::ALL {
+            if left_by_iptables(&nft, variant, family).await {
+                listing.paths.extend(list_interface(variant, family, name.as_str()).await?);
+            }
+        }
+        if !has_nftables(&nft).await || !nft.has_table(family).await? {
             continue;
         }
         for map in Map::all() {
@@ -82,13 +90,8 @@ pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
                 },
             };
             let ip_version = if family == Family::V4 { 4 } else { 6 };
-            let place = match map {
-                Map::FromWorkload => "from workload".to_owned(),
-                Map::ToWorkload => "to workload".to_owned(),
-                Map::Host(list) => format!("host endpoint {}", list.map()),
-            };
             let chains = follow(&nft, family, chain).await?;
-            listing.paths.push(ListedPath { ip_version, place, owner, chains });
+            listing.paths.push(ListedPath { ip_version, place: map.place(), owner, chains });
         }
     }
     Ok(listing)

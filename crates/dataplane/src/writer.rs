@@ -77,7 +77,7 @@ impl Writer {
         }
         let wanted = match asked.0 {
             Renderer::Nftables => None,
-            Renderer::Auto if self.has_nftables().await => None,
+            Renderer::Auto if has_nftables(&self.nft).await => None,
             Renderer::Auto | Renderer::Iptables => Some(iptables::choose(asked.1).await?),
         };
         let changed = wanted != self.iptables.as_ref().map(|iptables| iptables.variant());
@@ -106,11 +106,11 @@ impl Writer {
         {
             return Ok(true);
         }
-        if self.has_nftables().await && self.nft.has_table(family).await? {
+        if has_nftables(&self.nft).await && self.nft.has_table(family).await? {
             return Ok(true);
         }
         for variant in Variant::ALL {
-            if self.left_by_iptables(variant, family).await {
+            if left_by_iptables(&self.nft, variant, family).await {
                 return Ok(true);
             }
         }
@@ -196,7 +196,7 @@ impl Writer {
                 iptables::remove(variant, self.options.clone(), false).await?;
             }
         }
-        if self.has_nftables().await { self.remove_nftables().await } else { Ok(()) }
+        if has_nftables(&self.nft).await { self.remove_nftables().await } else { Ok(()) }
     }
 
     async fn remove_nftables(&self) -> Result<(), Error> {
@@ -221,30 +221,31 @@ impl Writer {
     }
 
     async fn is_left(&self, variant: Variant) -> bool {
-        self.left_by_iptables(variant, Family::V4).await || self.left_by_iptables(variant, Family::V6).await
+        left_by_iptables(&self.nft, variant, Family::V4).await || left_by_iptables(&self.nft, variant, Family::V6).await
     }
+}
 
-    /// Whether chains of ours are in one kind of iptables. Starts no program.
-    async fn left_by_iptables(&self, variant: Variant, family: Family) -> bool {
-        match variant {
-            Variant::Legacy => legacy_filter_mentions(family, CHAIN_PREFIX),
-            Variant::Nft => match self.nft.read_filter(family, foreign::TABLE, &[]).await {
-                Ok(there) => there.chains.keys().any(|chain| chain.starts_with(CHAIN_PREFIX)),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot look for rules of iptables");
-                    false
-                }
-            },
-        }
-    }
-
-    async fn has_nftables(&self) -> bool {
-        match self.nft.has_table(Family::V4).await {
-            Ok(_) => true,
+/// Whether chains of ours are in one kind of iptables. Starts no program.
+pub(crate) async fn left_by_iptables(nft: &Nft, variant: Variant, family: Family) -> bool {
+    match variant {
+        Variant::Legacy => legacy_filter_mentions(family, CHAIN_PREFIX),
+        Variant::Nft => match nft.read_filter(family, foreign::TABLE, &[]).await {
+            Ok(there) => there.chains.keys().any(|chain| chain.starts_with(CHAIN_PREFIX)),
             Err(error) => {
-                tracing::debug!(%error, "the kernel has no nftables");
+                tracing::debug!(%error, "cannot look for rules of iptables");
                 false
             }
+        },
+    }
+}
+
+/// Whether the kernel has nftables at all.
+pub(crate) async fn has_nftables(nft: &Nft) -> bool {
+    match nft.has_table(Family::V4).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(%error, "the kernel has no nftables");
+            false
         }
     }
 }

@@ -90,7 +90,7 @@ fn find_ours(body: &str) -> Option<String> {
 }
 
 /// The words of a saved rule: separated by blanks, or between double quotes with `\` before what would end them.
-struct Words<'a>(&'a str);
+pub(super) struct Words<'a>(pub(super) &'a str);
 
 impl Iterator for Words<'_> {
     type Item = String;

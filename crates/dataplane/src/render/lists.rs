@@ -143,6 +143,15 @@ impl Map {
         [Self::FromWorkload, Self::ToWorkload].into_iter().chain(HostList::ALL.into_iter().map(Self::Host))
     }
 
+    /// Where its packets are judged, in words.
+    pub(crate) fn place(self) -> String {
+        match self {
+            Self::FromWorkload => "from workload".to_owned(),
+            Self::ToWorkload => "to workload".to_owned(),
+            Self::Host(list) => format!("host endpoint {}", list.map()),
+        }
+    }
+
     /// Position in arrays that hold one thing per map.
     pub(crate) fn index(self) -> usize {
         match self {

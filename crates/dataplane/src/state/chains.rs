@@ -128,7 +128,6 @@ impl State {
         }
     }
 
-
     fn make(&mut self, signature: &Signature) -> Shared {
         let role = signature.role;
         // Also while nobody answers: a change to Reject rewrites chains in place, and those that must not answer where

@@ -412,3 +412,28 @@ fn one_more_among_a_thousand_endpoints_is_a_small_change() {
         });
     });
 }
+
+#[test]
+fn a_listing_shows_what_was_met_and_how_often() {
+    each(|| {
+        on_a_host(|host| async move {
+            let (a, b) = (host.workload(1), host.workload(2));
+            let mut dataplane = dataplane().await;
+            absorb(&mut dataplane, scene(&a, &b));
+            absorb(&mut dataplane, [profile("web", vec![deny()], vec![allow()])]);
+            dataplane.apply().await.unwrap();
+            assert_eq!(talks(&a, &b, 80), [false; 2]);
+            let listing = calico_dataplane::listing::of_interface("cali2").await.unwrap();
+            let places: Vec<(u8, &str)> =
+                listing.paths.iter().map(|path| (path.ip_version, path.place.as_str())).collect();
+            assert_eq!(places, [(4, "from workload"), (4, "to workload"), (6, "from workload"), (6, "to workload")]);
+            let path = &listing.paths[1];
+            assert_eq!(path.owner.as_deref(), Some("test/cali2"));
+            assert_eq!(path.chains.iter().map(|chain| chain.depth).collect::<Vec<_>>(), [0, 1], "{path:#?}");
+            let denies = &path.chains[1].rules[0];
+            assert!(denies.comment.as_deref().unwrap().starts_with("profile web ingress"), "{denies:?}");
+            assert_eq!(denies.text, "-j DROP");
+            assert!(denies.counter.unwrap().0 > 0, "{denies:?}");
+        });
+    });
+}
