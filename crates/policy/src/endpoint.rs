@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use calico_model::{EndpointPort, Fault, HostEndpointSpec, IPNat, MacAddress, QosControls, WorkloadEndpointSpec};
-use calico_selector::scope::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_LABEL, SERVICE_ACCOUNT_PREFIX};
+use calico_selector::scope::{NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVICE_ACCOUNT_LABEL, SERVICE_ACCOUNT_PREFIX};
 use ipnet::IpNet;
 
 use crate::instruction::{HostInterfaces, Nat, Qos};
@@ -112,10 +112,18 @@ fn interface_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The labels that selectors see of a workload endpoint itself, of those that are stored. Labels of namespaces and
-/// service accounts come from profiles only: nobody may give them to an endpoint of his own.
-pub(crate) fn labels(mut stored: BTreeMap<String, String>, spec: &WorkloadEndpointSpec) -> BTreeMap<String, String> {
+/// The labels that selectors see of a workload endpoint itself, of those that are stored. Its namespace is where it is
+/// stored, whatever it says. Labels of namespaces and service accounts come from profiles only: nobody may give them to
+/// an endpoint of his own.
+pub(crate) fn labels(
+    mut stored: BTreeMap<String, String>,
+    namespace: Option<&str>,
+    spec: &WorkloadEndpointSpec,
+) -> BTreeMap<String, String> {
     stored.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
+    if let Some(namespace) = namespace {
+        stored.insert(NAMESPACE_LABEL.to_owned(), namespace.to_owned());
+    }
     if !spec.service_account_name.is_empty() {
         stored.insert(SERVICE_ACCOUNT_LABEL.to_owned(), spec.service_account_name.clone());
     }

@@ -233,6 +233,9 @@ impl State {
     pub fn labels(&self, endpoint: &WorkloadEndpoint) -> Labels {
         let mut labels = endpoint.metadata.labels.clone();
         labels.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
+        if let Some(namespace) = &endpoint.metadata.namespace {
+            labels.insert(NAMESPACE_LABEL.to_owned(), namespace.clone());
+        }
         if !endpoint.spec.service_account_name.is_empty() {
             labels.insert(SERVICE_ACCOUNT_LABEL.to_owned(), endpoint.spec.service_account_name.clone());
         }

@@ -162,10 +162,7 @@ impl<'a> Compiler<'a> {
             }
         }
         rule.ip_version = match families.len() {
-            0 => {
-                self.fault(place, "", "its conditions exclude both IPv4 and IPv6");
-                Some(NEITHER_FAMILY)
-            }
+            0 => Some(NEITHER_FAMILY),
             1 => families.first().copied(),
             _ => None,
         };
@@ -218,9 +215,6 @@ impl<'a> Compiler<'a> {
             not_nets: self.nets(place.member("notNets"), &entity.not_nets),
             ..CodeEnd::default()
         };
-        if let Some(net) = end.not_nets.iter().find(|net| net.prefix_len() == 0) {
-            self.fault(place.member("notNets"), net, "it excludes every address");
-        }
         (end.ports, end.names) = self.ports(place.member("ports"), &entity.ports, protocol);
         (end.not_ports, end.not_names) = self.ports(place.member("notPorts"), &entity.not_ports, protocol);
         self.select(place, entity, &mut end);

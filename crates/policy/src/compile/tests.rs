@@ -197,8 +197,9 @@ fn all_faults_are_reported_at_once() {
     assert_eq!(paths, ["spec.ingress[1].action", "spec.ingress[1].source.ports", "spec.egress[0].destination.nets[0]"]);
 }
 
+/// Their conditions are clear and never hold: no fault, and no opening either.
 #[test]
-fn rules_that_hold_in_neither_family_are_faults() {
+fn rules_that_hold_in_neither_family_keep_their_place_and_never_match() {
     let never = [
         json!({"action": "Allow", "protocol": "ICMP", "ipVersion": 6}),
         json!({"action": "Allow", "protocol": "ICMP", "source": {"nets": ["fd00::/8"]}}),
@@ -209,8 +210,11 @@ fn rules_that_hold_in_neither_family_are_faults() {
         json!({"action": "Deny", "ipVersion": 4, "destination": {"notNets": ["0.0.0.0/0", "fd00::/8"]}}),
     ];
     for rule in never {
-        assert!(compile_rule(&rule).is_err(), "{rule}");
+        assert_eq!(compile_rule(&rule).unwrap().ip_version, Some(NEITHER_FAMILY), "{rule}");
     }
+    let one = json!({"action": "Deny", "destination": {"notNets": ["0.0.0.0/0", "fd00::/8"]}});
+    let compiled = compile_rule(&one).unwrap();
+    assert_eq!((compiled.ip_version, compiled.destination.not_nets), (Some(6), nets(&["fd00::/8"])));
 }
 
 #[test]

@@ -336,7 +336,7 @@ impl Engine {
             Some(fault) => Err(fault.to_owned()),
             None => identity_with(spec, self.effective.spoofing).map_err(|faults| sentence(&faults)),
         };
-        let labels = labels(resource.metadata.labels, spec);
+        let labels = labels(resource.metadata.labels, key.namespace.as_deref(), spec);
         match &identity {
             Ok(identity) => {
                 let nets: Vec<IpNet> = identity.addresses.iter().copied().map(IpNet::from).collect();

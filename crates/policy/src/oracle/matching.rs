@@ -159,7 +159,6 @@ pub(super) fn unclear(rule: &Rule, namespace: Option<&str>) -> Option<String> {
             rule.not_icmp.is_some_and(|icmp| icmp.icmp_type.is_none()) || (rule.not_icmp.is_some() && !is_icmp),
             "not which type of which protocol?",
         ),
-        (families(rule).is_empty(), "its conditions exclude each other"),
     ];
     let broken = checks.into_iter().find(|(broken, _)| *broken).map(|(_, reason)| reason.to_owned());
     let mut ends = [&rule.source, &rule.destination].into_iter();
@@ -175,9 +174,6 @@ fn unclear_end(end: &EntityRule, protocol: Option<u8>, namespace: Option<&str>) 
     };
     if let Some(net) = end.nets.iter().chain(&end.not_nets).find(|net| net_of(net).is_none()) {
         return Some(format!("{net} is not a network"));
-    }
-    if end.not_nets.iter().filter_map(|net| net_of(net)).any(|net| net.prefix_len() == 0) {
-        return Some("it excludes every address".to_owned());
     }
     // A named port brings its protocol along.
     let needs_protocol = ports().any(|port| protocol.is_some() || !matches!(port, Port::Name(_)));
