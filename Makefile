@@ -16,7 +16,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DIR = $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 IMAGE := $(TARGET)/calico-node.tar
 
-.PHONY: help setup build image quickstart test lint advisories bench clean-lab
+.PHONY: help setup build image quickstart test fuzz lint advisories bench clean-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ test: setup ## run all tests, end-to-end ones included (root)
 	cargo build --locked --workspace --all-targets
 	@$(TARGET)/debug/calico-lab image --out $(IMAGE)
 	cargo test --locked --workspace --no-fail-fast
+
+fuzz: setup ## compare real packets in random clusters with the oracle, until stopped or for FUZZ_SECONDS; FUZZ_SEED repeats (root)
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),0) cargo test --locked -p calico-packets --test fuzz -- --nocapture
 
 lint: setup ## check format, lints and, with cargo-deny installed, licenses and sources
 	cargo fmt --all --check

@@ -140,6 +140,8 @@ struct Round {
     probes: Vec<Probe>,
     answers: Vec<Option<Answer>>,
     seen: Vec<Option<Seen>>,
+    /// The probes that are connecting, by place, source port and destination.
+    connecting: HashMap<(usize, u16, SocketAddr), u32>,
     open: usize,
 }
 
@@ -184,12 +186,11 @@ pub struct Prober {
     flows: BTreeMap<String, u64>,
     /// For hand-made packets, by place and family.
     senders: HashMap<(usize, u8), OwnedFd>,
-    sources: HashMap<(usize, IpAddr), IpAddr>,
     round: Round,
-    /// Numbers of hand-made packets that were given up.
-    given_up: HashSet<u32>,
-    /// Hand-made packets that arrived after they had been given up.
-    late: Vec<u32>,
+    /// Hand-made packets that were given up, by number.
+    given_up: HashMap<u32, Probe>,
+    /// Those of them that arrived all the same.
+    late: Vec<Probe>,
 }
 
 /// The ports that probes use as their source when they are not told otherwise: within the range of the kernel's own
@@ -211,9 +212,8 @@ impl Prober {
             next_port: SOURCE_PORTS.start,
             flows: BTreeMap::new(),
             senders: HashMap::new(),
-            sources: HashMap::new(),
             round: Round::default(),
-            given_up: HashSet::new(),
+            given_up: HashMap::new(),
             late: Vec::new(),
         };
         for place in 0..prober.places.len() {
@@ -241,9 +241,9 @@ impl Prober {
         &self.places
     }
 
-    /// How many hand-made packets arrived after their round had given them up, since this was asked last.
-    pub fn late(&mut self) -> usize {
-        std::mem::take(&mut self.late).len()
+    /// The hand-made packets that arrived after their round had given them up, since this was asked last.
+    pub fn late(&mut self) -> Vec<Probe> {
+        std::mem::take(&mut self.late)
     }
 
     /// The names of the kept connections.
@@ -261,6 +261,7 @@ impl Prober {
             probes: probes.to_vec(),
             answers: vec![None; probes.len()],
             seen: vec![None; probes.len()],
+            connecting: HashMap::new(),
             open: probes.len(),
         };
         self.next_number += u32::try_from(probes.len()).map_err(io::Error::other)?;
@@ -316,7 +317,7 @@ impl Prober {
         let answers: Vec<Answer> = round.answers.iter().map(|answer| answer.unwrap_or(Answer::Drop)).collect();
         for ((number, probe), answer) in (round.first..).zip(&round.probes).zip(&answers) {
             if probe.manner == Manner::OneWay && *answer == Answer::Drop {
-                self.given_up.insert(number);
+                self.given_up.insert(number, probe.clone());
             }
             // A connection that does not answer any more is not used again.
             if let Manner::Send(name) = &probe.manner
@@ -358,10 +359,10 @@ impl Prober {
     fn connect(&mut self, number: u32, probe: &Probe, talk: bool) -> io::Result<()> {
         let Content::Tcp { port, .. } = probe.content else { unreachable!("only TCP connects") };
         self.places[probe.from].namespace.enter()?;
-        let bind = |source| sockets::stream(source);
-        let socket = self.bound(probe, bind)?;
-        let connecting = sockets::connect(&socket, SocketAddr::new(probe.destination, port));
-        match connecting {
+        let (socket, source_port) = self.bound(probe, sockets::stream)?;
+        let destination = SocketAddr::new(probe.destination, port);
+        self.round.connecting.insert((probe.from, source_port, destination), number);
+        match sockets::connect(&socket, destination) {
             Ok(()) | Err(Errno::INPROGRESS) => {
                 let source = Source::Stream { number, connected: false, talk };
                 self.watch(socket, source, epoll::EventFlags::OUT)?;
@@ -374,7 +375,7 @@ impl Prober {
     fn ask(&mut self, number: u32, probe: &Probe) -> io::Result<()> {
         let Content::Udp { port } = probe.content else { unreachable!("only UDP asks") };
         self.places[probe.from].namespace.enter()?;
-        let socket = self.bound(probe, sockets::datagram)?;
+        let (socket, _) = self.bound(probe, sockets::datagram)?;
         let asked = sockets::connect(&socket, SocketAddr::new(probe.destination, port))
             .and_then(|()| sockets::send(&socket, &Token::of(number)));
         match asked {
@@ -418,15 +419,19 @@ impl Prober {
         Ok(())
     }
 
-    /// A socket made by `make`, bound to the source that a probe wants or to a port that is free.
-    fn bound(&mut self, probe: &Probe, make: impl Fn(SocketAddr) -> Result<OwnedFd, Errno>) -> io::Result<OwnedFd> {
+    /// A socket made by `make`, bound to the source that a probe wants or to a port that is free; and its port.
+    fn bound(
+        &mut self,
+        probe: &Probe,
+        make: impl Fn(SocketAddr) -> Result<OwnedFd, Errno>,
+    ) -> io::Result<(OwnedFd, u16)> {
         let any = if probe.destination.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
         let address = probe.source.unwrap_or(any);
         loop {
             let port = probe.source_port.unwrap_or_else(|| self.port());
             match make(SocketAddr::new(address, port)) {
                 Err(Errno::ADDRINUSE) if probe.source_port.is_none() => {}
-                made => return Ok(made?),
+                made => return Ok((made?, port)),
             }
         }
     }
@@ -442,17 +447,9 @@ impl Prober {
     ///
     /// # Errors
     /// It has no way there.
-    pub fn source_for(&mut self, place: usize, destination: IpAddr) -> io::Result<IpAddr> {
-        if let Some(source) = self.sources.get(&(place, destination)) {
-            return Ok(*source);
-        }
+    pub fn source_for(&self, place: usize, destination: IpAddr) -> io::Result<IpAddr> {
         self.places[place].namespace.enter()?;
-        let source = sockets::source_for(destination)?;
-        // Routes and addresses of a place do not change under way, except those to workloads at the host.
-        if self.places[place].addresses.contains(&source) {
-            self.sources.insert((place, destination), source);
-        }
-        Ok(source)
+        Ok(sockets::source_for(destination)?)
     }
 
     /// Opens what hears the hand-made packets of this round.

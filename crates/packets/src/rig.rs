@@ -162,6 +162,31 @@ impl Rig {
         changes
     }
 
+    /// Checks that the kernels hold rules of this back end and of no other.
+    ///
+    /// # Errors
+    /// They do not; the message has the command that says so.
+    pub fn is_written_by(&self, backend: Backend) -> io::Result<()> {
+        let [nft, iptables_nft, iptables_legacy] = Backend::ALL.map(|other| if other == backend { "" } else { "! " });
+        let script = format!(
+            "{nft}nft list table ip calico >/dev/null 2>&1
+             {iptables_nft}iptables-nft-save 2>/dev/null | grep -q 'A cali-'
+             {iptables_legacy}iptables-legacy-save 2>/dev/null | grep -q 'A cali-'
+             {nft}nft list table ip6 calico >/dev/null 2>&1
+             {iptables_nft}ip6tables-nft-save 2>/dev/null | grep -q 'A cali-'
+             {iptables_legacy}ip6tables-legacy-save 2>/dev/null | grep -q 'A cali-'"
+        );
+        for line in script.lines() {
+            for host in &self.hosts {
+                // A negated command does not end a script.
+                host.namespace.sh(&format!("if {line}; then exit 0; else exit 1; fi")).map_err(|_| {
+                    io::Error::other(format!("{}: not the rules of {backend}: {}", host.node, line.trim()))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stops all agents; the kernels keep what they hold.
     pub fn stop_agents(&mut self) {
         for host in &mut self.hosts {
@@ -260,12 +285,16 @@ impl Rig {
 
     /// Connections without ports are the same for every packet between two addresses.
     fn forget_portless(&self) -> io::Result<()> {
-        // conntrack fails if there is nothing to delete.
-        let delete = "for protocol in 4 47 253 254; do
-                 for family in ipv4 ipv6; do conntrack -D -f $family -p $protocol >/dev/null 2>&1 || true; done
-             done";
+        // Kept connections must stay. conntrack fails if there is nothing to delete.
+        let script = if self.prober.flows().next().is_none() {
+            "conntrack -F 2>/dev/null"
+        } else {
+            "for protocol in 4 253 254; do for family in ipv4 ipv6; do
+                 conntrack -D -f $family -p $protocol >/dev/null 2>&1 || true
+             done; done"
+        };
         for host in &self.hosts {
-            host.namespace.sh(delete)?;
+            host.namespace.sh(script)?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, io, net::IpAddr};
 
-use calico_model::{AnyResource, Change, KindName, ResourceKey, Revision, input};
+use calico_model::{AnyResource, Change, Kind, KindName, ResourceKey, Revision, TierSpec, input};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -125,6 +125,11 @@ impl Cluster {
         cluster.configure("defaultEndpointToHostAction", "Drop".into());
         for (field, value) in backend.settings() {
             cluster.configure(field, value.into());
+        }
+        // Every initialised datastore has them.
+        for tier in TierSpec::built_in() {
+            let change = Change::Set { key: tier.key(), resource: Box::new(TierSpec::into_any(tier)) };
+            cluster.resources.insert(change.key().clone(), change);
         }
         for resource in resources {
             cluster.add(resource)?;

@@ -4,7 +4,7 @@
 //! messages quote it, so one search finds it wherever it turns up. ICMP messages have the number in their identifier and
 //! sequence number too, as some answers leave the data away.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// IP protocol numbers.
 pub mod protocol {
@@ -180,12 +180,31 @@ pub fn icmp_number(message: &[u8]) -> Option<u32> {
 /// The number of the packet that an ICMP error quotes.
 pub fn quoted_number(family: u8, message: &[u8]) -> Option<u32> {
     Token::find(message).or_else(|| {
-        let inner = message.get(8..)?;
-        let (protocol, header) =
-            if family == 4 { (*inner.get(9)?, usize::from(inner.first()? & 15) * 4) } else { (*inner.get(6)?, 40) };
+        let (_, protocol, body) = quoted(family, message)?;
         let icmp = matches!((family, protocol), (4, protocol::ICMP) | (6, protocol::ICMPV6));
-        if icmp { icmp_number(inner.get(header..)?) } else { None }
+        if icmp { icmp_number(body) } else { None }
     })
+}
+
+/// Source port and destination of the TCP segment that an ICMP error quotes.
+pub fn quoted_connection(family: u8, message: &[u8]) -> Option<(u16, SocketAddr)> {
+    let (destination, protocol, body) = quoted(family, message)?;
+    let port = |at: usize| Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?));
+    (protocol == protocol::TCP).then_some(())?;
+    Some((port(0)?, SocketAddr::new(destination, port(2)?)))
+}
+
+/// Destination, protocol and what follows the header of the packet that an ICMP error quotes.
+fn quoted(family: u8, message: &[u8]) -> Option<(IpAddr, u8, &[u8])> {
+    let inner = message.get(8..)?;
+    if family == 4 {
+        let destination: [u8; 4] = inner.get(16..20)?.try_into().ok()?;
+        let header = usize::from(inner[0] & 15) * 4;
+        Some((destination.into(), inner[9], inner.get(header..)?))
+    } else {
+        let destination: [u8; 16] = inner.get(24..40)?.try_into().ok()?;
+        Some((destination.into(), inner[6], &inner[40..]))
+    }
 }
 
 fn length(bytes: usize) -> u16 {
@@ -297,6 +316,11 @@ mod tests {
                 assert_eq!(Token::find(&packet), Some(0x1234_5678), "{content:?}");
                 if content.protocol(family) == protocol::TCP {
                     assert_eq!(pseudo_checksum(a, b, protocol::TCP)(&packet[header..]), 0xffff, "it sums to nothing");
+                }
+                if let Content::Tcp { port, .. } = content {
+                    let mut quote = vec![0; 8];
+                    quote.extend(&packet[..header + 8]);
+                    assert_eq!(quoted_connection(family, &quote), Some((1024, SocketAddr::new(b, port))));
                 }
                 if let Content::Icmp { icmp_type: 8 | 128, .. } = content {
                     assert_eq!(icmp_number(&packet[header..]), Some(0x1234_5678));

@@ -198,6 +198,12 @@ impl Prober {
     fn hear_icmp(&mut self, place: usize, family: u8, message: &[u8], seen: Arrival) {
         let Some(&icmp_type) = message.first() else { return };
         if wire::is_error(family, icmp_type) {
+            if let Some((port, destination)) = wire::quoted_connection(family, message)
+                && let Some(number) = self.round.connecting.get(&(place, port, destination))
+            {
+                // The connecting socket itself does not see an error that comes while the call is under way.
+                return self.round.resolve(*number, Answer::Reject);
+            }
             let Some(number) = wire::quoted_number(family, message) else { return };
             let Some(probe) = self.round.probe(number) else { return self.arrived(place, number, seen) };
             if probe.content.is_icmp_error(family) && probe.to == place {
@@ -234,8 +240,7 @@ impl Prober {
                 }
             }
             Some(_) => {}
-            None if self.given_up.remove(&number) => self.late.push(number),
-            None => {}
+            None => self.late.extend(self.given_up.remove(&number).filter(|probe| probe.to == place)),
         }
     }
 }
