@@ -76,7 +76,7 @@ impl ListChain<'_> {
                 RuleAction::Pass => ("pass", self.pass(options)),
                 RuleAction::Log => ("log", vec![Action::Log(self.log_prefix(settings))]),
             };
-            let comment = format!("{who} {} rule {index} {word}", self.direction.word());
+            let comment = format!("{who} {}[{index}] {word}", self.direction.word());
             chain.rules.extend(alternatives.into_iter().map(|mut matches| {
                 if rule.action == RuleAction::Log {
                     matches.extend(log_rate(settings));

@@ -159,14 +159,15 @@ pub(crate) fn untracked_policy_needs_both_directions_and_leaves_no_entry() {
 }
 
 #[test]
-pub(crate) fn an_untracked_allow_does_not_break_what_is_forwarded() {
+pub(crate) fn what_untracked_policy_lets_in_has_no_answers_from_workloads() {
     on_a_host(|host| async move {
         let (outsider, a) = (host.outsider(), host.workload(1));
         let open = profile("open", vec![allow()], vec![allow()]);
         let rules = policy("p", vec![to_port(RuleAction::Allow, 80)], vec![]);
         let endpoint = HostEndpoint { untracked: tier(&["p"], &["p"]), ..named("eth0") };
         let _dataplane = set_up([open, a.endpoint(&["open"]), rules, host_endpoint(endpoint)]).await;
-        assert!(tcp_works(Some(&outsider), Some(&a.namespace), at("10.65.0.1", 80)));
+        assert!(!tcp_works(Some(&outsider), Some(&a.namespace), at("10.65.0.1", 80)), "the answer has no flow");
+        assert!(tcp_works(Some(&outsider), Some(&a.namespace), at("10.65.0.1", 81)), "the others have");
     });
 }
 
@@ -316,7 +317,7 @@ fn a_listing_shows_what_was_met_and_how_often() {
         assert_eq!(path.owner.as_deref(), Some("test/cali2"));
         let rules = || path.chains.iter().flat_map(|chain| &chain.rules);
         let deny =
-            rules().find(|rule| rule.comment.as_deref() == Some("policy default/web ingress rule 0 deny")).unwrap();
+            rules().find(|rule| rule.comment.as_deref() == Some("policy default/web ingress[0] deny")).unwrap();
         assert_eq!(deny.text, "meta l4proto 6 th dport 81 drop");
         assert!(deny.counter.unwrap().0 > 0);
         assert_eq!(path.chains.iter().map(|chain| chain.depth).collect::<Vec<_>>(), [0, 1, 2, 1], "{path:#?}");

@@ -59,7 +59,7 @@ once_more!(hosts:
     the_endpoint_of_all_other_interfaces_covers_the_loopback_and_not_workloads,
     forward_policy_judges_what_passes_through,
     untracked_policy_needs_both_directions_and_leaves_no_entry,
-    an_untracked_allow_does_not_break_what_is_forwarded,
+    what_untracked_policy_lets_in_has_no_answers_from_workloads,
     pre_dnat_policy_sees_the_port_that_was_sent,
     what_the_host_sends_through_dnat_is_judged_where_it_leaves,
     reject_answers_and_works_with_every_host_endpoint_list,
