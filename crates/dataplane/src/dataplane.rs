@@ -168,6 +168,10 @@ impl Dataplane {
         self.apply_settings(&mut report);
         self.apply_routes(&mut report).await?;
         self.apply_foreign_rules(&mut report).await;
+        // Another renderer's rules go when nothing depends on them any more, also in other programs' chains.
+        if self.filter_stale == [false; 2] {
+            self.rules.sweep().await;
+        }
         self.collect_problems(&mut report);
         Ok(report)
     }
@@ -314,7 +318,8 @@ impl Dataplane {
         report.transactions += committed.transactions;
         report.operations += committed.operations;
         self.state.settle();
-        self.rules.sweep().await;
+        // Which of our rules other programs' chains need depends on who writes ours.
+        self.filter_stale = if anew { [true; 2] } else { self.filter_stale };
         Ok(())
     }
 
@@ -509,13 +514,14 @@ impl Dataplane {
     }
 
     async fn try_foreign_rules(&mut self, family: Family) -> Result<usize, Error> {
-        if self.rules.is_iptables() {
-            // There what policy allowed is accepted by our own chains.
-            return Ok(0);
-        }
         let there = self.rules.nft.read_filter(family, foreign::TABLE, &foreign::CHAINS).await?;
-        let host_action: HostAction = self.state.settings().endpoint_to_host;
-        let steps = foreign::steps(family, &there, host_action, &self.options);
+        let steps = if self.rules.is_iptables() {
+            // There what policy allowed is accepted by our own chains.
+            foreign::removals(family, &there)
+        } else {
+            let host_action: HostAction = self.state.settings().endpoint_to_host;
+            foreign::steps(family, &there, host_action, &self.options)
+        };
         if !steps.is_empty() {
             tracing::info!(%family, rules = steps.len(), "mending our rules in the chains of other programs");
             self.rules.nft.commit_foreign(&steps).await?;
