@@ -6,12 +6,11 @@ use std::{
 };
 
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::doubts::Doubts;
 use crate::{
     compile::{Code, PackedCode},
-    index::{Index, SetHandle, number_of},
+    index::{Arena, Index, SetHandle, number_of},
     instruction::RuleSet,
 };
 
@@ -42,7 +41,7 @@ pub(super) struct Link {
 
 #[derive(Default)]
 pub(super) struct Codes {
-    slab: Slab<Entry>,
+    slab: Arena<Entry>,
     by_content: HashTable<u32>,
     hasher: RandomState,
 }
@@ -107,7 +106,7 @@ impl Codes {
 
     /// Looks at all linked lists again after the doubts have changed.
     pub(super) fn doubt(&mut self, index: &mut Index, doubts: &Doubts) {
-        for (_, entry) in &mut self.slab {
+        for entry in self.slab.values_mut() {
             if let Some(before) = entry.linked.take() {
                 entry.linked = Some(Box::new(linked_now(&entry.code.unpack(), index, doubts)));
                 before.sets.into_iter().for_each(|set| index.release(set));

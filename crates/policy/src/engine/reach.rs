@@ -16,10 +16,9 @@ use std::{
 use calico_model::ResourceKey;
 use calico_selector::{Clue, Cover, Selector, parse};
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::few::Few;
-use crate::index::{Index, number_of};
+use crate::index::{Arena, Index, number_of};
 
 /// An endpoint of this host.
 struct Item {
@@ -56,13 +55,13 @@ fn parsed(text: &str) -> Selector {
 
 #[derive(Default)]
 pub(super) struct Reach {
-    items: Slab<Item>,
+    items: Arena<Item>,
     by_key: HashMap<ResourceKey, u32>,
     /// Items by the hash of a label, with and without its value.
     by_label: HashMap<u64, BTreeSet<u32>>,
     /// Items by the parents that they name.
     by_parent: HashMap<Box<str>, BTreeSet<u32>>,
-    selectors: Slab<Filed>,
+    selectors: Arena<Filed>,
     by_text: HashTable<u32>,
     /// Selectors by the hash of a label that each match has.
     by_clue: HashMap<u64, Few<u32>>,

@@ -8,12 +8,11 @@ use std::{
 
 use calico_model::KindName;
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::codes::CodeId;
 use crate::{
     compile::Lists,
-    index::number_of,
+    index::{Arena, number_of},
     instruction::{PolicyId, PolicyKind},
 };
 
@@ -36,7 +35,7 @@ pub(super) struct State {
 
 #[derive(Default)]
 pub(super) struct Stored {
-    slab: Slab<State>,
+    slab: Arena<State>,
     by_text: HashTable<u32>,
     hasher: RandomState,
 }

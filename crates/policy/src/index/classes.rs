@@ -7,14 +7,14 @@ use std::{
 
 use calico_selector::{Clue, Labels};
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::{
+    arena::{Arena, number_of},
     clues::{Clues, Pair, SymClue},
     id_set::IdSet,
     keys::Keys,
     matches::Matches,
-    symbols::{Symbols, number_of},
+    symbols::Symbols,
 };
 
 struct Class {
@@ -36,7 +36,7 @@ struct PairUse {
 
 #[derive(Default)]
 pub(super) struct Classes {
-    slab: Slab<Class>,
+    slab: Arena<Class>,
     by_labels: HashTable<u32>,
     by_pair: HashMap<Pair, PairUse>,
     hasher: RandomState,

@@ -8,9 +8,12 @@ use std::{
 
 use hashbrown::HashTable;
 use ipnet::IpNet;
-use slab::Slab;
 
-use super::{NamedPort, packed::Packed, symbols::number_of};
+use super::{
+    NamedPort,
+    arena::{Arena, number_of},
+    packed::Packed,
+};
 
 /// No item, or no class.
 const NONE: u32 = u32::MAX;
@@ -67,7 +70,7 @@ struct Holding {
 
 #[derive(Default)]
 pub(super) struct Items {
-    slab: Slab<Item>,
+    slab: Arena<Item>,
     by_key: HashTable<u32>,
     by_net: HashTable<Holding>,
     ports: HashMap<u32, Box<[Port]>>,

@@ -6,9 +6,11 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
-use slab::Slab;
 
-use super::{id_set::IdSet, symbols::number_of};
+use super::{
+    arena::{Arena, number_of},
+    id_set::IdSet,
+};
 
 /// A label key that something has or mentions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +35,7 @@ pub(super) struct KeyState {
 
 #[derive(Default)]
 pub(super) struct Keys {
-    slab: Slab<KeyState>,
+    slab: Arena<KeyState>,
     by_text: HashTable<u32>,
     hasher: RandomState,
 }

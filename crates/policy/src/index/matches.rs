@@ -6,9 +6,8 @@ use std::{
 };
 
 use hashbrown::HashTable;
-use slab::Slab;
 
-use super::symbols::number_of;
+use super::arena::{Arena, number_of};
 
 /// A list of sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +20,7 @@ struct Entry {
 
 #[derive(Default)]
 pub(super) struct MatchLists {
-    slab: Slab<Entry>,
+    slab: Arena<Entry>,
     by_sets: HashTable<u32>,
     hasher: RandomState,
 }

@@ -20,6 +20,7 @@
 //! - the list of a class's sets holds a set's number exactly if `set.classes` holds the class's;
 //! - every change of an address's place in a set that was sent before is preceded by [`Index::touch`].
 
+mod arena;
 mod classes;
 mod clues;
 mod flush;
@@ -38,7 +39,7 @@ use std::collections::BTreeMap;
 use calico_selector::{parse, set_id};
 use ipnet::IpNet;
 
-pub(crate) use self::symbols::number_of;
+pub(crate) use self::arena::{Arena, number_of};
 use self::{
     classes::Classes,
     items::{Items, Nets, Parents, Port, Traits, single},

@@ -3,9 +3,12 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
-use slab::Slab;
 
-use super::{id_set::IdSet, packed::Packed, symbols::number_of};
+use super::{
+    arena::{Arena, number_of},
+    id_set::IdSet,
+    packed::Packed,
+};
 
 pub(super) struct Parent {
     name: Box<str>,
@@ -18,7 +21,7 @@ pub(super) struct Parent {
 
 #[derive(Default)]
 pub(super) struct ParentTable {
-    slab: Slab<Parent>,
+    slab: Arena<Parent>,
     by_name: HashTable<u32>,
     hasher: RandomState,
 }

@@ -4,9 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use calico_selector::Selector;
 use ipnet::IpNet;
-use slab::Slab;
 
-use super::{PortFilter, clues::Clues, id_set::IdSet, items::Port, symbols::number_of};
+use super::{
+    PortFilter,
+    arena::{Arena, number_of},
+    clues::Clues,
+    id_set::IdSet,
+    items::Port,
+};
 use crate::instruction::{PortMember, SetId};
 
 pub(super) struct SetState {
@@ -57,7 +62,7 @@ impl From<PortFilter<'_>> for Filter {
 
 #[derive(Default)]
 pub(super) struct Sets {
-    slab: Slab<SetState>,
+    slab: Arena<SetState>,
     by_id: HashMap<SetId, u32>,
     /// The sets that were asked for under a text, so that no text is parsed twice.
     by_text: HashMap<Box<str>, Vec<u32>>,

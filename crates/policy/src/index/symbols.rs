@@ -5,7 +5,8 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
-use slab::Slab;
+
+use super::arena::{Arena, number_of};
 
 /// An interned text. Equal texts have equal symbols while any use of them lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,7 +19,7 @@ struct Entry {
 
 #[derive(Default)]
 pub(super) struct Symbols {
-    entries: Slab<Entry>,
+    entries: Arena<Entry>,
     by_text: HashTable<u32>,
     hasher: RandomState,
 }
@@ -67,9 +68,4 @@ impl Symbols {
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
-}
-
-/// A slab's key as the four bytes that are stored everywhere.
-pub(crate) fn number_of(key: usize) -> u32 {
-    u32::try_from(key).expect("four billion entries do not fit into memory")
 }
