@@ -120,8 +120,13 @@ pub(crate) fn labels(
     namespace: Option<&str>,
     spec: &WorkloadEndpointSpec,
 ) -> BTreeMap<String, String> {
-    stored.retain(|key, _| !key.starts_with(NAMESPACE_PREFIX) && !key.starts_with(SERVICE_ACCOUNT_PREFIX));
-    if let Some(namespace) = namespace {
+    let reserved = |key: &String| key.starts_with(NAMESPACE_PREFIX) || key.starts_with(SERVICE_ACCOUNT_PREFIX);
+    if stored.keys().any(reserved) {
+        stored.retain(|key, _| !reserved(key));
+    }
+    if let Some(namespace) = namespace
+        && stored.get(NAMESPACE_LABEL).is_none_or(|label| label != namespace)
+    {
         stored.insert(NAMESPACE_LABEL.to_owned(), namespace.to_owned());
     }
     if !spec.service_account_name.is_empty() {

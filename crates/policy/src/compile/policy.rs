@@ -136,9 +136,15 @@ fn reach(compiler: &mut Compiler<'_>, namespace: Option<&str>, spec: &PolicySpec
         Some(name) => Err(format!("{name:?} is not the name of a namespace")),
         None => selectors(namespace, spec).combine().map_err(|error| error.to_string()),
     };
-    let whole = whole.and_then(|text| match parse(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(format!("{text:?} is no selector: {error}")),
+    let whole = whole.and_then(|text| {
+        // What stands alone has been parsed as a part.
+        if text == spec.selector {
+            return Ok(text);
+        }
+        match parse(&text) {
+            Ok(_) => Ok(text),
+            Err(error) => Err(format!("{text:?} is no selector: {error}")),
+        }
     });
     match whole {
         Ok(text) => text.into(),

@@ -60,7 +60,11 @@ impl Selectors {
         }
         .combine()
         .map_err(|error| error.to_string())?;
-        let whole = |text: Option<String>| text.map(parses).transpose();
+        // What stands alone has been parsed as a part.
+        let alone = [&entity.selector, &entity.not_selector];
+        let whole = |text: Option<String>| {
+            text.map(|text| if alone.contains(&&text) { Ok(text.into()) } else { parses(text) }).transpose()
+        };
         let combined = Combined { positive: whole(combined.positive)?, negative: whole(combined.negative)? };
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();

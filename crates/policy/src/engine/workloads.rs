@@ -4,7 +4,7 @@
 //! programmed. Only endpoints with an interface use policies and profiles.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -25,6 +25,8 @@ type Claims = BTreeMap<EndpointId, Result<Endpoint, String>>;
 #[derive(Default)]
 pub(super) struct Workloads {
     claims: Claims,
+    /// Their keys, for the many endpoints of other hosts: whether they are unknown here costs one look.
+    known: HashSet<ResourceKey>,
     by_interface: BTreeMap<String, BTreeSet<EndpointId>>,
     /// What the dataplane has.
     sent: BTreeMap<EndpointId, Sent>,
@@ -50,7 +52,13 @@ pub(super) fn endpoint_id(key: &ResourceKey) -> EndpointId {
 
 impl Workloads {
     /// Replaces what is known of an endpoint; `None` if it is not of this host (any more).
-    pub(super) fn set(&mut self, id: &EndpointId, claim: Option<Result<Endpoint, String>>) {
+    pub(super) fn set(&mut self, key: &ResourceKey, claim: Option<Result<Endpoint, String>>) {
+        match &claim {
+            None if !self.known.remove(key) => return,
+            None => {}
+            Some(_) => drop(self.known.insert(key.clone())),
+        }
+        let id = &endpoint_id(key);
         if self.claims.get(id) == claim.as_ref() {
             return;
         }
