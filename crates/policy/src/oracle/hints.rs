@@ -2,12 +2,13 @@
 
 use std::{fmt, net::IpAddr};
 
-use calico_model::{Action, Direction, Icmp, Port, Protocol, Rule};
+use calico_model::{Action, Direction, Icmp, Port, Protocol, Rule, WorkloadEndpoint};
+use calico_selector::{parse, scope::NAMESPACE_LABEL};
 
 use super::{
-    Labels, State,
+    Labels, List, State,
     path::{Until, translated, walk},
-    why::{Place, Reason, Stage, Step, Subject},
+    why::{Owner, Place, Reason, Stage, Step, Subject},
 };
 use crate::{
     instruction::HostAction,
@@ -51,7 +52,7 @@ pub enum Remedy {
         /// The rule.
         rule: Box<Rule>,
     },
-    /// A rule in any policy or profile of the endpoint.
+    /// A rule in any policy of the endpoint that is asked here, or in a profile of it where profiles are.
     RuleFor {
         /// Whom it must apply to.
         subject: Subject,
@@ -95,9 +96,9 @@ pub fn what_would_change(state: &State, packet: &Packet) -> Vec<Hint> {
 fn opening(state: &State, packet: &Packet, step: &Step) -> Vec<Remedy> {
     let (direction, subject) = match (&step.stage, &step.subject) {
         (Stage::Policy(_, direction), Some(subject)) => (*direction, subject.clone()),
-        _ => return vec![opening_without_policy(&step.reason)],
+        _ => return vec![opening_without_policy(state, &step.reason)],
     };
-    let rule = || Box::new(rule_for(state, packet, direction, Action::Allow));
+    let rule = || Box::new(rule_for(state, packet, step, direction, Action::Allow));
     match &step.reason {
         Reason::Rule { place, .. } => {
             vec![Remedy::RuleBefore { place: place.clone(), rule: rule() }, Remedy::WithoutRule(place.clone())]
@@ -107,14 +108,17 @@ fn opening(state: &State, packet: &Packet, step: &Step) -> Vec<Remedy> {
         Reason::Closed { owner, fault } => vec![Remedy::Mend { object: owner.to_string(), fault: fault.clone() }],
         Reason::ClosedHost { fault } => vec![Remedy::Mend { object: subject.to_string(), fault: fault.clone() }],
         Reason::MissingProfile(name) => vec![Remedy::CreateProfile(name.clone())],
-        other => vec![opening_without_policy(other)],
+        other => vec![opening_without_policy(state, other)],
     }
 }
 
-fn opening_without_policy(reason: &Reason) -> Remedy {
+fn opening_without_policy(state: &State, reason: &Reason) -> Remedy {
     match reason {
+        Reason::ToHost(HostAction::Drop) if state.unreadable_felix().is_some() => Remedy::Mend {
+            object: format!("FelixConfiguration {}", state.unreadable_felix().unwrap_or_default()),
+            fault: "it cannot be read, so that it closes what it could open".to_owned(),
+        },
         Reason::ToHost(HostAction::Drop) => Remedy::Setting { name: "defaultEndpointToHostAction", value: "Accept" },
-        Reason::Invalid => Remedy::Setting { name: "disableConntrackInvalidCheck", value: "true" },
         Reason::ServiceLoop => Remedy::Setting { name: "serviceLoopPrevention", value: "Disabled" },
         _ => Remedy::Nothing,
     }
@@ -122,7 +126,7 @@ fn opening_without_policy(reason: &Reason) -> Remedy {
 
 fn closing(state: &State, packet: &Packet, step: &Step) -> Vec<Remedy> {
     let (Stage::Policy(list, direction), Some(subject)) = (&step.stage, &step.subject) else { return Vec::new() };
-    let rule = || Box::new(rule_for(state, packet, *direction, Action::Deny));
+    let rule = || Box::new(rule_for(state, packet, step, *direction, Action::Deny));
     match &step.reason {
         Reason::Rule { place, .. } => {
             let before = Remedy::RuleBefore { place: place.clone(), rule: rule() };
@@ -136,10 +140,14 @@ fn closing(state: &State, packet: &Packet, step: &Step) -> Vec<Remedy> {
     }
 }
 
-/// A rule that matches the packet at an endpoint's end of it: its protocol and port, and the other end by its labels,
-/// or by its address if it has none.
-fn rule_for(state: &State, packet: &Packet, direction: Direction, action: Action) -> Rule {
-    let packet = translated(state, packet);
+/// A rule that matches the packet at a station: its protocol and port, and the other end by its labels, or by its
+/// address if it has none that the policy there can mean.
+fn rule_for(state: &State, packet: &Packet, step: &Step, direction: Direction, action: Action) -> Rule {
+    let packet = match step.stage {
+        // Before destinations are translated.
+        Stage::Policy(List::Untracked | List::PreDnat, _) => translated(state, packet).as_sent(),
+        _ => translated(state, packet),
+    };
     let mut rule = Rule::of(action);
     let name = |text: &str| Some(Protocol::Name(text.to_owned()));
     rule.protocol = match packet.protocol() {
@@ -161,7 +169,11 @@ fn rule_for(state: &State, packet: &Packet, direction: Direction, action: Action
         Direction::Ingress => (&mut rule.source, packet.source),
         Direction::Egress => (&mut rule.destination, packet.destination),
     };
-    match state.selector_of(address) {
+    let namespace = match &step.reason {
+        Reason::Rule { place: Place { owner: Owner::Policy { id, .. }, .. }, .. } => Some(id.namespace.as_str()),
+        _ => None,
+    };
+    match state.selector_of(address, namespace.filter(|namespace| !namespace.is_empty())) {
         Some(selector) => end.selector = selector,
         None => end.nets = vec![ipnet::IpNet::from(address).to_string()],
     }
@@ -169,14 +181,21 @@ fn rule_for(state: &State, packet: &Packet, direction: Direction, action: Action
 }
 
 impl State {
-    /// A selector for the endpoint that has an address, from its own labels.
-    fn selector_of(&self, address: IpAddr) -> Option<String> {
-        let endpoint = self.endpoints.values().find(|endpoint| self.addresses(endpoint).contains(&address))?;
-        let labels: Labels = self.labels(endpoint);
+    /// A selector for the endpoint that has an address, from its labels. Rules of a policy of a namespace mean endpoints
+    /// of that one only.
+    fn selector_of(&self, address: IpAddr, namespace: Option<&str>) -> Option<String> {
+        let within = |endpoint: &&WorkloadEndpoint| {
+            let stored = endpoint.metadata.labels.get(NAMESPACE_LABEL).map(String::as_str);
+            namespace.is_none() || stored == namespace
+        };
+        let mut holders = self.endpoints.values().filter(|endpoint| self.addresses(endpoint).contains(&address));
+        let labels: Labels = self.labels(holders.find(within)?);
         let quoted = |text: &str| if text.contains('\'') { format!("\"{text}\"") } else { format!("'{text}'") };
         let own = labels.iter().filter(|(key, _)| !key.starts_with(SYSTEM_LABELS));
         let terms: Vec<String> = own.map(|(key, value)| format!("{key} == {}", quoted(value))).collect();
-        (!terms.is_empty()).then(|| terms.join(" && "))
+        let selector = terms.join(" && ");
+        // No label has both kinds of quotes, but what is stored need not be valid.
+        (!terms.is_empty() && parse(&selector).is_ok()).then_some(selector)
     }
 }
 
@@ -203,7 +222,7 @@ impl fmt::Display for Remedy {
                 write!(f, "in a policy of tier {tier} that applies here, {}: {}", way(direction), Short(rule))
             }
             Self::RuleFor { direction, rule, .. } => {
-                write!(f, "in a policy or profile that applies here, {}: {}", way(direction), Short(rule))
+                write!(f, "in what applies here, {}: {}", way(direction), Short(rule))
             }
             Self::Mend { object, fault } => write!(f, "repair {object}: {fault}"),
             Self::CreateProfile(name) => write!(f, "create profile {name}, or take it off the endpoint"),

@@ -113,7 +113,7 @@ fn without_question(reply: &Packet) -> Tracking {
 pub(super) enum Until {
     /// At the first station that denies.
     Denied,
-    /// At the last one, as if each had let the packet pass.
+    /// At the last one, as if a rule had allowed the packet wherever it is denied.
     Arrived,
 }
 
@@ -172,7 +172,7 @@ impl<V: View> Walk<'_, V> {
         if !self.accepted
             && let Some(step) = self.host_list(List::PreDnat, Direction::Ingress, from, &sent)
         {
-            self.accepted |= step.allows_by_rule();
+            self.accepted |= self.is_accepted(&step);
             self.silently(step)?;
         }
         ControlFlow::Continue(())
@@ -376,7 +376,7 @@ impl<V: View> Walk<'_, V> {
     /// Untracked policy: what it allows is not tracked, hence not translated, and nobody else of the host endpoints is
     /// asked.
     fn untracked(&mut self, step: Step) -> ControlFlow<()> {
-        if step.allows_by_rule() {
+        if self.is_accepted(&step) {
             self.accepted = true;
             if self.packet.addressed.is_some() {
                 self.packet = self.packet.as_sent();
@@ -387,6 +387,11 @@ impl<V: View> Walk<'_, V> {
             self.packet.tracking = Tracking::New;
         }
         self.silently(step)
+    }
+
+    /// True if a rule of untracked or pre-DNAT policy allows the packet, or would if it did not deny it.
+    fn is_accepted(&self, step: &Step) -> bool {
+        step.allows_by_rule() || (self.until == Until::Arrived && !step.verdict.is_allow())
     }
 
     /// A station where an ICMP error can be sent.

@@ -107,7 +107,15 @@ impl State {
 
     /// A configuration that may be meant for this host cannot be read: what a setting could open is closed.
     fn has_unreadable(&self) -> bool {
-        self.configurations().iter().any(Option::is_none)
+        self.unreadable_felix().is_some()
+    }
+
+    /// The first such configuration, by name.
+    pub(super) fn unreadable_felix(&self) -> Option<&str> {
+        let own = format!("node.{}", self.node);
+        let concerns = |name: &str| name == own || !name.starts_with("node.");
+        let mut unreadable = self.felix.iter().filter(|(name, held)| held.is_none() && concerns(name));
+        unreadable.next().map(|(name, _)| name.as_str())
     }
 
     /// The host's own, the oldest that selects the host, the cluster's; `None` for one that cannot be read, which might
