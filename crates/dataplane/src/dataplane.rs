@@ -195,8 +195,8 @@ impl Dataplane {
     pub fn distrust(&mut self) {
         for family in Family::ALL {
             self.state.table(family).stale = true;
-            self.rules.distrust(family);
         }
+        self.rules.distrust();
         self.routing.stale = true;
         self.links_stale = true;
         self.addresses_stale = true;
@@ -226,7 +226,7 @@ impl Dataplane {
                 Notice::Filter(family) | Notice::Iptables(family) if self.rules.is_iptables() => {
                     let ours = !self.rules.is_legacy();
                     ours.then(|| {
-                        self.rules.distrust(family);
+                        self.rules.distrust_rules(family);
                         Event::ForeignTableChange
                     })
                 }

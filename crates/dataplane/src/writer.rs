@@ -126,9 +126,17 @@ impl Writer {
     }
 
     /// Believes nothing of a family's rules any more. Those of nftables are the planner's to read again.
-    pub(crate) fn distrust(&mut self, family: Family) {
+    pub(crate) fn distrust_rules(&mut self, family: Family) {
         if let Some(iptables) = &mut self.iptables {
-            iptables.distrust(family);
+            iptables.distrust_rules(family);
+        }
+    }
+
+    /// Believes nothing of anything any more.
+    pub(crate) fn distrust(&mut self) {
+        Family::ALL.iter().for_each(|family| self.distrust_rules(*family));
+        if let Some(iptables) = &mut self.iptables {
+            iptables.distrust_sets();
         }
     }
 
@@ -170,6 +178,7 @@ impl Writer {
         }
         let variant = self.iptables.as_ref().map(|iptables| iptables.variant());
         if variant.is_some()
+            && has_nftables(&self.nft).await
             && let Err(error) = self.remove_nftables().await
         {
             tracing::warn!(%error, "what nftables held of ours is still there");

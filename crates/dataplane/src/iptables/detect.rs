@@ -139,6 +139,13 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_program_is_named_with_the_way_out() {
+        assert!(find("iptables-of-nobody-restore").is_none());
+        let error = Error::ProgramMissing { program: "ipset".to_owned() }.to_string();
+        assert!(error.starts_with("ipset is not installed") && error.contains("apt-get install iptables ipset"));
+    }
+
+    #[test]
     fn the_kind_that_is_in_use_is_chosen() {
         let empty = weight("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n");
         let one = weight("*filter\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n");

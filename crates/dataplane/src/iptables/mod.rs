@@ -161,10 +161,14 @@ impl Iptables {
         self.families[op.family.index()].model.carry_out(op)
     }
 
-    /// Believes nothing of a family's rules, nor of the sets, any more.
-    pub(crate) fn distrust(&mut self, family: Family) {
+    /// Believes nothing of a family's rules any more.
+    pub(crate) fn distrust_rules(&mut self, family: Family) {
         let state = &mut self.families[family.index()];
         state.before = state.there.take().or(state.before.take());
+    }
+
+    /// Believes nothing of the sets any more.
+    pub(crate) fn distrust_sets(&mut self) {
         self.sets = None;
     }
 
@@ -180,7 +184,8 @@ impl Iptables {
     pub(crate) async fn write(&mut self, families: &[Family]) -> Result<Written, Error> {
         let result = self.try_write(families).await;
         if result.is_err() {
-            families.iter().for_each(|family| self.distrust(*family));
+            families.iter().for_each(|family| self.distrust_rules(*family));
+            self.distrust_sets();
         }
         result
     }

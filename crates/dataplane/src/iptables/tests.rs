@@ -37,6 +37,11 @@ fn text(iptables: &mut Iptables, family: Family) -> String {
     format!("# ipset restore\n{}# iptables-restore --noflush\n{}", sets.first, rules.text)
 }
 
+fn distrust(iptables: &mut Iptables) {
+    Family::ALL.iter().for_each(|family| iptables.distrust_rules(*family));
+    iptables.distrust_sets();
+}
+
 #[test]
 fn the_rules_of_everything() {
     let mut iptables = told(&state(everything()), Variant::Nft);
@@ -79,7 +84,7 @@ fn both_kinds_of_iptables_take_it_and_give_it_back() {
                 let written = iptables.write(&Family::ALL).await.unwrap();
                 assert!(written.runs == 3 && written.interfered == [false; 2], "{written:?}");
                 assert_eq!(iptables.write(&Family::ALL).await.unwrap(), Written::default());
-                Family::ALL.iter().for_each(|family| iptables.distrust(*family));
+                distrust(&mut iptables);
                 assert_eq!(iptables.write(&Family::ALL).await.unwrap(), Written::default(), "{variant:?}");
                 assert!(iptables.is_installed(Family::V4).await.unwrap());
                 remove(variant, iptables.options.clone(), false).await.unwrap();
@@ -148,7 +153,7 @@ fn both_kinds_of_iptables_take_the_odd_rules_too() {
                 }
             }
             iptables.write(&Family::ALL).await.unwrap();
-            Family::ALL.iter().for_each(|family| iptables.distrust(*family));
+            distrust(&mut iptables);
             assert_eq!(iptables.write(&Family::ALL).await.unwrap(), Written::default(), "read back as written");
             let rules = shell(&format!("{}-save", variant.program()));
             assert_eq!(rules.lines().filter(|line| line.starts_with("-A cali-odd ")).count(), 9 + 4 + 5 + 4, "{rules}");
@@ -165,13 +170,13 @@ fn a_fight_over_the_first_place_ends() {
         let mut written = 0;
         for _ in 0..2 * MOST_DISPLACEMENTS {
             shell("iptables-nft -I FORWARD -i docker0 -j ACCEPT");
-            iptables.distrust(Family::V4);
+            iptables.distrust_rules(Family::V4);
             written += iptables.write(&Family::ALL).await.unwrap().runs;
         }
         assert_eq!(written, MOST_DISPLACEMENTS);
         // One that is gone is always put back.
         shell("iptables-nft -F FORWARD");
-        iptables.distrust(Family::V4);
+        iptables.distrust_rules(Family::V4);
         let mended = iptables.write(&Family::ALL).await.unwrap();
         assert!(mended.runs == 1 && mended.interfered[0], "{mended:?}");
     });
