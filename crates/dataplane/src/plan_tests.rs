@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use calico_policy::{
-    instruction::{Endpoint, EndpointId, Instruction, Members, ProfileId, Rule, RuleAction, RuleSet, SetId},
+    instruction::{
+        Endpoint, EndpointId, EntityMatch, Instruction, Members, ProfileId, Rule, RuleAction, RuleSet, SetId,
+    },
     interpret::{Programmed, SetMembers},
     packet::{Hop, Packet, Transport, Verdict},
 };
@@ -15,7 +17,7 @@ use crate::{
     fake_kernel::{FakeKernel, summary},
     family::Family,
     ifname::IfName,
-    op::Plan,
+    op::{OpKind, Plan},
     state::State,
 };
 
@@ -259,6 +261,33 @@ fn a_member_is_one_element() {
     let added = one("10.0.0.0/8");
     let plan = change(&mut bench, Instruction::SetDelta { id, added, removed: Members::Nets(Vec::new()) });
     assert_eq!(plan.cleanup.len(), 2, "a network makes it another kind of set, the old one goes: {plan:?}");
+}
+
+/// A packet that looks into one set before the change and into another after it must find the member in one of them.
+#[test]
+fn a_member_that_moves_between_sets_is_never_in_none_or_never_in_both() {
+    let net = || Members::Nets(vec!["10.0.0.1/32".parse().expect("a network")]);
+    let none = || Members::Nets(Vec::new());
+    let id = |name: &str| SetId(name.to_owned());
+    let asks = |negated: bool| {
+        let rule = |name: &str| {
+            let (sets, not_sets) = if negated { (vec![], vec![id(name)]) } else { (vec![id(name)], vec![]) };
+            Rule { source: EntityMatch { sets, not_sets, ..EntityMatch::default() }, ..Rule::of(RuleAction::Allow) }
+        };
+        RuleSet { ingress: vec![rule("s:a"), rule("s:b")], egress: Vec::new() }
+    };
+    for negated in [false, true] {
+        let mut bench = populated();
+        bench.absorb(&Instruction::SetReplace { id: id("s:a"), members: net() });
+        bench.absorb(&Instruction::SetReplace { id: id("s:b"), members: none() });
+        bench.absorb(&Instruction::ProfileUpdate { id: ProfileId("one".to_owned()), rules: asks(negated).into() });
+        bench.apply(&[]).expect("accepted");
+        bench.absorb(&Instruction::SetDelta { id: id("s:a"), added: none(), removed: net() });
+        let plan = change(&mut bench, Instruction::SetDelta { id: id("s:b"), added: net(), removed: none() });
+        let first_adds = matches!(plan.switch.as_slice(), [op] if matches!(op.kind, OpKind::AddElements { .. }));
+        let last_adds = matches!(plan.cleanup.as_slice(), [op] if matches!(op.kind, OpKind::AddElements { .. }));
+        assert_eq!((first_adds, last_adds), (!negated, negated), "{plan:?}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use calico_policy::instruction::{DenyAction, ProfileId, RuleSet, SetId, TierPolicies};
+use calico_policy::instruction::{DenyAction, ProfileId, RuleAction, RuleSet, SetId, TierPolicies};
 
 use super::{State, endpoints::tiers_of};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     name::{self, Direction, ListId},
     render::{EndpointChain, ListChain, Literals, Role, TierChain},
     ruleset::Chain,
-    table::{ChainSource, ChainWant},
+    table::{ChainSource, ChainWant, MemberOrder},
 };
 
 /// IANA's port, and the one that hosts use between themselves if nobody says otherwise.
@@ -265,6 +265,33 @@ impl State {
             self.set_users.entry(id.clone()).or_default().insert(list.clone());
         }
         self.dirty.lists.insert(list);
+    }
+
+    /// In which order the members of a set may change: see [`MemberOrder`]. That one of the two states in between decides
+    /// as the old or the new one holds for rules that decide at once and ask about no other set.
+    pub(super) fn order_of(&self, id: &SetId) -> MemberOrder {
+        let users = self.set_users.get(id).into_iter().flatten();
+        let lists = users.filter_map(|list| self.chains.lists.get(list)?.rules.as_ref());
+        let rules = lists.flat_map(|rules| rules.ingress.iter().chain(&rules.egress));
+        let mut order = None;
+        for rule in rules {
+            let ends = [&rule.source, &rule.destination];
+            let positive = || ends.iter().flat_map(|end| end.sets.iter().chain(&end.port_sets));
+            let negative = || ends.iter().flat_map(|end| end.not_sets.iter().chain(&end.not_port_sets));
+            if !positive().chain(negative()).any(|set| set == id) {
+                continue;
+            }
+            let this = match (positive().count(), negative().count()) {
+                _ if rule.action == RuleAction::Pass => return MemberOrder::AtOnce,
+                (1, 0) => MemberOrder::GrowFirst,
+                (0, 1) => MemberOrder::ShrinkFirst,
+                _ => return MemberOrder::AtOnce,
+            };
+            if *order.get_or_insert(this) != this {
+                return MemberOrder::AtOnce;
+            }
+        }
+        order.unwrap_or(MemberOrder::AtOnce)
     }
 
     /// Chains of a list are there while something leads to them.

@@ -26,7 +26,7 @@ use crate::{
     op::Plan,
     render::{BaseChain, Facts, HOSTS_SET, Literals, MASQUERADE_SET, POOLS_SET, SetNames},
     ruleset::{Chain, Key, SetSpec},
-    table::{ChainSource, ChainWant, Content, SetSource, SetWant, Table},
+    table::{ChainSource, ChainWant, Content, MemberOrder, SetSource, SetWant, Table},
 };
 
 /// All that is wanted.
@@ -282,6 +282,15 @@ impl SetNames for State {
 }
 
 impl Content for State {
+    fn member_order(&self, sets: &[&SetSource]) -> MemberOrder {
+        let mut orders = sets.iter().map(|source| match source {
+            SetSource::Selector(id) | SetSource::Ports(id) => self.order_of(id),
+            _ => MemberOrder::AtOnce,
+        });
+        let first = orders.next().unwrap_or(MemberOrder::AtOnce);
+        if orders.all(|order| order == first) { first } else { MemberOrder::AtOnce }
+    }
+
     fn elements(&self, family: Family, source: &SetSource) -> Vec<Range> {
         match source {
             SetSource::Selector(id) => match self.sets.get(id) {

@@ -10,8 +10,8 @@ use std::{
 use calico_policy::instruction::PortMember;
 
 pub(crate) use types::{
-    ChainSource, ChainWant, Content, ReadBase, ReadChain, ReadElements, ReadSet, ReadTable, SetSource, SetWant,
-    TargetWant,
+    ChainSource, ChainWant, Content, MemberOrder, ReadBase, ReadChain, ReadElements, ReadSet, ReadTable, SetSource,
+    SetWant, TargetWant,
 };
 
 use crate::{
@@ -214,8 +214,43 @@ impl Table {
         } else {
             plan.switch.extend(self.ops(prepare));
         }
+        if cleanup.is_empty()
+            && let Some((first, last)) = self.moves(&mut switch, content)
+        {
+            plan.switch.extend(self.ops(first));
+            plan.cleanup.extend(self.ops(last));
+        }
         plan.switch.extend(self.ops(switch));
         plan.cleanup.extend(self.ops(cleanup));
+    }
+
+    /// If members only move between sets, what comes first and what in a transaction of its own after that. Taken out
+    /// of the operations.
+    fn moves(&self, switch: &mut Vec<OpKind>, content: &dyn Content) -> Option<(Vec<OpKind>, Vec<OpKind>)> {
+        let mut added = HashSet::new();
+        let mut removed = HashSet::new();
+        for op in switch.iter() {
+            match op {
+                OpKind::AddElements { set, .. } | OpKind::AddPorts { set, .. } => added.insert(set.as_str()),
+                OpKind::DeleteElements { set, .. } | OpKind::DeletePorts { set, .. } => removed.insert(set.as_str()),
+                _ => return None,
+            };
+        }
+        // What comes may overlap what goes, which an interval set refuses.
+        let interval = |set: &&str| self.sets.wanted(&(*set).to_owned()).is_some_and(|want| want.spec.interval);
+        let in_conflict = added.intersection(&removed).any(interval);
+        if added.is_empty() || removed.is_empty() || in_conflict {
+            return None;
+        }
+        let wants = added.union(&removed).filter_map(|set| self.sets.wanted(&(*set).to_owned()));
+        let sources: Vec<&SetSource> = wants.map(|want| &want.source).collect();
+        let order = content.member_order(&sources);
+        let adds = |op: &OpKind| matches!(op, OpKind::AddElements { .. } | OpKind::AddPorts { .. });
+        if order == MemberOrder::AtOnce {
+            return None;
+        }
+        let (added, removed) = std::mem::take(switch).into_iter().partition(adds);
+        Some(if order == MemberOrder::GrowFirst { (added, removed) } else { (removed, added) })
     }
 
     /// The plan was carried out.

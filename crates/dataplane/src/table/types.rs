@@ -170,8 +170,24 @@ pub(crate) enum ReadElements {
     Broken,
 }
 
+/// In which order members of sets change when nothing else does.
+///
+/// A packet on its way may look into one set before a transaction and into another after it. If a member moves between
+/// sets that rules only ask "is it in", it must never be in none of them; if they only ask "is it not in", never in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemberOrder {
+    /// New members first, old ones go in a transaction after that.
+    GrowFirst,
+    /// Old members first, new ones come in a transaction after that.
+    ShrinkFirst,
+    /// Whatever comes in between would be neither the old nor the new state: one transaction.
+    AtOnce,
+}
+
 /// Gives what the table itself does not keep.
 pub(crate) trait Content {
+    /// The order in which the members of these sets may change.
+    fn member_order(&self, sets: &[&SetSource]) -> MemberOrder;
     /// The elements of a wanted set.
     fn elements(&self, family: Family, source: &SetSource) -> Vec<Range>;
     /// The members of a wanted set of named ports.
