@@ -1,6 +1,6 @@
 //! What the oracle's way through the host asks, answered from instructions.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use calico_model::{Action, Direction};
 
@@ -22,8 +22,8 @@ enum Answer {
 }
 
 impl View for Programmed {
-    fn settings(&self) -> Settings {
-        self.settings.clone()
+    fn settings(&self) -> Cow<'_, Settings> {
+        Cow::Borrowed(&self.settings)
     }
 
     fn interface_addresses(&self, interface: &str) -> Vec<IpAddr> {
@@ -38,8 +38,8 @@ impl View for Programmed {
         self.hosts.contains(&address)
     }
 
-    fn pools(&self) -> Vec<Pool> {
-        self.pools.clone()
+    fn pools(&self) -> Cow<'_, [Pool]> {
+        Cow::Borrowed(&self.pools)
     }
 
     fn workload(&self, interface: &str) -> Option<EndpointId> {

@@ -1,6 +1,6 @@
 //! This host: its interfaces, its addresses, the endpoints that stand for them.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use calico_model::{Direction, HostEndpoint, WorkloadEndpoint};
 
@@ -37,7 +37,9 @@ impl State {
 
     /// An endpoint's addresses; none if anything about it is wrong.
     pub(super) fn addresses(&self, endpoint: &WorkloadEndpoint) -> Vec<IpAddr> {
-        identity_with(&endpoint.spec, self.allows_spoofing()).map(|identity| identity.addresses).unwrap_or_default()
+        let asks = !endpoint.spec.allow_spoofed_source_prefixes.is_empty();
+        let identity = identity_with(&endpoint.spec, asks && self.allows_spoofing());
+        identity.map(|identity| identity.addresses).unwrap_or_default()
     }
 
     /// An endpoint's floating addresses, as (own, floating), if they are followed.
@@ -95,8 +97,8 @@ impl State {
 }
 
 impl View for State {
-    fn settings(&self) -> Settings {
-        self.settings()
+    fn settings(&self) -> Cow<'_, Settings> {
+        Cow::Owned(self.settings())
     }
 
     fn interface_addresses(&self, interface: &str) -> Vec<IpAddr> {
@@ -111,7 +113,7 @@ impl View for State {
         self.is_cluster_host(address)
     }
 
-    fn pools(&self) -> Vec<Pool> {
+    fn pools(&self) -> Cow<'_, [Pool]> {
         let mut pools: Vec<Pool> = Vec::new();
         for pool in self.pools.values() {
             let cidr = pool.spec.cidr.trunc();
@@ -120,7 +122,7 @@ impl View for State {
                 pools.push(Pool { cidr, masquerade: pool.spec.nat_outgoing });
             }
         }
-        pools
+        Cow::Owned(pools)
     }
 
     fn workload(&self, interface: &str) -> Option<EndpointId> {
@@ -137,6 +139,9 @@ impl View for State {
 
     /// Of several endpoints that claim one address the lowest of their own addresses gets it.
     fn floating(&self, external: IpAddr) -> Option<(IpAddr, String)> {
+        if !self.has_floating_ips() {
+            return None;
+        }
         let interfaces = self.endpoints.values().map(|endpoint| &endpoint.spec.interface_name);
         let local = interfaces.filter_map(|name| self.behind(name)).map(|(_, endpoint)| endpoint);
         let claims = local.flat_map(|endpoint| {

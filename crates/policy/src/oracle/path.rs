@@ -3,7 +3,7 @@
 //! The stations are those of `dataplane.md` §1, with its corrections in §9; where ours differ on purpose
 //! (`vectors/DIFFERENCES.md`), they are never more open.
 
-use std::{net::IpAddr, ops::ControlFlow};
+use std::{borrow::Cow, net::IpAddr, ops::ControlFlow};
 
 use calico_model::Direction;
 use ipnet::IpNet;
@@ -25,7 +25,7 @@ pub(crate) const VXLAN_PORT: u16 = 4789;
 /// What the way of a packet depends on. The oracle answers from the resources, the interpreter from instructions.
 pub(crate) trait View {
     /// Settings in force.
-    fn settings(&self) -> Settings;
+    fn settings(&self) -> Cow<'_, Settings>;
     /// The addresses of one of the host's own interfaces.
     fn interface_addresses(&self, interface: &str) -> Vec<IpAddr>;
     /// True for an address of the host itself.
@@ -33,7 +33,7 @@ pub(crate) trait View {
     /// True for an address of any host of the cluster.
     fn is_host(&self, address: IpAddr) -> bool;
     /// The pools.
-    fn pools(&self) -> Vec<Pool>;
+    fn pools(&self) -> Cow<'_, [Pool]>;
     /// The workload endpoint that has an interface.
     fn workload(&self, interface: &str) -> Option<EndpointId>;
     /// True if an endpoint may use a source address.
@@ -129,7 +129,7 @@ pub(super) fn walk<V: View>(view: &V, packet: &Packet, until: Until) -> Why {
 
 struct Walk<'a, V> {
     view: &'a V,
-    settings: Settings,
+    settings: Cow<'a, Settings>,
     until: Until,
     steps: Vec<Step>,
     packet: Packet,
@@ -445,7 +445,7 @@ pub(crate) fn seen_source(view: &impl View, packet: &Packet) -> IpAddr {
     if let (true, Some(addressed)) = (packet.source == packet.destination, packet.addressed) {
         return addressed.address;
     }
-    let settings = view.settings().nat_outgoing;
+    let settings = &view.settings().nat_outgoing;
     let pools = view.pools();
     let within = |address: IpAddr| move |cidr: &IpNet| cidr.contains(&address);
     let from_pool = pools.iter().filter(|pool| pool.masquerade).map(|pool| &pool.cidr).any(within(packet.source));
