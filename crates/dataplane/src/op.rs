@@ -92,13 +92,42 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The transactions that have something to do, in order.
+    /// The transactions that have something to do, in order. What nothing leads to yet may come in parts.
     pub(crate) fn transactions(&self) -> impl Iterator<Item = &[Op]> {
-        [&self.prepare, &self.switch, &self.cleanup].into_iter().map(Vec::as_slice).filter(|ops| !ops.is_empty())
+        let rest = [&self.switch, &self.cleanup].into_iter().map(Vec::as_slice);
+        parts(&self.prepare).into_iter().chain(rest).filter(|ops| !ops.is_empty())
     }
 }
 
+/// Cuts operations so that no transaction is larger than the socket's buffer. One with very many elements is not cut:
+/// whoever makes it keeps it small.
+fn parts(ops: &[Op]) -> Vec<&[Op]> {
+    /// Elements; the largest take some 70 bytes.
+    const MOST: usize = 400_000;
+    let mut parts = Vec::new();
+    let (mut start, mut elements) = (0, 0);
+    for (index, op) in ops.iter().enumerate() {
+        let here = op.kind.elements();
+        if elements > 0 && elements + here > MOST {
+            parts.push(&ops[start..index]);
+            (start, elements) = (index, 0);
+        }
+        elements += here;
+    }
+    parts.push(&ops[start..]);
+    parts
+}
+
 impl OpKind {
+    /// How many elements of sets it adds.
+    pub(crate) fn elements(&self) -> usize {
+        match self {
+            Self::AddElements { ranges, .. } => ranges.len(),
+            Self::AddPorts { ports, .. } => ports.len(),
+            _ => 0,
+        }
+    }
+
     /// The operations that fill a chain.
     pub(crate) fn rules(chain: Chain) -> impl Iterator<Item = Self> {
         let name = chain.name;

@@ -312,3 +312,18 @@ fn an_empty_host_denies_workloads_and_nobody_else() {
     assert_eq!(verdict(packet("eth0", Hop::Interface("eth1".to_owned()))), Verdict::Allow);
     assert_eq!(verdict(packet("eth0", Hop::Host)), Verdict::Allow);
 }
+
+/// A transaction is one message, and messages have a limit.
+#[test]
+fn very_many_members_come_in_several_transactions() {
+    let members = (0..450_000u32).map(|number| {
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
+        ipnet::IpNet::from(std::net::IpAddr::from(address))
+    });
+    let mut bench = populated();
+    bench.absorb(&Instruction::SetReplace { id: SetId("s:a".to_owned()), members: Members::Nets(members.collect()) });
+    bench.state.flush();
+    let plan = bench.state.plan();
+    let sizes: Vec<usize> = plan.transactions().map(|ops| ops.iter().map(|op| op.kind.elements()).sum()).collect();
+    assert_eq!(sizes, [400_000, 50_000, 0], "the last one is the empty set of IPv6");
+}

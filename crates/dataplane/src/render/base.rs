@@ -427,7 +427,8 @@ impl View<'_> {
             Some(to) => Action::SourceNat { to: to.into(), ports },
             None => Action::Masquerade { ports },
         };
-        let with_ports = outgoing.ports.into_iter().flat_map(|ports| [TCP, UDP].map(|number| (number, ports)));
+        let ports = outgoing.ports.map(|(one, other)| (one.min(other), one.max(other)));
+        let with_ports = ports.into_iter().flat_map(|ports| [TCP, UDP].map(|number| (number, ports)));
         let mut rules: Vec<Rule> = with_ports
             .map(|(number, ports)| {
                 let matches = [vec![protocol(number)], matches.clone()].concat();

@@ -255,7 +255,8 @@ impl LimitChain {
         let mut rules = Vec::new();
         let word = self.direction.word();
         if let Some((packets, burst)) = self.rate {
-            let over = Match::Rate { over: true, packets: u64::from(packets), unit: 1, burst };
+            // The kernel takes neither a rate nor a burst of none.
+            let over = Match::Rate { over: true, packets: u64::from(packets.max(1)), unit: 1, burst: burst.max(1) };
             rules.push(Rule::new(vec![over], vec![Action::Drop]).counted(format!("{word} packet rate")));
         }
         if let Some(most) = self.connections {

@@ -142,8 +142,9 @@ fn log_rate(settings: &Settings) -> Option<Match> {
     /// What `limit` lets come at once if nobody says otherwise.
     const BURST: u32 = 5;
     let (packets, unit) = settings.log_rate?;
-    let burst = settings.log_burst.unwrap_or(BURST);
-    Some(Match::Rate { over: false, packets: u64::from(packets), unit: u64::from(unit), burst })
+    // The kernel takes neither a rate nor a burst of none.
+    let burst = settings.log_burst.unwrap_or(BURST).max(1);
+    Some(Match::Rate { over: false, packets: u64::from(packets.max(1)), unit: u64::from(unit.max(1)), burst })
 }
 
 struct Renderer<'a> {

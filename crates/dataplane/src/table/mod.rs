@@ -25,6 +25,8 @@ use crate::{
 
 /// Above this many new elements a plan is split even if it need not be, so that no message gets huge.
 const MANY_ELEMENTS: usize = 4096;
+/// Operations are cut to this many elements, and transactions between operations.
+const ELEMENTS_PER_OPERATION: usize = 100_000;
 
 /// Changes of a set's elements that the kernel does not have yet.
 #[derive(Debug)]
@@ -208,7 +210,7 @@ impl Table {
                 .iter()
                 .any(|(key, _)| tracker.wanted(key).is_some_and(|want| created.contains(want.target.chain.as_str())))
         };
-        let elements: usize = prepare.iter().map(element_count).sum();
+        let elements: usize = prepare.iter().map(OpKind::elements).sum();
         if self.maps.iter().any(leads_to_new) || elements > MANY_ELEMENTS {
             plan.prepare.extend(self.ops(prepare));
         } else {
@@ -320,13 +322,13 @@ impl Table {
         let mut ops = vec![OpKind::AddSet { name: name.to_owned(), spec: want.spec }];
         if matches!(want.spec.key, Key::PortMember(_)) {
             let ports = content.ports(self.family, &want.source);
-            ops.extend((!ports.is_empty()).then(|| OpKind::AddPorts { set: name.to_owned(), ports }));
+            let parts = ports.chunks(ELEMENTS_PER_OPERATION).map(<[PortMember]>::to_vec);
+            ops.extend(parts.map(|ports| OpKind::AddPorts { set: name.to_owned(), ports }));
             return ops;
         }
         let ranges = content.elements(self.family, &want.source);
-        if !ranges.is_empty() {
-            ops.push(OpKind::AddElements { set: name.to_owned(), spec: want.spec, ranges });
-        }
+        let parts = ranges.chunks(ELEMENTS_PER_OPERATION).map(<[Range]>::to_vec);
+        ops.extend(parts.map(|ranges| OpKind::AddElements { set: name.to_owned(), spec: want.spec, ranges }));
         ops
     }
 
@@ -438,13 +440,5 @@ impl Table {
         cleanup.extend(sets.iter().map(|name| OpKind::FlushSet { name: name.clone() }));
         cleanup.extend(chains.into_iter().map(|name| OpKind::DeleteChain { name }));
         cleanup.extend(sets.into_iter().map(|name| OpKind::DeleteSet { name }));
-    }
-}
-
-fn element_count(op: &OpKind) -> usize {
-    match op {
-        OpKind::AddElements { ranges, .. } => ranges.len(),
-        OpKind::AddPorts { ports, .. } => ports.len(),
-        _ => 0,
     }
 }
