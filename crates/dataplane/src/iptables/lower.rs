@@ -31,8 +31,12 @@ const LOG_LEVEL: &str = "5";
 const GREATEST_RATE: u64 = 10_000;
 /// Greatest burst of xt_limit at its greatest rate.
 const GREATEST_BURST: u32 = 10_000;
-/// Ports that one rule can list.
+/// The longest time that xt_limit can count, in seconds: what comes at once must not take longer to earn.
+const LONGEST_CREDIT: u64 = 86400;
+/// Ports that one list of a rule can hold.
 const MULTIPORT_SLOTS: usize = 15;
+/// Lists of ports that one rule can hold. `iptables-restore` takes 255 words a rule, and a list is five.
+const MOST_LISTS: usize = 4;
 /// The protocols of which policy knows ports: TCP, UDP, SCTP.
 const PORT_PROTOCOLS: [u8; 3] = [6, 17, 132];
 
@@ -187,6 +191,10 @@ struct Conditions {
     stateful: Vec<String>,
     /// Ports are looked at. An earlier chain has checked that there are some, but each rule must say so itself.
     has_ports: bool,
+    /// Lists of ports of which the packet is in none, still without the protocol that each must name.
+    other_ports: Vec<String>,
+    /// There is a list of alternatives that is longer than a rule.
+    has_long_list: bool,
 }
 
 /// Conditions as iptables can take them.
@@ -207,6 +215,8 @@ impl Conditions {
             netted: Vec::new(),
             stateful: Vec::new(),
             has_ports: false,
+            other_ports: Vec::new(),
+            has_long_list: false,
         }
     }
 
@@ -282,13 +292,23 @@ impl Conditions {
         Some(())
     }
 
-    /// In one list after the other, or in none of them.
+    /// In one list after the other, or in none of them. What does not fit a rule is asked the other way round: the packet
+    /// must be in none of the lists of all other ports. That takes a rule for each list, where the alternatives of a
+    /// second long list would be multiplied by those of the first.
     fn ports(&mut self, end: End, ports: &[(u16, u16)], negated: bool) {
         self.has_ports = true;
-        let lists = chunks(ports).map(|list| multiport(end, list, negated)).collect::<Vec<_>>();
+        let lists = |ports: &[(u16, u16)], negated| -> Vec<String> {
+            chunks(ports).map(|list| multiport(end, list, negated)).collect()
+        };
+        let is_long = chunks(ports).nth(MOST_LISTS).is_some();
         match negated {
-            true => self.all_of.extend(lists),
-            false => self.one_of.push(lists),
+            true if is_long => self.other_ports.extend(lists(ports, false)),
+            true => self.all_of.extend(lists(ports, true)),
+            false if is_long && self.has_long_list => self.other_ports.extend(lists(&all_but(ports), false)),
+            false => {
+                self.has_long_list |= is_long;
+                self.one_of.push(lists(ports, false));
+            }
         }
     }
 
@@ -313,6 +333,9 @@ impl Conditions {
         }
         let mut none_of = std::mem::take(&mut self.none_of);
         let protocols = self.resolve_protocols(family, &mut none_of);
+        for protocol in &protocols {
+            none_of.extend(self.other_ports.iter().map(|list| format!("{protocol} {list}")));
+        }
         if protocols.is_empty() || self.one_of.iter().any(Vec::is_empty) {
             return None;
         }
@@ -414,6 +437,22 @@ fn chunks(mut ports: &[(u16, u16)]) -> impl Iterator<Item = &[(u16, u16)]> {
     })
 }
 
+/// The ports in none of these ranges, which ascend and do not overlap.
+fn all_but(ports: &[(u16, u16)]) -> Vec<(u16, u16)> {
+    let mut others = Vec::with_capacity(ports.len() + 1);
+    let mut next = Some(0);
+    for (first, last) in ports {
+        if let (Some(next), Some(before)) = (next, first.checked_sub(1))
+            && next <= before
+        {
+            others.push((next, before));
+        }
+        next = last.checked_add(1);
+    }
+    others.extend(next.map(|next| (next, u16::MAX)));
+    others
+}
+
 fn ct_states(bits: u32) -> Option<String> {
     const STATES: [(u32, &str); 5] =
         [(1, "INVALID"), (8, "NEW"), (4, "RELATED"), (2, "ESTABLISHED"), (64, "UNTRACKED")];
@@ -429,7 +468,8 @@ fn limit(packets: u64, unit: u64, burst: u32) -> String {
     let whole = UNITS.iter().find(|(seconds, _)| packets * seconds >= unit && (packets * seconds).is_multiple_of(unit));
     let (seconds, word) = whole.or(UNITS.iter().find(|(seconds, _)| packets * seconds >= unit)).unwrap_or(&UNITS[3]);
     let rate = (packets * seconds / unit).clamp(1, GREATEST_RATE * seconds);
-    format!("-m limit --limit {rate}/{word} --limit-burst {}", burst.clamp(1, GREATEST_BURST))
+    let most = u32::try_from(LONGEST_CREDIT * rate / seconds).unwrap_or(u32::MAX).clamp(1, GREATEST_BURST);
+    format!("-m limit --limit {rate}/{word} --limit-burst {}", burst.clamp(1, most))
 }
 
 /// The targets of an action, in order.
@@ -640,6 +680,20 @@ mod tests {
         assert_eq!(tcp(ports("none", true)), ["-p tcp -j DROP"], "outside nothing");
         let both = lines(vec![ports("few", false)], vec![Action::Drop]);
         assert_eq!(both.len(), 3, "each says a protocol, though an earlier chain has checked it: {both:?}");
+        let longest: Vec<(u128, u128)> = (0..2000).map(|n| (10 + 2 * n, 10 + 2 * n)).collect();
+        let mut around = Fixture::default();
+        around.ranges.insert("longest", longest.into_iter().collect());
+        let far = lines_in(&around, vec![protocol(6, false), ports("longest", true)], vec![Action::Drop]);
+        assert_eq!(far.iter().filter(|line| line.contains("-m multiport --dports")).count(), 2000usize.div_ceil(15));
+        let two = || {
+            let source = Match::PortSet { end: End::Source, set: "longest".to_owned(), negated: false };
+            vec![protocol(6, false), source, ports("longest", false)]
+        };
+        let product = lines_in(&around, two(), vec![Action::Drop]);
+        assert!(product.len() < 500, "{}", product.len());
+        assert!(far.iter().chain(&product).all(|line| line.split(' ').count() < 50), "{far:?} {product:?}");
+        assert_eq!(all_but(&[(0, 9), (12, 12), (65535, 65535)]), [(10, 11), (13, 65534)]);
+        assert_eq!((all_but(&[]), all_but(&[(0, 65535)])), (vec![(0, 65535)], vec![]));
         // Two ranges cost four slots, so seven fit with one port.
         let wide: Vec<(u16, u16)> = (0..9).map(|n| (10 * n, 10 * n + 5)).collect();
         let sizes: Vec<usize> = chunks(&wide).map(<[_]>::len).collect();
@@ -706,6 +760,9 @@ mod tests {
             let text = limit(packets, unit, 5);
             assert!(text.contains(&format!("--limit {expected} ")), "{packets} per {unit}: {text}");
         }
+        assert!(limit(1, 86400, 5).ends_with("--limit-burst 1"), "xt_limit counts no longer than a day");
+        assert!(limit(1, 3600, 100).ends_with("--limit-burst 24"));
+        assert!(limit(1, 1, 100_000).ends_with("--limit-burst 10000"));
     }
 
     #[test]

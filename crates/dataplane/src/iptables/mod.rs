@@ -202,25 +202,51 @@ impl Iptables {
                 written.interfered[family.index()] = diff::was_changed(&before, there);
             }
         }
+        if families.iter().any(|family| self.is_unsure_of_members(*family)) {
+            self.sets = None;
+        }
         let all = self.read_sets().await?;
-        let sets = self.wanted_sets(families, all);
+        let sets: Vec<_> = families.iter().map(|family| (*family, self.wanted_sets(*family, all))).collect();
         // Until all is done it is not known what is there, also if this future is dropped half-way.
         let mut there = self.sets.take().unwrap_or_default();
-        let set_changes = diff::sets(&sets, &there);
-        self.restore_sets(&set_changes.first, &mut written).await?;
-        for family in families {
-            self.write_rules(*family, &mut written).await?;
+        let changes: Vec<_> = sets.iter().map(|(family, sets)| (*family, diff::sets(sets, &there))).collect();
+        let first: String = changes.iter().map(|(_, changes)| changes.first.as_str()).collect();
+        self.restore_sets(&first, &mut written).await?;
+        let (mut last, mut unused, mut failed) = (String::new(), Vec::new(), None);
+        for (family, changes) in changes {
+            // What is the matter with one family must not keep in the other's sets who has to go.
+            match self.write_rules(family, &mut written).await {
+                Ok(()) => {
+                    last.push_str(&changes.last);
+                    unused.extend(changes.unused);
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
-        self.restore_sets(&set_changes.last, &mut written).await?;
-        self.destroy_sets(set_changes.unused, &mut there, &mut written).await?;
+        self.restore_sets(&last, &mut written).await?;
+        self.destroy_sets(unused, &mut there, &mut written).await?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
         // Which members they have is known as long as nobody else changes them.
         there.values_mut().for_each(|set| set.members = HashSet::new());
-        there.extend(sets.into_iter().filter_map(|(name, want)| match want {
+        let sets = sets.into_iter().flat_map(|(_, sets)| sets);
+        there.extend(sets.filter_map(|(name, want)| match want {
             SetWant::Whole(set) => Some((name, SavedSet { members: HashSet::new(), ..set })),
             _ => None,
         }));
         self.sets = Some(there);
         Ok(written)
+    }
+
+    /// A set is to be made anew, or emptied, while one of its name is there of which only the kernel knows the members.
+    fn is_unsure_of_members(&self, family: Family) -> bool {
+        let FamilyState { model, evasions, .. } = &self.families[family.index()];
+        let is_there = |set: &str| {
+            let evasion = evasions.get(set).copied().unwrap_or_default();
+            self.sets.as_ref().is_some_and(|there| there.contains_key(&name::set(family, set, evasion)))
+        };
+        model.remade_sets().any(is_there)
     }
 
     /// Nothing was asked for since the last write, and nothing is in doubt.
@@ -318,44 +344,41 @@ impl Iptables {
 
     /// What is wanted of sets, by ipset's names: of all if they were just read, else of those that changed. May choose
     /// another name for one, and then all rules are looked at again.
-    fn wanted_sets(&mut self, families: &[Family], all: bool) -> BTreeMap<String, SetWant> {
+    fn wanted_sets(&mut self, family: Family, all: bool) -> BTreeMap<String, SetWant> {
         let Some(there) = &self.sets else { return BTreeMap::new() };
         let mut wanted = BTreeMap::new();
-        for family in families {
-            let FamilyState { model, evasions, wanted: rules, .. } = &mut self.families[family.index()];
-            let mut changes = model.take_changed_sets();
-            let mut names = BTreeSet::new();
-            for (set, content) in &model.sets {
-                let Some(kind) = sets::kind(*family, content) else { continue };
-                let evasion = evasions.get(set).copied().unwrap_or_default();
-                let is_other =
-                    |number: &u32| there.get(&name::set(*family, set, *number)).is_some_and(|s| s.kind != kind);
-                let free = (evasion..).find(|number| !is_other(number)).unwrap_or(evasion);
-                if free != evasion {
-                    tracing::warn!(set, "a set of another type has the name of this one, which gets a further one");
-                    evasions.insert(set.clone(), free);
-                    rules.clear();
-                }
-                let name = name::set(*family, set, free);
-                let known = !all && free == evasion;
-                let members = |elements| sets::members(*family, elements);
-                match changes.remove(set) {
-                    None if known => {}
-                    Some(SetChange::Part { added, removed }) if known => {
-                        let want = SetWant::Part { added: members(&added), removed: members(&removed) };
-                        wanted.insert(name.clone(), want);
-                    }
-                    _ => {
-                        let want = SavedSet { kind, members: members(&content.elements) };
-                        wanted.insert(name.clone(), SetWant::Whole(want));
-                    }
-                }
-                names.insert(name);
+        let FamilyState { model, evasions, wanted: rules, .. } = &mut self.families[family.index()];
+        let mut changes = model.take_changed_sets();
+        let mut names = BTreeSet::new();
+        for (set, content) in &model.sets {
+            let Some(kind) = sets::kind(family, content) else { continue };
+            let evasion = evasions.get(set).copied().unwrap_or_default();
+            let is_other = |number: &u32| there.get(&name::set(family, set, *number)).is_some_and(|s| s.kind != kind);
+            let free = (evasion..).find(|number| !is_other(number)).unwrap_or(evasion);
+            if free != evasion {
+                tracing::warn!(set, "a set of another type has the name of this one, which gets a further one");
+                evasions.insert(set.clone(), free);
+                rules.clear();
             }
-            let ours = there.keys().filter(|name| name.starts_with(name::set_prefix(*family)));
-            let unused = ours.filter(|name| !names.contains(*name) && !self.stubborn.contains(*name));
-            wanted.extend(unused.map(|name| (name.clone(), SetWant::Gone)));
+            let name = name::set(family, set, free);
+            let known = !all && free == evasion;
+            let members = |elements| sets::members(family, elements);
+            match changes.remove(set) {
+                None if known => {}
+                Some(SetChange::Part { added, removed }) if known => {
+                    let want = SetWant::Part { added: members(&added), removed: members(&removed) };
+                    wanted.insert(name.clone(), want);
+                }
+                _ => {
+                    let want = SavedSet { kind, members: members(&content.elements) };
+                    wanted.insert(name.clone(), SetWant::Whole(want));
+                }
+            }
+            names.insert(name);
         }
+        let ours = there.keys().filter(|name| name.starts_with(name::set_prefix(family)));
+        let unused = ours.filter(|name| !names.contains(*name) && !self.stubborn.contains(*name));
+        wanted.extend(unused.map(|name| (name.clone(), SetWant::Gone)));
         wanted
     }
 

@@ -184,6 +184,12 @@ impl Model {
         std::mem::take(&mut self.changed_sets)
     }
 
+    /// Sets that are wanted, and that came or were emptied since [`take_changed_sets`](Self::take_changed_sets).
+    pub(super) fn remade_sets(&self) -> impl Iterator<Item = &str> {
+        let remade = self.changed_sets.iter().filter(|(_, change)| **change == SetChange::Whole);
+        remade.map(|(name, _)| name.as_str()).filter(|name| self.sets.contains_key(*name))
+    }
+
     /// Whether one of these would give anything.
     pub(super) fn has_changed(&self) -> bool {
         !(self.changed_chains.is_empty() && self.changed_sets.is_empty())

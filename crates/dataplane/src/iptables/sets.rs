@@ -1,7 +1,8 @@
 //! Sets and their members as ipset writes them.
 //!
 //! The kernel's hash sets of networks take overlaps but no network of length 0, so that one is written as its two
-//! halves, and a range as the networks that make it up. Sets of ports and of protocols need no counterpart: rules name
+//! halves, and a range as the networks that make it up. Its hash sets of addresses take every address but the
+//! unspecified one, so that a set with that one is a set of networks. Sets of ports and of protocols need no counterpart: rules name
 //! what is in them.
 
 use std::{collections::HashSet, net::IpAddr};
@@ -22,11 +23,17 @@ pub(super) fn kind(family: Family, set: &ModelSet) -> Option<String> {
         Family::V6 => "inet6",
     };
     match set.spec.key {
-        Key::Address(_) if set.spec.interval => Some(format!("hash:net family {inet}")),
+        Key::Address(_) if set.spec.interval || has_unspecified(&set.elements) => {
+            Some(format!("hash:net family {inet}"))
+        }
         Key::Address(_) => Some(format!("hash:ip family {inet}")),
         Key::PortMember(_) => Some(format!("hash:ip,port family {inet}")),
         Key::Port | Key::Protocol | Key::InterfaceName => None,
     }
+}
+
+fn has_unspecified(elements: &Elements) -> bool {
+    matches!(elements, Elements::Ranges(ranges) if ranges.first().is_some_and(|(first, _)| *first == 0))
 }
 
 /// The line that creates a set of a kind.
@@ -34,11 +41,14 @@ pub(super) fn create(name: &str, kind: &str) -> String {
     format!("create {name} {kind} maxelem {MOST}\n")
 }
 
-/// Members as text.
+/// Members as text. The kernel keeps no member with the unspecified address or port 0: there is nothing to be reached
+/// there.
 pub(super) fn members(family: Family, elements: &Elements) -> HashSet<String> {
     match elements {
         Elements::Ranges(ranges) => ranges.iter().flat_map(|range| networks(family, *range)).collect(),
-        Elements::Ports(ports) => ports.iter().map(port).collect(),
+        Elements::Ports(ports) => {
+            ports.iter().filter(|member| !member.address.is_unspecified() && member.port > 0).map(port).collect()
+        }
         Elements::Targets(_) => HashSet::new(),
     }
 }
@@ -97,6 +107,21 @@ mod tests {
         let all = set(Key::Address(Family::V6), &[(0, u128::MAX)]);
         assert_eq!(sorted(Family::V6, &all), ["8000::/1", "::/1"]);
         assert_eq!(kind(Family::V4, &set(Key::Port, &[(80, 82)])), None, "rules name the ports");
+    }
+
+    #[test]
+    fn the_unspecified_address_makes_it_a_set_of_networks() {
+        let hash = |family, ranges: &[Range]| {
+            let mut set = set(Key::Address(family), ranges);
+            set.spec.interval = false;
+            kind(family, &set).expect("a set of ipset")
+        };
+        assert_eq!(hash(Family::V4, &[(1, 1), (9, 9)]), "hash:ip family inet");
+        assert_eq!(hash(Family::V4, &[(0, 0), (9, 9)]), "hash:net family inet");
+        assert_eq!(hash(Family::V6, &[(0, 0)]), "hash:net family inet6");
+        let odd = |address: &str, port| PortMember { address: address.parse().expect("an address"), protocol: 6, port };
+        let ports = Elements::Ports([odd("0.0.0.0", 80), odd("10.0.0.1", 0), odd("10.0.0.1", 80)].into());
+        assert_eq!(members(Family::V4, &ports), HashSet::from(["10.0.0.1,tcp:80".to_owned()]));
     }
 
     #[test]

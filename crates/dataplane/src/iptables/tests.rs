@@ -10,7 +10,7 @@ use crate::{
     ifname::IfName,
     namespace::{in_a_namespace, run as shell},
     op::{ChainHead, OpKind},
-    ruleset::{Action, Base, Chain, End, Hook, Interface, Match, Rule},
+    ruleset::{Action, Base, Chain, End, Hook, Interface, Key, Match, Rule, SetSpec},
     state::State,
 };
 
@@ -26,7 +26,7 @@ fn told(state: &State, variant: Variant) -> Iptables {
 /// All that has to be written into an empty kernel for one family.
 fn text(iptables: &mut Iptables, family: Family) -> String {
     iptables.sets = Some(HashMap::new());
-    let sets = iptables.wanted_sets(&[family], true);
+    let sets = iptables.wanted_sets(family, true);
     let sets = diff::sets(&sets, &HashMap::new());
     iptables.render(family);
     let context = iptables.context(family);
@@ -135,6 +135,7 @@ fn odd_rules(family: Family) -> Vec<Rule> {
         vec![Match::CtState(64 | 8)],
         vec![Match::DestinationTranslated],
         vec![Match::Rate { over: true, packets: 7, unit: 3600, burst: 9 }],
+        vec![Match::Rate { over: false, packets: 1, unit: 86400, burst: 9999 }],
     ];
     matches.into_iter().map(|matches| Rule::new(matches, vec![Action::Drop]).counted("odd")).collect()
 }
@@ -156,9 +157,127 @@ fn both_kinds_of_iptables_take_the_odd_rules_too() {
             distrust(&mut iptables);
             assert_eq!(iptables.write(&Family::ALL).await.unwrap(), Written::default(), "read back as written");
             let rules = shell(&format!("{}-save", variant.program()));
-            assert_eq!(rules.lines().filter(|line| line.starts_with("-A cali-odd ")).count(), 9 + 4 + 5 + 4, "{rules}");
+            assert_eq!(
+                rules.lines().filter(|line| line.starts_with("-A cali-odd ")).count(),
+                10 + 4 + 5 + 4,
+                "{rules}"
+            );
         });
     }
+}
+
+/// A set of addresses, or of ports, with these members.
+fn filled(family: Family, name: &str, key: Key, members: &[u128]) -> Vec<Op> {
+    let spec = SetSpec::set(key, false);
+    let ranges = members.iter().map(|member| (*member, *member)).collect();
+    let name = name.to_owned();
+    let kinds = [
+        OpKind::AddTable,
+        OpKind::AddSet { name: name.clone(), spec },
+        OpKind::AddElements { set: name, spec, ranges },
+    ];
+    kinds.into_iter().map(|kind| Op { family, kind }).collect()
+}
+
+/// A chain of the forward hook with one rule.
+fn forwarding(family: Family, matches: Vec<Match>, action: Action) -> Vec<Op> {
+    let base = Some(Base { nat: false, hook: Hook::Forward, priority: -5 });
+    let chain = Chain { name: "one".to_owned(), base, comment: None, rules: vec![Rule::new(matches, vec![action])] };
+    let head = OpKind::AddChain(ChainHead::from(&chain));
+    [head].into_iter().chain(OpKind::rules(chain)).map(|kind| Op { family, kind }).collect()
+}
+
+fn absorb(iptables: &mut Iptables, ops: Vec<Op>) {
+    ops.iter().for_each(|op| iptables.absorb(op).unwrap());
+}
+
+fn members_of(iptables: &Iptables, set: &str) -> String {
+    let evasion = iptables.families[0].evasions.get(set).copied().unwrap_or_default();
+    shell(&format!("ipset save {} | grep ^add | cut -d' ' -f3 | sort | xargs", name::set(Family::V4, set, evasion)))
+}
+
+/// One word of a network set must not make everything else wait for ever.
+#[test]
+fn the_unspecified_address_comes_into_a_set_and_goes_again() {
+    in_a_namespace(move || async move {
+        let mut iptables = Iptables::open(Variant::Nft, Arc::new(Options::default())).unwrap();
+        let family = Family::V4;
+        absorb(&mut iptables, filled(family, "s", Key::Address(family), &[0x0a00_0001]));
+        let condition = Match::AddressSet { family, end: End::Source, set: "s".to_owned(), negated: false };
+        absorb(&mut iptables, forwarding(family, vec![condition], Action::Drop));
+        iptables.write(&Family::ALL).await.unwrap();
+        assert_eq!(members_of(&iptables, "s").trim(), "10.0.0.1");
+        let spec = SetSpec::set(Key::Address(family), false);
+        let (set, ranges) = ("s".to_owned(), vec![(0, 0)]);
+        let add = OpKind::AddElements { set: set.clone(), spec, ranges: ranges.clone() };
+        absorb(&mut iptables, vec![Op { family, kind: add }]);
+        iptables.write(&Family::ALL).await.unwrap();
+        assert_eq!(members_of(&iptables, "s").trim(), "0.0.0.0 10.0.0.1");
+        absorb(&mut iptables, vec![Op { family, kind: OpKind::DeleteElements { set, spec, ranges } }]);
+        iptables.write(&Family::ALL).await.unwrap();
+        assert_eq!(members_of(&iptables, "s").trim(), "10.0.0.1");
+        assert_eq!(shell("ipset list -n").lines().count(), 1, "no set is left over");
+    });
+}
+
+/// Programs of iptables take a limited number of words a rule.
+#[test]
+fn thousands_of_ports_are_taken_also_negated() {
+    for variant in Variant::ALL {
+        in_a_namespace(move || async move {
+            let mut iptables = Iptables::open(variant, Arc::new(Options::default())).unwrap();
+            let ports: Vec<u128> = (0..3000).map(|n| 10 + 3 * n).collect();
+            absorb(&mut iptables, filled(Family::V4, "p", Key::Port, &ports));
+            let port = |end, negated| Match::PortSet { end, set: "p".to_owned(), negated };
+            let (source, destination) = (port(End::Source, false), port(End::Destination, false));
+            let conditions = vec![source, destination, port(End::Destination, true)];
+            absorb(&mut iptables, forwarding(Family::V4, conditions, Action::Drop));
+            iptables.write(&Family::ALL).await.unwrap();
+            distrust(&mut iptables);
+            assert_eq!(iptables.write(&Family::ALL).await.unwrap(), Written::default(), "read back as written");
+        });
+    }
+}
+
+/// Who has to go from a set of IPv4 goes, whatever becomes of IPv6.
+#[test]
+fn a_family_that_cannot_be_written_does_not_hold_up_the_other() {
+    in_a_namespace(move || async move {
+        let mut iptables = Iptables::open(Variant::Nft, Arc::new(Options::default())).unwrap();
+        let family = Family::V4;
+        absorb(&mut iptables, filled(family, "s", Key::Address(family), &[0x0a00_0001, 0x0a00_0002]));
+        let condition = Match::AddressSet { family, end: End::Source, set: "s".to_owned(), negated: false };
+        absorb(&mut iptables, forwarding(family, vec![condition], Action::Accept));
+        iptables.write(&Family::ALL).await.unwrap();
+        let spec = SetSpec::set(Key::Address(family), false);
+        let ranges = vec![(0x0a00_0001, 0x0a00_0001)];
+        absorb(&mut iptables, vec![Op { family, kind: OpKind::DeleteElements { set: "s".to_owned(), spec, ranges } }]);
+        let impossible = Action::DestinationNat("10.0.0.9".parse().unwrap());
+        absorb(&mut iptables, forwarding(Family::V6, Vec::new(), impossible));
+        for _ in 0..2 {
+            let error = iptables.write(&Family::ALL).await.unwrap_err().to_string();
+            assert!(error.contains("ip6tables"), "{error}");
+            assert_eq!(members_of(&iptables, "s").trim(), "10.0.0.2");
+        }
+    });
+}
+
+/// A set that could not be removed is not taken for an empty one when its name is wanted again.
+#[test]
+fn a_set_that_comes_back_has_none_of_its_former_members() {
+    in_a_namespace(move || async move {
+        let mut iptables = Iptables::open(Variant::Nft, Arc::new(Options::default())).unwrap();
+        let family = Family::V4;
+        absorb(&mut iptables, filled(family, "s", Key::Address(family), &[0x0a00_0001]));
+        iptables.write(&Family::ALL).await.unwrap();
+        shell("iptables-nft -A INPUT -m set --match-set cali40s src -j DROP");
+        absorb(&mut iptables, vec![Op { family, kind: OpKind::DeleteSet { name: "s".to_owned() } }]);
+        iptables.write(&Family::ALL).await.unwrap();
+        assert_eq!(members_of(&iptables, "s").trim(), "10.0.0.1", "in use by somebody");
+        absorb(&mut iptables, filled(family, "s", Key::Address(family), &[0x0a00_0002]));
+        iptables.write(&Family::ALL).await.unwrap();
+        assert_eq!(members_of(&iptables, "s").trim(), "10.0.0.2");
+    });
 }
 
 /// A jump that somebody keeps pushing down is put back a few times, and then left for a while.
