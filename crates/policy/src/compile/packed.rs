@@ -13,98 +13,135 @@ use crate::instruction::{IcmpMatch, RuleAction};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PackedCode(Box<[u8]>);
 
+/// How many texts back a repetition is looked for, so that a long list takes no longer per rule.
+const LOOK_BACK: usize = 32;
+
 /// What holds of bytes that [`PackedCode::new`] wrote.
 const WRITTEN: &str = "the bytes are as they were written";
 
 impl PackedCode {
     pub(crate) fn new(code: &Code) -> Self {
-        let mut bytes = Vec::with_capacity(64);
+        let mut writer = Writer { bytes: Vec::with_capacity(64), texts: Vec::new() };
         for rules in [&code.ingress, &code.egress] {
-            list(&mut bytes, rules, rule);
+            writer.list(rules, Writer::rule);
         }
-        Self(bytes.into())
+        Self(writer.bytes.into())
     }
 
     pub(crate) fn unpack(&self) -> Code {
-        let mut reader = Reader(&self.0);
+        let mut reader = Reader { bytes: &self.0, texts: Vec::new() };
         Code { ingress: reader.list(Reader::rule), egress: reader.list(Reader::rule) }
     }
 }
 
-fn number(bytes: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
+struct Writer<'a> {
+    bytes: Vec<u8>,
+    /// Those written so far: a rule list says the same selector often.
+    texts: Vec<&'a str>,
+}
+
+impl<'a> Writer<'a> {
+    fn number(&mut self, mut value: usize) {
+        while value >= 0x80 {
+            self.bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.bytes.push(value as u8);
     }
-    bytes.push(value as u8);
-}
 
-fn list<T>(bytes: &mut Vec<u8>, items: &[T], item: fn(&mut Vec<u8>, &T)) {
-    number(bytes, items.len());
-    items.iter().for_each(|one| item(bytes, one));
-}
-
-fn option<T>(bytes: &mut Vec<u8>, value: Option<&T>, item: fn(&mut Vec<u8>, &T)) {
-    bytes.push(value.is_some().into());
-    value.into_iter().for_each(|value| item(bytes, value));
-}
-
-fn byte(bytes: &mut Vec<u8>, value: &u8) {
-    bytes.push(*value);
-}
-
-fn text(bytes: &mut Vec<u8>, value: &str) {
-    number(bytes, value.len());
-    bytes.extend_from_slice(value.as_bytes());
-}
-
-fn net(bytes: &mut Vec<u8>, net: &IpNet) {
-    bytes.push(net.addr().is_ipv4().into());
-    match net.addr() {
-        IpAddr::V4(address) => bytes.extend_from_slice(&address.octets()),
-        IpAddr::V6(address) => bytes.extend_from_slice(&address.octets()),
+    /// A byte with a bit for each part that follows.
+    fn flags<const N: usize>(&mut self, parts: [bool; N]) {
+        self.bytes.push(parts.iter().enumerate().fold(0, |bits, (at, part)| bits | u8::from(*part) << at));
     }
-    bytes.push(net.prefix_len());
-}
 
-fn ports(bytes: &mut Vec<u8>, &(low, high): &(u16, u16)) {
-    bytes.extend_from_slice(&low.to_be_bytes());
-    bytes.extend_from_slice(&high.to_be_bytes());
-}
-
-fn icmp(bytes: &mut Vec<u8>, icmp: &IcmpMatch) {
-    bytes.push(icmp.icmp_type);
-    option(bytes, icmp.code.as_ref(), byte);
-}
-
-fn rule(bytes: &mut Vec<u8>, rule: &CodeRule) {
-    bytes.push(rule.action as u8);
-    for value in [&rule.ip_version, &rule.protocol, &rule.not_protocol] {
-        option(bytes, value.as_ref(), byte);
+    fn list<T>(&mut self, items: &'a [T], item: fn(&mut Self, &'a T)) {
+        self.number(items.len());
+        items.iter().for_each(|one| item(self, one));
     }
-    option(bytes, rule.icmp.as_ref(), icmp);
-    option(bytes, rule.not_icmp.as_ref(), icmp);
-    option(bytes, rule.source.as_ref(), |bytes, one| end(bytes, one));
-    option(bytes, rule.destination.as_ref(), |bytes, one| end(bytes, one));
+
+    fn filled<T>(&mut self, items: &'a [T], item: fn(&mut Self, &'a T)) {
+        if !items.is_empty() {
+            self.list(items, item);
+        }
+    }
+
+    /// How many texts ago this one was written, or zero and the text.
+    fn text(&mut self, text: &'a str) {
+        if let Some(at) = self.texts.iter().rev().take(LOOK_BACK).position(|known| *known == text) {
+            return self.number(at + 1);
+        }
+        self.texts.push(text);
+        self.number(0);
+        self.number(text.len());
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn net(&mut self, net: &IpNet) {
+        self.bytes.push(net.addr().is_ipv4().into());
+        match net.addr() {
+            IpAddr::V4(address) => self.bytes.extend_from_slice(&address.octets()),
+            IpAddr::V6(address) => self.bytes.extend_from_slice(&address.octets()),
+        }
+        self.bytes.push(net.prefix_len());
+    }
+
+    fn ports(&mut self, &(low, high): &(u16, u16)) {
+        self.bytes.extend_from_slice(&low.to_be_bytes());
+        self.bytes.extend_from_slice(&high.to_be_bytes());
+    }
+
+    fn icmp(&mut self, icmp: IcmpMatch) {
+        self.bytes.push(icmp.icmp_type);
+        self.flags([icmp.code.is_some()]);
+        self.bytes.extend(icmp.code);
+    }
+
+    fn rule(&mut self, rule: &'a CodeRule) {
+        self.bytes.push(rule.action as u8);
+        self.flags([
+            rule.ip_version.is_some(),
+            rule.protocol.is_some(),
+            rule.not_protocol.is_some(),
+            rule.icmp.is_some(),
+            rule.not_icmp.is_some(),
+            rule.source.is_some(),
+            rule.destination.is_some(),
+        ]);
+        self.bytes.extend([rule.ip_version, rule.protocol, rule.not_protocol].into_iter().flatten());
+        [rule.icmp, rule.not_icmp].into_iter().flatten().for_each(|icmp| self.icmp(icmp));
+        [&rule.source, &rule.destination].into_iter().flatten().for_each(|end| self.end(end));
+    }
+
+    fn end(&mut self, end: &'a CodeEnd) {
+        self.flags([
+            !end.nets.is_empty(),
+            !end.not_nets.is_empty(),
+            end.positive.is_some(),
+            end.negative.is_some(),
+            !end.ports.is_empty(),
+            !end.not_ports.is_empty(),
+            !end.names.is_empty(),
+            !end.not_names.is_empty(),
+        ]);
+        self.filled(&end.nets, Self::net);
+        self.filled(&end.not_nets, Self::net);
+        [&end.positive, &end.negative].into_iter().flatten().for_each(|text| self.text(text));
+        self.filled(&end.ports, Self::ports);
+        self.filled(&end.not_ports, Self::ports);
+        self.filled(&end.names, |writer, name| writer.text(name));
+        self.filled(&end.not_names, |writer, name| writer.text(name));
+    }
 }
 
-fn end(bytes: &mut Vec<u8>, end: &CodeEnd) {
-    list(bytes, &end.nets, net);
-    list(bytes, &end.not_nets, net);
-    option(bytes, end.positive.as_ref(), |bytes, one| text(bytes, one));
-    option(bytes, end.negative.as_ref(), |bytes, one| text(bytes, one));
-    list(bytes, &end.ports, ports);
-    list(bytes, &end.not_ports, ports);
-    list(bytes, &end.names, |bytes, one| text(bytes, one));
-    list(bytes, &end.not_names, |bytes, one| text(bytes, one));
+struct Reader<'a> {
+    bytes: &'a [u8],
+    texts: Vec<&'a str>,
 }
-
-struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
+        let (taken, rest) = self.bytes.split_at(length);
+        self.bytes = rest;
         taken
     }
 
@@ -129,18 +166,29 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn flags<const N: usize>(&mut self) -> [bool; N] {
+        let bits = self.byte();
+        std::array::from_fn(|at| bits >> at & 1 == 1)
+    }
+
     fn list<T>(&mut self, item: fn(&mut Self) -> T) -> Box<[T]> {
         let length = self.number();
         (0..length).map(|_| item(self)).collect()
     }
 
-    fn option<T>(&mut self, item: fn(&mut Self) -> T) -> Option<T> {
-        (self.byte() != 0).then(|| item(self))
+    fn filled<T>(&mut self, filled: bool, item: fn(&mut Self) -> T) -> Box<[T]> {
+        if filled { self.list(item) } else { Box::default() }
     }
 
     fn text(&mut self) -> Box<str> {
-        let length = self.number();
-        std::str::from_utf8(self.take(length)).expect(WRITTEN).into()
+        let known = self.number();
+        if known == 0 {
+            let length = self.number();
+            let text = std::str::from_utf8(self.take(length)).expect(WRITTEN);
+            self.texts.push(text);
+            return text.into();
+        }
+        self.texts[self.texts.len() - known].into()
     }
 
     fn net(&mut self) -> IpNet {
@@ -156,34 +204,38 @@ impl<'a> Reader<'a> {
     }
 
     fn icmp(&mut self) -> IcmpMatch {
-        IcmpMatch { icmp_type: self.byte(), code: self.option(Self::byte) }
+        let icmp_type = self.byte();
+        let [code] = self.flags();
+        IcmpMatch { icmp_type, code: code.then(|| self.byte()) }
     }
 
     fn rule(&mut self) -> CodeRule {
         const ACTIONS: [RuleAction; 4] = [RuleAction::Allow, RuleAction::Deny, RuleAction::Pass, RuleAction::Log];
         let action = self.byte();
+        let [ip_version, protocol, not_protocol, icmp, not_icmp, source, destination] = self.flags();
         CodeRule {
             action: ACTIONS.into_iter().find(|known| *known as u8 == action).expect(WRITTEN),
-            ip_version: self.option(Self::byte),
-            protocol: self.option(Self::byte),
-            not_protocol: self.option(Self::byte),
-            icmp: self.option(Self::icmp),
-            not_icmp: self.option(Self::icmp),
-            source: self.option(|reader| Box::new(reader.end())),
-            destination: self.option(|reader| Box::new(reader.end())),
+            ip_version: ip_version.then(|| self.byte()),
+            protocol: protocol.then(|| self.byte()),
+            not_protocol: not_protocol.then(|| self.byte()),
+            icmp: icmp.then(|| self.icmp()),
+            not_icmp: not_icmp.then(|| self.icmp()),
+            source: source.then(|| Box::new(self.end())),
+            destination: destination.then(|| Box::new(self.end())),
         }
     }
 
     fn end(&mut self) -> CodeEnd {
+        let [nets, not_nets, positive, negative, ports, not_ports, names, not_names] = self.flags();
         CodeEnd {
-            nets: self.list(Self::net),
-            not_nets: self.list(Self::net),
-            positive: self.option(Self::text),
-            negative: self.option(Self::text),
-            ports: self.list(Self::ports),
-            not_ports: self.list(Self::ports),
-            names: self.list(Self::text),
-            not_names: self.list(Self::text),
+            nets: self.filled(nets, Self::net),
+            not_nets: self.filled(not_nets, Self::net),
+            positive: positive.then(|| self.text()),
+            negative: negative.then(|| self.text()),
+            ports: self.filled(ports, Self::ports),
+            not_ports: self.filled(not_ports, Self::ports),
+            names: self.filled(names, Self::text),
+            not_names: self.filled(not_names, Self::text),
         }
     }
 }
@@ -202,7 +254,7 @@ mod tests {
             vec(net.prop_map(|text| text.parse().unwrap()), 0..4).prop_map(Vec::into_boxed_slice)
         };
         let texts = || vec(".{0,300}".prop_map(|text: String| text.into()), 0..3).prop_map(Vec::into_boxed_slice);
-        let text = || option::of("\\PC{0,200}".prop_map(|text: String| text.into()));
+        let text = || option::of("a|b|\\PC{0,200}".prop_map(|text: String| text.into()));
         let ports = || vec(any::<(u16, u16)>(), 0..150).prop_map(Vec::into_boxed_slice);
         let all = (nets(), nets(), text(), text(), ports(), ports(), texts(), texts());
         option::of(all.prop_map(|(nets, not_nets, positive, negative, ports, not_ports, names, not_names)| {

@@ -263,9 +263,9 @@ impl Engine {
     fn set_profile(&mut self, key: &ResourceKey, profile: &Profile, fault: Option<&str>) {
         self.set_parent_labels(&key.name, &profile.spec.labels_to_apply);
         let (code, fault) = match (compile::profile(&profile.spec, &mut self.selectors), fault) {
-            (_, Some(fault)) => (Code::closed(), Some(fault.into())),
+            (_, Some(fault)) => (Code::closed(), Some(fault.to_owned())),
             (Ok(code), None) => (code, None),
-            (Err(faults), None) => (Code::closed(), Some(sentence(&faults).into())),
+            (Err(faults), None) => (Code::closed(), Some(sentence(&faults))),
         };
         if self.profiles.set(&key.name, &code, fault, false, &mut self.codes) {
             self.policies.reach.touch_parent(&key.name);

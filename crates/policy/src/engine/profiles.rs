@@ -3,7 +3,7 @@
 //! A profile is in use while an endpoint that is programmed names it. One that is named and not stored denies.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -22,26 +22,28 @@ use crate::{
 
 #[derive(Default)]
 pub(super) struct Profiles {
-    by_name: HashMap<Box<str>, State>,
-    /// Profiles that may differ from what the dataplane has.
+    stored: HashMap<Box<str>, Stored>,
+    /// Profiles that are in use, or known to the dataplane.
+    used: BTreeMap<String, Used>,
+    /// Those of them that may differ from what the dataplane has.
     dirty: BTreeSet<String>,
 }
 
-/// A profile that is stored, in use, or known to the dataplane.
-#[derive(Default)]
-struct State {
-    stored: Option<Stored>,
-    /// How often the programmed endpoints of this host name it.
-    uses: u32,
-    sent: Option<Box<Sent>>,
-}
-
+/// A profile that is stored; there are many, and few of them are in use.
 struct Stored {
     code: CodeId,
-    /// Why the code is closed, if it is for that.
-    fault: Option<Box<str>>,
     /// Not even its labels can be read.
     unreadable: bool,
+    /// Why the code is closed, if it is for that.
+    #[allow(clippy::box_collection, reason = "faults are rare")]
+    fault: Option<Box<String>>,
+}
+
+#[derive(Default)]
+struct Used {
+    /// How often the programmed endpoints of this host name it.
+    uses: usize,
+    sent: Option<Sent>,
 }
 
 /// What the dataplane has of a profile.
@@ -50,7 +52,7 @@ struct Sent {
     code: CodeId,
     rules: Arc<RuleSet>,
     /// Why the rules are closed, if they are.
-    fault: Option<Box<str>>,
+    fault: Option<String>,
 }
 
 /// What a flush asks of the dataplane.
@@ -67,44 +69,40 @@ impl Profiles {
         &mut self,
         name: &str,
         code: &Code,
-        fault: Option<Box<str>>,
+        fault: Option<String>,
         unreadable: bool,
         codes: &mut Codes,
     ) -> bool {
-        let code = codes.keep(code);
-        if !self.by_name.contains_key(name) {
-            self.by_name.insert(name.into(), State::default());
-        }
-        let state = self.by_name.get_mut(name).expect("it was put there in the line above");
-        let before = state.stored.replace(Stored { code, fault, unreadable });
-        let flipped = before.as_ref().is_some_and(|before| before.unreadable) != unreadable;
+        let new = Stored { code: codes.keep(code), unreadable, fault: fault.map(Box::new) };
+        let before = match self.stored.get_mut(name) {
+            Some(stored) => Some(std::mem::replace(stored, new)),
+            None => self.stored.insert(name.into(), new),
+        };
+        self.mark(name);
+        let was_unreadable = before.as_ref().is_some_and(|before| before.unreadable);
         before.into_iter().for_each(|before| codes.release(before.code));
-        if state.uses > 0 {
-            self.dirty.insert(name.to_owned());
-        }
-        flipped
+        was_unreadable != unreadable
     }
 
     /// Forgets what is stored. True if it could not be read.
     pub(super) fn remove(&mut self, name: &str, codes: &mut Codes) -> bool {
-        let Some(before) = self.by_name.get_mut(name).and_then(|state| state.stored.take()) else { return false };
+        let Some(before) = self.stored.remove(name) else { return false };
         codes.release(before.code);
-        // The flush drops it if nobody uses it any more.
-        self.dirty.insert(name.to_owned());
+        self.mark(name);
         before.unreadable
     }
 
     /// True if a profile is stored of which nothing can be read.
     pub(super) fn is_unreadable(&self, name: &str) -> bool {
-        self.by_name.get(name).and_then(|state| state.stored.as_ref()).is_some_and(|stored| stored.unreadable)
+        self.stored.get(name).is_some_and(|stored| stored.unreadable)
     }
 
     /// One more endpoint is programmed with these.
     pub(super) fn acquire(&mut self, names: &[ProfileId]) {
         for ProfileId(name) in names {
-            let state = self.by_name.entry(name.as_str().into()).or_default();
-            state.uses += 1;
-            if state.uses == 1 {
+            let used = self.used.entry(name.clone()).or_default();
+            used.uses += 1;
+            if used.uses == 1 {
                 self.dirty.insert(name.clone());
             }
         }
@@ -113,9 +111,9 @@ impl Profiles {
     /// An endpoint that was programmed with these is not so any more.
     pub(super) fn release(&mut self, names: &[ProfileId]) {
         for ProfileId(name) in names {
-            let state = self.by_name.get_mut(name.as_str()).expect("a profile in use has a state");
-            state.uses -= 1;
-            if state.uses == 0 {
+            let used = self.used.get_mut(name).expect("a profile in use is known");
+            used.uses -= 1;
+            if used.uses == 0 {
                 self.dirty.insert(name.clone());
             }
         }
@@ -123,52 +121,54 @@ impl Profiles {
 
     /// Looks at all profiles in use again.
     pub(super) fn doubt(&mut self) {
-        let used = self.by_name.iter().filter(|(_, state)| state.uses > 0);
-        self.dirty.extend(used.map(|(name, _)| name.to_string()));
+        self.dirty.extend(self.used.keys().cloned());
     }
 
     /// Brings what changed to the dataplane. The sets that it needs are acquired here and flushed by the caller.
     pub(super) fn flush(&mut self, codes: &mut Codes, index: &mut Index, doubts: &Doubts) -> ProfileChanges {
         let mut changes = ProfileChanges::default();
         for name in std::mem::take(&mut self.dirty) {
-            let Some(state) = self.by_name.get_mut(name.as_str()) else { continue };
-            if state.uses > 0 {
-                let (code, fault) = state.wanted(&name, codes);
-                let Link { rules, doubt } = codes.link(code, index, doubts);
-                codes.release(code);
-                let fault = fault.or_else(|| doubt.as_deref().map(Into::into));
-                let before = state.sent.replace(Box::new(Sent { code, rules: rules.clone(), fault }));
-                if before.as_ref().is_none_or(|before| before.rules != rules) {
-                    changes.updates.push(Instruction::ProfileUpdate { id: ProfileId(name), rules });
-                }
-                before.into_iter().for_each(|before| codes.unlink(before.code, index));
-            } else {
-                if let Some(before) = state.sent.take() {
-                    changes.removals.push(Instruction::ProfileRemove { id: ProfileId(name.clone()) });
+            let Some(mut used) = self.used.remove(&name) else { continue };
+            if used.uses == 0 {
+                if let Some(before) = used.sent {
                     codes.unlink(before.code, index);
+                    changes.removals.push(Instruction::ProfileRemove { id: ProfileId(name) });
                 }
-                if state.stored.is_none() {
-                    self.by_name.remove(name.as_str());
-                }
+                continue;
             }
+            let (code, fault) = self.wanted(&name, codes);
+            let Link { rules, doubt } = codes.link(code, index, doubts);
+            codes.release(code);
+            let fault = fault.or_else(|| doubt.as_deref().map(str::to_owned));
+            let before = used.sent.replace(Sent { code, rules: rules.clone(), fault });
+            if before.as_ref().is_none_or(|before| before.rules != rules) {
+                changes.updates.push(Instruction::ProfileUpdate { id: ProfileId(name.clone()), rules });
+            }
+            before.into_iter().for_each(|before| codes.unlink(before.code, index));
+            self.used.insert(name, used);
         }
         changes
     }
 
     /// Profiles in use that are governed closed.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
-        self.by_name.iter().filter_map(|(name, state)| {
-            let reason = state.sent.as_ref()?.fault.as_deref()?.to_owned();
+        self.used.iter().filter_map(|(name, used)| {
+            let reason = used.sent.as_ref()?.fault.clone()?;
             Some(Problem { object: ResourceKey::new(KindName::Profile, None, name), reason })
         })
     }
-}
 
-impl State {
+    /// Notes a profile that may differ from what the dataplane has of it.
+    fn mark(&mut self, name: &str) {
+        if self.used.contains_key(name) {
+            self.dirty.insert(name.to_owned());
+        }
+    }
+
     /// The rules of a profile in use, held once more, and why they are closed if they are.
-    fn wanted(&self, name: &str, codes: &mut Codes) -> (CodeId, Option<Box<str>>) {
-        match &self.stored {
-            Some(stored) => (codes.hold(stored.code), stored.fault.clone()),
+    fn wanted(&self, name: &str, codes: &mut Codes) -> (CodeId, Option<String>) {
+        match self.stored.get(name) {
+            Some(stored) => (codes.hold(stored.code), stored.fault.as_deref().cloned()),
             None if name == BUILT_IN_PROFILE => (codes.keep(&Code::open()), None),
             None => (codes.keep(&Code::closed()), Some("it does not exist, but endpoints of this host name it".into())),
         }

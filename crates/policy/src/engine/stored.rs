@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use calico_model::KindName;
 use hashbrown::HashTable;
 
 use super::codes::CodeId;
@@ -18,7 +17,7 @@ use crate::{
 
 /// A policy that is stored.
 pub(super) struct State {
-    /// `name/namespace/kind`, which decides between equal orders; neither name contains a slash.
+    /// `name/namespace/`; neither contains a slash.
     text: Box<str>,
     /// `None` stands before all tiers.
     pub(super) tier: Option<Arc<str>>,
@@ -56,7 +55,8 @@ impl State {
         }
     }
 
-    /// Where it stands among the policies of its tier.
+    /// Where it stands among the policies of its tier. Equal orders are told apart by the text `name/namespace/kind`, of
+    /// which the kind never matters: only one of the two has a namespace.
     pub(super) fn compare(&self, other: &Self) -> Ordering {
         self.order.total_cmp(&other.order).then_with(|| self.text.cmp(&other.text))
     }
@@ -70,11 +70,7 @@ impl State {
 }
 
 fn text(id: &PolicyId) -> String {
-    let kind = match id.kind {
-        PolicyKind::Global => KindName::GlobalNetworkPolicy,
-        PolicyKind::Namespaced => KindName::NetworkPolicy,
-    };
-    format!("{}/{}/{kind}", id.name, id.namespace)
+    [&id.name, "/", &id.namespace, "/"].concat()
 }
 
 impl Stored {
