@@ -32,6 +32,15 @@ fn pool(name: &str, vxlan: &str) -> Change {
 }
 
 #[test]
+fn a_burst_that_no_kernel_takes_is_cut_to_the_greatest_of_the_field() {
+    for (burst, expected) in [(9999, Some(9999)), (4_294_967_295_i64, Some(9999)), (0, None), (-1, None)] {
+        let spec = json!({"logActionRateLimit": "1/day", "logActionRateLimitBurst": burst});
+        let host = Host::with([configuration("default", &spec)]);
+        assert_eq!(host.held.settings.log_burst, expected, "{burst}");
+    }
+}
+
+#[test]
 fn every_setting_is_read() {
     let spec = json!({
         "defaultEndpointToHostAction": "ACCEPT", "nftablesFilterDenyAction": "Reject",

@@ -22,6 +22,9 @@ use crate::{
 const DEFAULT: &str = "default";
 /// The IANA port of VXLAN.
 const VXLAN_PORT: u16 = 4789;
+/// The greatest `logActionRateLimitBurst` that the field allows. The kernel refuses what takes too long to earn at the
+/// rate, and one refused rule is a whole refused write.
+const MAX_LOG_BURST: u32 = 9999;
 
 /// Everything that follows from the configurations.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,7 +116,8 @@ impl FelixSettings {
             log_burst: reader
                 .first(|spec| spec.log_action_rate_limit_burst)
                 .and_then(|(_, burst)| u32::try_from(burst).ok())
-                .filter(|&burst| burst > 0),
+                .filter(|&burst| burst > 0)
+                .map(|burst| burst.min(MAX_LOG_BURST)),
             vxlan_from_workloads: reader.flag(|spec| spec.allow_vxlan_packets_from_workloads) && !closed,
             ipip_from_workloads: reader.flag(|spec| spec.allow_ipip_packets_from_workloads) && !closed,
             accept_invalid: reader.flag(|spec| spec.disable_conntrack_invalid_check) && !closed,
