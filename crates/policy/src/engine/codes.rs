@@ -104,6 +104,11 @@ impl Codes {
         self.release(id);
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.slab.len() + self.by_content.len()
+    }
+
     /// Looks at all linked lists again after the doubts have changed.
     pub(super) fn doubt(&mut self, index: &mut Index, doubts: &Doubts) {
         for entry in self.slab.values_mut() {

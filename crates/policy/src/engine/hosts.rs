@@ -95,6 +95,11 @@ impl HostEndpoints {
         removals
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.claims.len() + self.sent.len() + self.dirty.len()
+    }
+
     /// Endpoints that are closed or cannot be programmed.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         self.claims

@@ -198,3 +198,6 @@ impl Engine {
         out
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,8 @@ pub(super) struct Policies {
     dirty: BTreeSet<PolicyId>,
     /// Lists by the selectors that they follow from; holds between two changes of policies and tiers.
     memo: HashMap<(Vec<u32>, bool), Arc<EndpointLists>>,
+    /// How many of them were in use when that was looked at last.
+    memo_in_use: usize,
 }
 
 /// What a flush asks of the dataplane.
@@ -173,6 +175,10 @@ impl Policies {
         if let Some(known) = self.memo.get(&memo) {
             return known.clone();
         }
+        if self.memo.len() > 2 * self.memo_in_use + 16 {
+            self.memo.retain(|_, lists| Arc::strong_count(lists) > 1);
+            self.memo_in_use = self.memo.len();
+        }
         let lists = Arc::new(self.sorted(&memo.0, of_host));
         self.memo.insert(memo, lists.clone());
         lists
@@ -250,6 +256,22 @@ impl Policies {
             return (codes.keep(&Code::closed()), Some(fault.into()));
         }
         (codes.hold(state.code), state.fault.clone())
+    }
+
+    /// How many lists of endpoints are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.memo.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [(&'static str, usize); 4] {
+        [
+            ("policies", self.stored.iter().count()),
+            ("active", self.active.len()),
+            ("dirty policies", self.dirty.len()),
+            ("reach", self.reach.len()),
+        ]
     }
 
     fn recode(&mut self, number: u32, code: CodeId, fault: Option<Box<str>>, codes: &mut Codes) {

@@ -158,6 +158,11 @@ impl Profiles {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [(&'static str, usize); 3] {
+        [("profiles", self.stored.len()), ("used", self.used.len()), ("dirty profiles", self.dirty.len())]
+    }
+
     /// Notes a profile that may differ from what the dataplane has of it.
     fn mark(&mut self, name: &str) {
         if self.used.contains_key(name) {

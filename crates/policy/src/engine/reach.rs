@@ -176,6 +176,11 @@ impl Reach {
         self.selectors[selector as usize].policies.iter()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.items.len() + self.selectors.len() + self.changed.len()
+    }
+
     fn find(&self, text: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(text);
         self.by_text.find(hash, |&number| *self.selectors[number as usize].text == *text).copied()

@@ -146,6 +146,18 @@ impl Workloads {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [(&'static str, usize); 5] {
+        let Self { claims, known, by_interface, sent, dirty } = self;
+        [
+            ("claims", claims.len()),
+            ("known", known.len()),
+            ("interfaces", by_interface.len()),
+            ("sent", sent.len()),
+            ("dirty", dirty.len()),
+        ]
+    }
+
     /// What to program for an endpoint, if anything.
     fn wanted(&self, id: &EndpointId) -> Option<&Endpoint> {
         let endpoint = self.claims.get(id)?.as_ref().ok()?;

@@ -1,0 +1,108 @@
+#![allow(clippy::unwrap_used)]
+//! What the engine keeps when there is nothing to keep.
+
+use calico_model::{AnyResource, Change, Revision};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn change(value: &Value) -> Change {
+    let metadata = &value["metadata"];
+    let kind = *KindName::ALL.iter().find(|kind| kind.as_str() == value["kind"]).unwrap();
+    let key = ResourceKey::new(kind, metadata["namespace"].as_str(), metadata["name"].as_str().unwrap());
+    match AnyResource::decode_valid(&key, value.to_string().as_bytes(), Revision(1)) {
+        Ok(resource) => Change::Set { key, resource: Box::new(resource) },
+        Err(error) => error.into(),
+    }
+}
+
+/// An endpoint of this host whose label no other has.
+fn endpoint(number: usize) -> Change {
+    change(&json!({
+        "kind": "WorkloadEndpoint",
+        "metadata": {"name": format!("n1-docker-w{number}-eth0"), "namespace": "default", "labels": {"id": number.to_string()}},
+        "spec": {
+            "node": "n1", "orchestrator": "docker", "workload": format!("w{number}"), "endpoint": "eth0",
+            "interfaceName": format!("cali{number}"), "ipNetworks": [format!("10.0.{}.{}/32", number / 250, number % 250 + 1)],
+            "profiles": ["p", "missing"], "allowSpoofedSourcePrefixes": if number == 0 { json!(["10.9.0.0/16"]) } else { json!([]) },
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
+        },
+    }))
+}
+
+fn policy(name: &str, selector: &str, rule: &Value) -> Change {
+    change(&json!({
+        "kind": "GlobalNetworkPolicy", "metadata": {"name": name},
+        "spec": {"selector": selector, "tier": name, "ingress": [rule], "types": ["Ingress"]},
+    }))
+}
+
+fn cluster() -> Vec<Change> {
+    let named =
+        json!({"action": "Allow", "protocol": "TCP", "destination": {"ports": ["http"], "selector": "has(id)"}});
+    let mut changes: Vec<Change> = (0..20).map(endpoint).collect();
+    changes.extend([
+        policy("a", "has(id)", &json!({"action": "Allow", "source": {"selector": "has(set)"}})),
+        policy("b", "all()", &named),
+        policy("c", "id == '3'", &json!({"action": "Perhaps"})),
+        change(&json!({"kind": "Tier", "metadata": {"name": "a"}, "spec": {"order": 5, "defaultAction": "Pass"}})),
+        change(&json!({"kind": "Profile", "metadata": {"name": "p"}, "spec": {"labelsToApply": {"x": "y"}}})),
+        change(&json!({
+            "kind": "GlobalNetworkSet", "metadata": {"name": "s", "labels": {"set": ""}}, "spec": {"nets": ["192.0.2.0/24"]},
+        })),
+        change(&json!({"kind": "NetworkSet", "metadata": {"name": "t", "namespace": "default"}, "spec": {"nets": ["x"]}})),
+        change(&json!({"kind": "HostEndpoint", "metadata": {"name": "h"}, "spec": {"node": "n1", "interfaceName": "eth0"}})),
+        change(&json!({"kind": "IPPool", "metadata": {"name": "p"}, "spec": {"cidr": "10.0.0.0/16"}})),
+    ]);
+    changes
+}
+
+/// Everything that has an entry per resource.
+fn sizes(engine: &Engine) -> Vec<(&'static str, usize)> {
+    let mut sizes = engine.policies.sizes().to_vec();
+    sizes.extend(engine.profiles.sizes());
+    sizes.extend(engine.workloads.sizes());
+    sizes.extend([
+        ("codes", engine.codes.len()),
+        ("host endpoints", engine.hosts.len()),
+        ("spoofers", engine.spoofers.len()),
+        ("unusable", engine.unusable.len()),
+    ]);
+    sizes
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let mut engine = Engine::new("n1");
+    for flush_between in [true, false] {
+        cluster().into_iter().for_each(|change| engine.absorb(change));
+        assert!(!engine.flush().is_empty());
+        assert!(sizes(&engine).iter().filter(|(_, size)| *size > 0).count() > 8, "{:?}", sizes(&engine));
+        for change in cluster() {
+            engine.absorb(Change::Remove { key: change.key().clone() });
+            if flush_between {
+                engine.flush();
+            }
+        }
+        engine.flush();
+        let left: Vec<_> = sizes(&engine).into_iter().filter(|(_, size)| *size > 0).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(engine.problems().is_empty());
+    }
+}
+
+/// Endpoints that come and go with labels of their own, while no policy changes, leave no lists behind.
+#[test]
+fn lists_of_endpoints_that_are_gone_are_forgotten() {
+    let mut engine = Engine::new("n1");
+    for number in 0..500 {
+        engine.absorb(policy(&format!("p{number}"), &format!("id == '{number}'"), &json!({"action": "Allow"})));
+    }
+    for number in 0..500 {
+        engine.absorb(endpoint(number));
+        engine.flush();
+        engine.absorb(Change::Remove { key: endpoint(number).key().clone() });
+        engine.flush();
+    }
+    assert!(engine.policies.remembered() < 40, "{}", engine.policies.remembered());
+}
