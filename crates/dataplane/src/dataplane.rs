@@ -23,7 +23,7 @@ use crate::{
     state::{Attachment, State},
     sysctl,
     tracker::Step,
-    writer::Writer,
+    writer::{Writer, has_nftables},
 };
 
 /// After so many failures the tables are made anew.
@@ -51,7 +51,8 @@ pub struct Dataplane {
     /// The rules of a family were missing, or changed by somebody: connections made meanwhile were not judged.
     exposed: [bool; 2],
     filter_stale: [bool; 2],
-    legacy_drops: [bool; 2],
+    /// A kind of iptables that is none of ours to write, and whose FORWARD policy is DROP.
+    others_drop: [Option<&'static str>; 2],
     /// Heard of while something else was done.
     unheard: Option<Event>,
 }
@@ -88,7 +89,7 @@ impl Dataplane {
             addresses_stale: true,
             exposed: [false; 2],
             filter_stale: [true; 2],
-            legacy_drops: [false; 2],
+            others_drop: [None; 2],
             unheard: None,
             options,
         })
@@ -223,12 +224,11 @@ impl Dataplane {
                     self.state.table(family).stale = true;
                     Some(Event::ForeignTableChange)
                 }
-                Notice::Filter(family) | Notice::Iptables(family) if self.rules.is_iptables() => {
-                    let ours = !self.rules.is_legacy();
-                    ours.then(|| {
-                        self.rules.distrust_rules(family);
-                        Event::ForeignTableChange
-                    })
+                Notice::Filter(family) | Notice::Iptables(family)
+                    if self.rules.is_iptables() && !self.rules.is_legacy() =>
+                {
+                    self.rules.distrust_rules(family);
+                    Some(Event::ForeignTableChange)
                 }
                 Notice::Filter(family) => {
                     self.filter_stale[family.index()] = true;
@@ -491,7 +491,9 @@ impl Dataplane {
             if !self.filter_stale[family.index()] {
                 continue;
             }
-            self.legacy_drops[family.index()] = !self.rules.is_legacy() && legacy_forward_policy_is_drop(family);
+            let legacy = if family == Family::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+            let drops = !self.rules.is_legacy() && legacy_forward_policy_is_drop(family);
+            self.others_drop[family.index()] = drops.then_some(legacy);
             for attempt in 0..=ATTEMPTS {
                 match self.try_foreign_rules(family).await {
                     Ok(written) => {
@@ -514,7 +516,14 @@ impl Dataplane {
     }
 
     async fn try_foreign_rules(&mut self, family: Family) -> Result<usize, Error> {
+        if self.rules.is_iptables() && !has_nftables(&self.rules.nft).await {
+            return Ok(0);
+        }
         let there = self.rules.nft.read_filter(family, foreign::TABLE, &foreign::CHAINS).await?;
+        if self.rules.is_legacy() && foreign::drops_forwarded(&there) {
+            let nft = if family == Family::V4 { "iptables-nft" } else { "ip6tables-nft" };
+            self.others_drop[family.index()] = Some(nft);
+        }
         let steps = if self.rules.is_iptables() {
             // There what policy allowed is accepted by our own chains.
             foreign::removals(family, &there)
@@ -539,10 +548,9 @@ impl Dataplane {
         }
         report.problems.extend(self.routing.problems());
         for family in Family::ALL {
-            if self.legacy_drops[family.index()] {
-                let iptables = if family == Family::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+            if let Some(iptables) = self.others_drop[family.index()] {
                 let reason = format!(
-                    "its FORWARD policy is DROP, which loses workloads' packets and cannot be mended by netlink; \
+                    "its FORWARD policy is DROP, which loses workloads' packets and is not ours to mend; \
                      run `{iptables} -P FORWARD ACCEPT`, or accept packets with mark {mark:#x}/{mark:#x} there",
                     mark = self.options.mark_accept
                 );

@@ -64,6 +64,11 @@ pub(crate) fn removals(family: Family, there: &FilterTable) -> Vec<ForeignOp> {
     there.rules.iter().filter(|rule| is_ours(rule)).map(remove).collect()
 }
 
+/// Whether what nobody accepts on its way through the host is dropped.
+pub(crate) fn drops_forwarded(there: &FilterTable) -> bool {
+    there.chains.get(FORWARD) == Some(&true)
+}
+
 fn wanted_chains(there: &FilterTable, host_action: HostAction) -> Vec<&'static str> {
     let drops = |chain: &str| there.chains.get(chain) == Some(&true);
     let mut wanted = Vec::new();

@@ -316,8 +316,7 @@ fn a_listing_shows_what_was_met_and_how_often() {
         let path = listing.paths.iter().find(|path| path.ip_version == 4 && path.place == "to workload").unwrap();
         assert_eq!(path.owner.as_deref(), Some("test/cali2"));
         let rules = || path.chains.iter().flat_map(|chain| &chain.rules);
-        let deny =
-            rules().find(|rule| rule.comment.as_deref() == Some("policy default/web ingress[0] deny")).unwrap();
+        let deny = rules().find(|rule| rule.comment.as_deref() == Some("policy default/web ingress[0] deny")).unwrap();
         assert_eq!(deny.text, "meta l4proto 6 th dport 81 drop");
         assert!(deny.counter.unwrap().0 > 0);
         assert_eq!(path.chains.iter().map(|chain| chain.depth).collect::<Vec<_>>(), [0, 1, 2, 1], "{path:#?}");

@@ -323,9 +323,20 @@ fn the_renderer_follows_the_settings_and_leaves_nothing_behind() {
 /// From one renderer to the next and back while packets flow, and a change of policy each time.
 #[test]
 fn a_change_of_renderer_loses_nothing_allowed_and_leaks_nothing_denied() {
-    on_a_host(|host| async move {
+    under_changes_of_renderer("true", &[By::IptablesNft, By::Nftables, By::IptablesLegacy]);
+}
+
+/// The same beside Docker.
+#[test]
+fn a_change_of_renderer_loses_nothing_under_a_forward_policy_of_drop() {
+    under_changes_of_renderer("iptables-nft -P FORWARD DROP", &[By::IptablesNft, By::Nftables]);
+}
+
+fn under_changes_of_renderer(preparation: &'static str, all: &'static [By]) {
+    on_a_host(move |host| async move {
         let (a, b, c) = (host.workload(1), host.workload(2), host.workload(3));
         untracked();
+        run(preparation);
         let only = |port| Rule {
             protocol: Some(17),
             destination: EntityMatch { ports: vec![(port, port)], ..EntityMatch::default() },
@@ -340,8 +351,6 @@ fn a_change_of_renderer_loses_nothing_allowed_and_leaks_nothing_denied() {
         eventually("the stream flows", || stream.arrived.load(Ordering::Relaxed) > 100);
         let start = Instant::now();
         let mut changes = 0;
-        let all =
-            [By::IptablesNft, By::Nftables, By::IptablesLegacy, By::IptablesNft, By::IptablesLegacy, By::Nftables];
         while start.elapsed() < Duration::from_secs(4) || changes < all.len() {
             absorb(&mut dataplane, [policy(changes), renderer(all[changes % all.len()])]);
             let report = dataplane.apply().await.unwrap();
@@ -351,6 +360,25 @@ fn a_change_of_renderer_loses_nothing_allowed_and_leaks_nothing_denied() {
         let tally = stream.finish();
         assert!(tally.sent > 5_000, "{tally:?} during {changes} changes: too little to tell");
         assert_eq!((tally.lost, tally.leaked), (0, 0), "{tally:?} during {changes} changes");
+    });
+}
+
+/// A packet has to pass both kinds of iptables, and only one is ours.
+#[test]
+fn a_drop_policy_of_the_other_kind_is_reported_with_the_way_out() {
+    by(By::IptablesLegacy, || {
+        on_a_host(|_host| async move {
+            let mut dataplane = dataplane().await;
+            assert!(dataplane.apply().await.unwrap().problems.is_empty());
+            run("iptables-nft -P FORWARD DROP");
+            event(&mut dataplane, Event::ForeignFilterChange).await;
+            let problems = dataplane.apply().await.unwrap().problems;
+            assert_eq!(problems.iter().map(|problem| problem.subject.as_str()).collect::<Vec<_>>(), ["iptables-nft"]);
+            assert!(problems[0].reason.contains("iptables-nft -P FORWARD ACCEPT"), "{problems:?}");
+            run("iptables-nft -P FORWARD ACCEPT");
+            event(&mut dataplane, Event::ForeignFilterChange).await;
+            assert!(dataplane.apply().await.unwrap().problems.is_empty());
+        });
     });
 }
 
