@@ -74,7 +74,8 @@ impl Failsafe {
 
 /// One rule for each protocol and network. `port` says which port, `other` where the other end is.
 fn open(family: Family, list: &[FailsafePort], port: End, other: End, literals: &mut Literals) -> Vec<Rule> {
-    let mut groups: BTreeMap<(Option<IpNet>, u8), Vec<(u16, u16)>> = BTreeMap::new();
+    type Ports = Vec<(u16, u16)>;
+    let mut groups: BTreeMap<(Option<IpNet>, u8), Ports> = BTreeMap::new();
     for FailsafePort { protocol, port, net } in list {
         if net.is_none_or(|net| Family::of(&net) == family) {
             groups.entry((*net, *protocol)).or_default().push((*port, *port));
