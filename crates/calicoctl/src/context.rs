@@ -47,6 +47,11 @@ pub(crate) trait Console: Send + Sync {
     /// # Errors
     /// It cannot be read, is no text, or has no end.
     fn input(&self) -> std::io::Result<String>;
+    /// The next line that is typed, `None` if nobody types any more. Waits for it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn line(&self) -> std::io::Result<Option<String>>;
 }
 
 impl Context {
@@ -94,5 +99,9 @@ impl Console for Terminal {
             return Err(std::io::Error::other("it is larger than 64 MiB"));
         }
         Ok(text)
+    }
+    fn line(&self) -> std::io::Result<Option<String>> {
+        let mut line = String::new();
+        Ok((std::io::stdin().read_line(&mut line)? > 0).then_some(line))
     }
 }

@@ -20,6 +20,10 @@ pub(crate) enum Exit {
     Failed,
     /// Not understood, or not allowed: bad words on the command line, or not root.
     Usage,
+    /// `plan`: verdicts would change.
+    Changes,
+    /// `why`: the traffic is denied.
+    Denied,
 }
 
 impl From<Exit> for ExitCode {
@@ -27,7 +31,8 @@ impl From<Exit> for ExitCode {
         match exit {
             Exit::Done => Self::SUCCESS,
             Exit::Failed => Self::from(1),
-            Exit::Usage => Self::from(2),
+            Exit::Usage | Exit::Changes => Self::from(2),
+            Exit::Denied => Self::from(3),
         }
     }
 }

@@ -11,6 +11,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use calico_dataplane::{Comparison, listing::Listing};
+use calico_policy::instruction::Instruction;
 use calico_workload::{
     AttachError, Attached, Attachment, NetnsRef,
     docker::{Container, Docker, DockerError},
@@ -67,6 +69,12 @@ pub(crate) trait Host: Send + Sync {
 
     /// As [`calico_workload::remove_address`].
     async fn remove_address(&self, netns: &NetnsRef, interface: &str, address: IpAddr) -> Result<(), AttachError>;
+
+    /// As [`calico_dataplane::compare`].
+    async fn compare(&self, instructions: Vec<Instruction>) -> Result<Comparison, calico_dataplane::Error>;
+
+    /// As [`calico_dataplane::listing::of_interface`].
+    async fn rules(&self, interface: &str) -> Result<Listing, calico_dataplane::Error>;
 }
 
 /// The machine that calicoctl runs on. Docker is connected to when first needed.
@@ -137,6 +145,14 @@ impl Host for Machine {
 
     async fn remove_address(&self, netns: &NetnsRef, interface: &str, address: IpAddr) -> Result<(), AttachError> {
         calico_workload::remove_address(netns, interface, address).await
+    }
+
+    async fn compare(&self, instructions: Vec<Instruction>) -> Result<Comparison, calico_dataplane::Error> {
+        calico_dataplane::compare(instructions).await
+    }
+
+    async fn rules(&self, interface: &str) -> Result<Listing, calico_dataplane::Error> {
+        calico_dataplane::listing::of_interface(interface).await
     }
 }
 

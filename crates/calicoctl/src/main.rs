@@ -5,7 +5,7 @@
 //! are the order of checks, the undoing of what a failure left half done, and the words.
 //!
 //! stdout carries results, stderr everything else. Exit codes: 0 done, 1 failed or interrupted, 2 not understood or
-//! not root.
+//! not root; 3 if `why` answers that traffic is denied, 2 if `plan` finds verdicts that change.
 
 mod args;
 mod commands;

@@ -34,6 +34,7 @@
 
 #[cfg(test)]
 mod arbitrary;
+mod compare;
 mod dataplane;
 #[cfg(test)]
 mod differential_tests;
@@ -73,6 +74,7 @@ mod tracker;
 mod vocabulary_tests;
 mod writer;
 
+pub use compare::{Comparison, compare};
 pub use dataplane::Dataplane;
 pub use error::{Error, KernelError};
 pub use options::Options;

@@ -97,6 +97,12 @@ pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
     Ok(listing)
 }
 
+/// A comment as the kernel holds it: letters that it does not take are replaced, a long one loses its middle.
+#[must_use]
+pub fn comment(text: &str) -> String {
+    crate::name::comment(text)
+}
+
 /// The chain of the host endpoint of all other interfaces: the last rule of the chain that looks in the map.
 async fn others(nft: &Nft, family: Family, map: Map) -> Result<Option<String>, Error> {
     let Map::Host(list) = map else { return Ok(None) };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use calico_model::{AnyResource, Change, KindName, PolicySpec, ResourceKey};
 use calico_policy::{
     Engine, Problem,
-    instruction::{PolicyId, PolicyKind},
+    instruction::{Instruction, PolicyId, PolicyKind},
     interpret::Programmed,
     oracle,
 };
@@ -77,14 +77,19 @@ impl Cluster {
 
     /// What a host's kernel must hold, and what is governed closed there.
     pub fn programmed(&self, node: &str) -> (Programmed, Vec<Problem>) {
+        let (instructions, problems) = self.instructions(node);
+        let mut programmed = Programmed::default();
+        for instruction in &instructions {
+            programmed.apply(instruction).expect("the engine keeps its promises, its tests hold it to them");
+        }
+        (programmed, problems)
+    }
+
+    /// The same as instructions for its dataplane.
+    pub fn instructions(&self, node: &str) -> (Vec<Instruction>, Vec<Problem>) {
         let mut engine = Engine::new(node);
         self.changes.values().for_each(|change| engine.absorb(change.clone()));
-        let mut programmed = Programmed::default();
-        for instruction in engine.flush() {
-            programmed.apply(&instruction).expect("the engine keeps its promises, its tests hold it to them");
-        }
-        let problems = engine.problems();
-        (programmed, problems)
+        (engine.flush(), engine.problems())
     }
 
     /// The oracle's view from a host.

@@ -8,6 +8,7 @@ mod container;
 mod endpoint;
 mod node;
 pub(crate) mod order;
+mod policy;
 mod profile;
 mod resource;
 
@@ -22,7 +23,10 @@ pub(crate) use endpoint::{
     EndpointCommand, EndpointFilter, EndpointLabelCommand, EndpointProfileCommand, EndpointShow, ProfileChange,
 };
 pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeStart};
+pub(crate) use policy::{Confirm, Plan, Probation, Rules, Way, Why};
 pub(crate) use profile::ProfileCommand;
+#[cfg(test)]
+pub(crate) use resource::Named;
 pub(crate) use resource::{Connection, Create, Delete, Files, Get, Label, Namespace, Patch, Validate, Write};
 
 use crate::output::Format;
@@ -37,6 +41,7 @@ Examples:
   calicoctl profile add PROF_A_B                        a group whose members may talk
   calicoctl container workload_A profile set PROF_A_B   … with this one in it
   calicoctl apply -f policies/                          policies by label, for all hosts
+  calicoctl why workload_A workload_B tcp 80            is it allowed, by which rule?
   calicoctl get nodes -o wide                           which hosts are there?
   calicoctl status                                      is all well on this host?
 
@@ -48,7 +53,7 @@ Environment:
   HOSTNAME         this host's name in the datastore   (default: the service's, else the host's)
   DOCKER_HOST      Docker's socket   (default unix:///var/run/docker.sock)
 
-Exit codes: 0 done, 1 failed or interrupted, 2 not understood or not root.";
+Exit codes: 0 done, 1 failed or interrupted, 2 not understood or not root; why: 3 denied; plan: 2 verdicts change.";
 
 /// The whole command line.
 #[derive(Debug, PartialEq, Parser)]
@@ -116,6 +121,18 @@ pub(crate) enum Command {
     /// Check files with resources, and change nothing
     #[command(after_help = resource::VALIDATE_EXAMPLES, mut_arg("files", |files| files.required(true)))]
     Validate(Validate),
+    /// Say why traffic is allowed or denied, and what would change that
+    #[command(after_help = policy::WHY_EXAMPLES)]
+    Why(Why),
+    /// Show what applying files would change: rules by host, and verdicts
+    #[command(after_help = policy::PLAN_EXAMPLES, mut_arg("files", |files| files.required(true)))]
+    Plan(Plan),
+    /// Print the rules of an endpoint of this host as the kernel holds them, with counters
+    #[command(after_help = policy::RULES_EXAMPLES)]
+    Rules(Rules),
+    /// Keep a change that was made with --confirm
+    #[command(after_help = policy::CONFIRM_EXAMPLES)]
+    Confirm(Confirm),
     /// Print the version of calicoctl
     #[command(after_help = "Examples:\n  calicoctl version\n  calicoctl version -o json")]
     Version(OutputArgs),

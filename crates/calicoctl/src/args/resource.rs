@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::Probation;
+
 pub(super) const CREATE_EXAMPLES: &str = "\
 Examples:
   calicoctl create -f policy.yaml
@@ -14,6 +16,7 @@ What is not there is created; what is there is replaced as a whole, labels and a
 Examples:
   calicoctl apply -f policy.yaml
   calicoctl apply -f policies/ -R
+  calicoctl apply -f policies/ --confirm 60s     taken back unless confirmed: yes, or calicoctl confirm
   calicoctl apply -f -                           YAML or JSON from standard input";
 
 pub(super) const REPLACE_EXAMPLES: &str = "\
@@ -128,6 +131,9 @@ pub(crate) struct Create {
     /// Leave alone, successfully, what is there already
     #[arg(long)]
     pub(crate) skip_exists: bool,
+    /// For how long.
+    #[command(flatten)]
+    pub(crate) probation: Probation,
     /// Whose.
     #[command(flatten)]
     pub(crate) namespace: Namespace,
@@ -142,6 +148,9 @@ pub(crate) struct Write {
     /// What.
     #[command(flatten)]
     pub(crate) files: Files,
+    /// For how long.
+    #[command(flatten)]
+    pub(crate) probation: Probation,
     /// Whose.
     #[command(flatten)]
     pub(crate) namespace: Namespace,
@@ -173,6 +182,9 @@ pub(crate) struct Delete {
     /// Pass over, successfully, what is not there
     #[arg(short = 's', long)]
     pub(crate) skip_not_exists: bool,
+    /// For how long.
+    #[command(flatten)]
+    pub(crate) probation: Probation,
     /// Whose.
     #[command(flatten)]
     pub(crate) namespace: Namespace,
@@ -226,6 +238,9 @@ pub(crate) struct Patch {
     #[arg(short = 't', long = "type", value_name = "TYPE", hide_possible_values = true)]
     #[arg(value_parser = ["strategic", "json", "merge"])]
     pub(crate) kind_of_patch: Option<String>,
+    /// For how long.
+    #[command(flatten)]
+    pub(crate) probation: Probation,
     /// Whose.
     #[command(flatten)]
     pub(crate) namespace: Namespace,

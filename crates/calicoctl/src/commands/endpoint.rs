@@ -12,8 +12,7 @@ use crate::{
     output::{Cell, Column, Output, Table},
 };
 
-/// Annotation on an endpoint of ours: the workload as it was named when it was added.
-pub(crate) const ANNOTATION_WORKLOAD: &str = "org.projectcalico/workload-name";
+pub(crate) use calico_explain::why::ANNOTATION_WORKLOAD;
 
 /// What an endpoint is sorted by.
 pub(crate) fn order(endpoint: &WorkloadEndpoint) -> [&str; 4] {

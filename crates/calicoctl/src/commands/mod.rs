@@ -3,6 +3,7 @@
 //!
 //! Every command first checks all that can be checked, then acts; what fails on the way is undone.
 
+pub(crate) mod confirm;
 pub(crate) mod container;
 pub(crate) mod endpoint;
 pub(crate) mod endpoint_label;
@@ -14,7 +15,9 @@ pub(crate) mod node_stop;
 pub(crate) mod profile;
 mod race;
 pub(crate) mod resource;
+pub(crate) mod rules;
 pub(crate) mod status;
+pub(crate) mod why;
 
 use calico_workload::docker::DockerError;
 use clap::CommandFactory;
@@ -35,6 +38,9 @@ pub(crate) fn format(command: &Command) -> Format {
     use crate::args::{ContainerCommand, ContainerEndpointCommand, ContainerLabelCommand};
     match command {
         Command::Status(output) | Command::Version(output) => output.format,
+        Command::Why(args) => args.output.format,
+        Command::Plan(args) => args.output.format,
+        Command::Rules(args) => args.output.format,
         Command::Node(node) => match &node.command {
             Some(NodeCommand::Show(output)) => output.format,
             _ => Format::Table,
@@ -93,6 +99,8 @@ pub(crate) fn connection(command: &Command) -> Option<&Connection> {
         Command::Patch(args) => Some(&args.connection),
         Command::Delete(args) => Some(&args.connection),
         Command::Label(args) => Some(&args.connection),
+        Command::Plan(args) => Some(&args.connection),
+        Command::Confirm(args) => Some(&args.connection),
         _ => None,
     }
 }
@@ -104,12 +112,26 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
             without_datastore(command).expect("these two need no datastore")
         }
         Command::Get(args) => resource::get(ctx, args).await,
-        Command::Create(args) => resource::create(ctx, args).await,
-        Command::Apply(args) => resource::apply(ctx, args).await,
-        Command::Replace(args) => resource::replace(ctx, args).await,
-        Command::Patch(args) => resource::patch(ctx, args).await,
-        Command::Delete(args) => resource::delete(ctx, args).await,
+        Command::Create(args) => {
+            confirm::on_probation(ctx, &args.probation, "create", async |ctx| resource::create(ctx, args).await).await
+        }
+        Command::Apply(args) => {
+            confirm::on_probation(ctx, &args.probation, "apply", async |ctx| resource::apply(ctx, args).await).await
+        }
+        Command::Replace(args) => {
+            confirm::on_probation(ctx, &args.probation, "replace", async |ctx| resource::replace(ctx, args).await).await
+        }
+        Command::Patch(args) => {
+            confirm::on_probation(ctx, &args.probation, "patch", async |ctx| resource::patch(ctx, args).await).await
+        }
+        Command::Delete(args) => {
+            confirm::on_probation(ctx, &args.probation, "delete", async |ctx| resource::delete(ctx, args).await).await
+        }
         Command::Label(args) => resource::label(ctx, args).await,
+        Command::Plan(args) => resource::plan(ctx, args).await,
+        Command::Why(args) => why::why(ctx, args).await,
+        Command::Rules(args) => rules::rules(ctx, args).await,
+        Command::Confirm(args) => confirm::confirm(ctx, args).await,
         Command::Validate(args) => resource::validate(&*ctx.console, args),
         Command::Status(_) => status::status(ctx).await,
         Command::Node(node) => match &node.command {

@@ -11,7 +11,9 @@ use std::{
 };
 
 use async_trait::async_trait;
+use calico_dataplane::{Comparison, listing::Listing};
 use calico_model::{MacAddress, Node, NodeBgp, NodeSpec, Resource, WorkloadEndpoint, WorkloadEndpointSpec};
+use calico_policy::instruction::Instruction;
 use calico_store::{Kv, MemoryKv, Store};
 use calico_workload::{
     AttachError, Attached, Attachment, NetnsRef,
@@ -39,6 +41,10 @@ pub(crate) struct FakeHost {
     pub(crate) attached: Mutex<BTreeMap<String, Attachment>>,
     /// Operations that fail, by name.
     pub(crate) fail: Mutex<BTreeSet<&'static str>>,
+    /// How the kernel differs.
+    pub(crate) comparison: Mutex<Comparison>,
+    /// Interface → what is programmed for it.
+    pub(crate) programmed: Mutex<BTreeMap<String, Listing>>,
     /// What was called, in order.
     pub(crate) calls: Mutex<Vec<String>>,
     /// Called before each operation with its name.
@@ -138,6 +144,15 @@ impl Host for FakeHost {
         self.step("remove_address", &address.to_string())?;
         self.at_interface(interface, |attachment| attachment.addresses.retain(|a| *a != address))
     }
+
+    async fn compare(&self, instructions: Vec<Instruction>) -> Result<Comparison, calico_dataplane::Error> {
+        self.calls.lock().unwrap().push(format!("compare {} instructions", instructions.len()));
+        Ok(self.comparison.lock().unwrap().clone())
+    }
+
+    async fn rules(&self, interface: &str) -> Result<Listing, calico_dataplane::Error> {
+        Ok(self.programmed.lock().unwrap().get(interface).cloned().unwrap_or_default())
+    }
 }
 
 /// Remembers what was said.
@@ -149,6 +164,8 @@ pub(crate) struct Remembered(
     pub(crate) Mutex<String>,
     /// After so many pieces nobody reads any more; 0 for never.
     pub(crate) std::sync::atomic::AtomicUsize,
+    /// The lines that are typed one by one; then nobody types any more.
+    pub(crate) Mutex<std::collections::VecDeque<String>>,
 );
 
 impl Console for Remembered {
@@ -171,6 +188,10 @@ impl Console for Remembered {
 
     fn input(&self) -> std::io::Result<String> {
         Ok(self.1.lock().unwrap().clone())
+    }
+
+    fn line(&self) -> std::io::Result<Option<String>> {
+        Ok(self.3.lock().unwrap().pop_front())
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn compare(now: &Cluster, then: &Cluster, before: &Programmed, after:
         let programmed = [rules(before.profiles.get(id)), rules(after.profiles.get(id))];
         changes.extend(change(format!("profile {}", id.0), &programmed, texts));
     }
-    changes.extend(endpoints(before, after));
+    changes.extend(endpoints(then, before, after));
     changes.extend(host_endpoints(before, after));
     changes.extend(sets(then, now, before, after));
     changes
@@ -133,7 +133,7 @@ fn endpoint_lines(endpoint: &Endpoint) -> Vec<String> {
 }
 
 /// Endpoints with one and the same change stand together.
-fn endpoints(before: &Programmed, after: &Programmed) -> Vec<ObjectChange> {
+fn endpoints(then: &Cluster, before: &Programmed, after: &Programmed) -> Vec<ObjectChange> {
     type Same = (Vec<Line>, u8);
     let mut alike: BTreeMap<Same, (What, Vec<String>)> = BTreeMap::new();
     for id in before.endpoints.keys().chain(after.endpoints.keys()).collect::<BTreeSet<_>>() {
@@ -141,7 +141,7 @@ fn endpoints(before: &Programmed, after: &Programmed) -> Vec<ObjectChange> {
         let texts = pair.map(|endpoint| endpoint.map(endpoint_lines).unwrap_or_default());
         let Some(ObjectChange { change, lines, .. }) = change(String::new(), &pair, texts) else { continue };
         let entry = alike.entry((lines, change as u8)).or_insert((change, Vec::new()));
-        entry.1.push(id.to_string());
+        entry.1.push(then.workload_name(id));
     }
     let said = |((lines, _), (change, names)): (Same, (What, Vec<String>))| ObjectChange {
         object: format!("{} {}", counted(names.len(), "endpoint"), listed(&names)),

@@ -4,7 +4,7 @@
 //! work, or said not to be enough.
 
 use calico_model::{
-    Action, AnyResource, Change, Direction, GlobalNetworkPolicySpec, KindName, Metadata, PolicySpec, Resource,
+    Action, AnyResource, Change, Direction, GlobalNetworkPolicySpec, KindName, Metadata, PolicySpec, Port, Resource,
     ResourceKey, Rule,
 };
 use calico_policy::{
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Question,
+    End, Question,
     follow::Leg,
     steps::{direction_word, kind_of, object, rule_place, subject_name},
     verdict as verdict_of,
@@ -47,7 +47,10 @@ pub(super) fn fixes(cluster: &Cluster, question: &Question, legs: &[Leg], now: V
     for leg in legs {
         // A host that lets the packet pass would say how to deny it.
         if leg.judge().request.0.is_allow() != wanted {
-            hints.extend(what_would_change(&leg.state, &leg.packet).into_iter().map(|hint| (leg, hint)));
+            let mut found = what_would_change(&leg.state, &leg.packet);
+            let remedies = found.iter_mut().flat_map(|hint| &mut hint.remedies);
+            remedies.for_each(|remedy| as_asked(remedy, cluster, question));
+            hints.extend(found.into_iter().map(|hint| (leg, hint)));
         }
     }
     if !wanted {
@@ -68,6 +71,27 @@ pub(super) fn fixes(cluster: &Cluster, question: &Question, legs: &[Leg], now: V
     }
     let proven = !fixes.is_empty() && verdict_of(&then, question).is_allow() == wanted;
     (fixes, proven)
+}
+
+/// The rule for what was asked: all ports that are meant, and the other end by its own labels if they are enough.
+fn as_asked(remedy: &mut Remedy, cluster: &Cluster, question: &Question) {
+    let (Remedy::RuleBefore { rule, .. } | Remedy::RuleInTier { rule, .. } | Remedy::RuleFor { rule, .. }) = remedy
+    else {
+        return;
+    };
+    match question.ports() {
+        Some((1, u16::MAX)) => rule.destination.ports.clear(),
+        Some((low, high)) if low < high => rule.destination.ports = vec![Port::Range(low, high)],
+        _ => {}
+    }
+    for (end, party) in [(&mut rule.source, &question.from), (&mut rule.destination, &question.to)] {
+        if let End::Endpoint(id) = &party.end
+            && !end.selector.is_empty()
+            && let Some(selector) = selector(cluster, &Subject::Workload(id.clone()))
+        {
+            end.selector = selector;
+        }
+    }
 }
 
 fn fix(cluster: &Cluster, leg: &Leg, hint: &Hint, remedy: &Remedy) -> (Fix, Option<Change>) {
@@ -117,9 +141,10 @@ fn fix(cluster: &Cluster, leg: &Leg, hint: &Hint, remedy: &Remedy) -> (Fix, Opti
             fix.command = Some(patch_command(KindName::FelixConfiguration, "default", "", &patch));
             (fix, setting(cluster, name, &parsed))
         }
-        Remedy::Mend { fault, .. } => {
+        Remedy::Mend { object: named, fault } => {
             let of = match &hint.step.reason {
                 calico_policy::oracle::Reason::Closed { owner, .. } => object(cluster, owner),
+                calico_policy::oracle::Reason::ToHost(_) => named.clone(),
                 _ => hint.step.subject.as_ref().map_or_else(String::new, |subject| subject_name(cluster, subject)),
             };
             (bare(format!("mend {of}: {fault}")), None)

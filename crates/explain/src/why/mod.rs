@@ -32,6 +32,8 @@ pub struct Question {
     pub to: Party,
     /// What.
     pub transport: Transport,
+    /// The ports that its destination port stands for, if there are more.
+    pub ports: Option<(u16, u16)>,
 }
 
 /// The answer.
@@ -111,7 +113,7 @@ pub fn why(cluster: &Cluster, question: &Question) -> Answer {
     let verdict = verdict.unwrap_or(Verdict::Allow);
     let hosts: Vec<HostVerdict> =
         legs.iter().zip(&judged).map(|(leg, flow)| steps::of_host(cluster, leg, flow)).collect();
-    let traffic = crate::plan::probes::traffic(question.transport, question.port().map(|port| (port, port)));
+    let traffic = crate::plan::probes::traffic(question.transport, question.ports());
     let (changes, proven) = fixes::fixes(cluster, question, &legs, verdict);
     Answer {
         from: question.from.place(cluster),
@@ -142,15 +144,15 @@ pub struct Share {
     /// What becomes of it.
     #[serde(serialize_with = "word")]
     pub verdict: Verdict,
-    /// A port of them.
-    pub port: u16,
+    /// The first and the last port.
+    pub ports: (u16, u16),
 }
 
 /// What becomes of all ports of a protocol, in ranges that the rules on the way tell apart.
 pub fn by_port(cluster: &Cluster, question: &Question, protocol: u8) -> Vec<Share> {
     let legs = follow::legs(cluster, question);
     let nodes: Vec<&str> = legs.iter().map(|leg| leg.node.as_str()).collect();
-    let mut shares: Vec<(Share, u16)> = Vec::new();
+    let mut shares: Vec<Share> = Vec::new();
     for probe in follow::bounds(cluster, &nodes, question).probes(question.ip_version()) {
         let (Transport::Ports { protocol: own, .. }, Some((low, high))) = (probe.transport, probe.ports) else {
             continue;
@@ -160,28 +162,33 @@ pub fn by_port(cluster: &Cluster, question: &Question, protocol: u8) -> Vec<Shar
         }
         let verdict = follow::verdict_of(&legs, probe.transport);
         match shares.last_mut() {
-            Some((last, end)) if last.verdict == verdict && end.checked_add(1) == Some(low) => *end = high,
-            _ => shares.push((Share { traffic: String::new(), verdict, port: low }, high)),
+            Some(last) if last.verdict == verdict && last.ports.1.checked_add(1) == Some(low) => last.ports.1 = high,
+            _ => shares.push(Share { traffic: String::new(), verdict, ports: (low, high) }),
         }
     }
-    let named = |(mut share, high): (Share, u16)| {
-        let transport = Transport::Ports { protocol, source: follow::CLIENT_PORT, destination: share.port };
-        share.traffic = crate::plan::probes::traffic(transport, Some((share.port, high)));
-        share
-    };
-    shares.into_iter().map(named).collect()
+    for share in &mut shares {
+        let transport = Transport::Ports { protocol, source: follow::CLIENT_PORT, destination: share.ports.0 };
+        share.traffic = crate::plan::probes::traffic(transport, Some(share.ports));
+    }
+    shares
 }
 
 impl Question {
     /// A flow to a port.
     pub fn to_port(from: Party, to: Party, protocol: u8, port: u16) -> Self {
         let transport = Transport::Ports { protocol, source: follow::CLIENT_PORT, destination: port };
-        Self { from, to, transport }
+        Self { from, to, transport, ports: None }
     }
 
-    fn port(&self) -> Option<u16> {
+    /// A packet without ports.
+    pub fn of(from: Party, to: Party, transport: Transport) -> Self {
+        Self { from, to, transport, ports: None }
+    }
+
+    /// The ports that are meant.
+    fn ports(&self) -> Option<(u16, u16)> {
         match self.transport {
-            Transport::Ports { destination, .. } => Some(destination),
+            Transport::Ports { destination, .. } => Some(self.ports.unwrap_or((destination, destination))),
             _ => None,
         }
     }

@@ -180,6 +180,10 @@ fn ports_are_told_in_ranges() {
         by_port(&cluster, &question, 6).into_iter().map(|share| (share.traffic, share.verdict)).collect();
     let expected = [("tcp 1-5431", Verdict::Drop), ("tcp 5432", Verdict::Allow), ("tcp 5433-65535", Verdict::Drop)];
     assert_eq!(shares, expected.map(|(words, verdict)| (words.to_owned(), verdict)));
+    let answer = why(&cluster, &Question { ports: Some((1, 5431)), ..question });
+    assert!(answer.summary.contains("tcp 1-5431 from web1"), "{}", answer.summary);
+    assert!(answer.changes[0].text.ends_with("to ports 1:5431"), "{:?}", answer.changes);
+    assert!(answer.proven);
 }
 
 #[test]
@@ -231,7 +235,7 @@ fn what_is_claimed_to_work_works() {
 fn ping_is_a_question_too() {
     let cluster = cluster(vec![lock()]);
     let transport = Transport::Icmp { icmp_type: 8, code: 0 };
-    let question = Question { from: party(&cluster, "10.65.0.1"), to: party(&cluster, "10.65.0.3"), transport };
+    let question = Question::of(party(&cluster, "10.65.0.1"), party(&cluster, "10.65.0.3"), transport);
     let answer = why(&cluster, &question);
     assert!(answer.summary.starts_with("denied at ingress of db3 on h2: ping from web1 to db3"), "{}", answer.summary);
     assert!(answer.proven, "{:?}", answer.changes);

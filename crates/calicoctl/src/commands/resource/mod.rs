@@ -4,6 +4,7 @@
 //!
 //! - [`source`] reads files, [`namespace`] and [`rules`] say what may be written, [`write`] and [`delete`] write;
 //! - [`stored`] reads the datastore, [`view`] says how a resource is shown, [`form`] and [`columns`] print it;
+//! - [`plan`](mod@plan) says what a write would do;
 //! - [`gate`] refuses clusters of another version.
 //!
 //! Nothing here knows the members of a kind beyond what rules and columns name: kinds are told apart by
@@ -18,6 +19,7 @@ mod kinds;
 mod label;
 mod namespace;
 mod patch;
+mod plan;
 mod rules;
 mod source;
 mod stored;
@@ -31,5 +33,6 @@ pub(crate) use delete::delete;
 pub(crate) use get::get;
 pub(crate) use label::label;
 pub(crate) use patch::patch;
+pub(crate) use plan::plan;
 pub(crate) use validate::validate;
 pub(crate) use write::{apply, create, replace};

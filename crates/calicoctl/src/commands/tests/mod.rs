@@ -6,3 +6,4 @@ mod node_remove;
 mod node_show;
 mod profile;
 mod resources;
+mod why;

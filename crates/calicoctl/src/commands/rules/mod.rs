@@ -1,0 +1,222 @@
+//! `calicoctl rules`: what the kernel of this host holds for an endpoint, in the order in which packets meet it.
+//!
+//! The kernel's rules carry comments that say which rule of which policy they are; the words are those of the
+//! datastore, if it answers, so that people read what they wrote. Several rules of the kernel that come from one rule
+//! of a policy are told as one, with the sum of their counters.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use calico_dataplane::listing::{self, ListedChain, ListedPath, Listing};
+use calico_explain::{Cluster, why::End, words};
+use calico_model::{AnyResource, Rule};
+use serde::Serialize;
+
+use crate::{
+    args::{Rules, Way},
+    commands::why::{counters, load},
+    context::Context,
+    failure::{Failure, sentence},
+    output::Output,
+};
+
+/// What people see of one path.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Path {
+    ip_version: u8,
+    place: String,
+    owner: Option<String>,
+    /// In the order of evaluation.
+    sections: Vec<Section>,
+}
+
+/// A policy, a profile, or the rules around them.
+#[derive(Debug, Serialize)]
+struct Section {
+    /// What.
+    object: String,
+    /// The chain's name in the kernel.
+    chain: String,
+    /// How deep it stands.
+    depth: usize,
+    rules: Vec<Line>,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    /// In the words of the datastore, or the comment in the kernel.
+    text: String,
+    /// As the kernel has it.
+    kernel: Vec<String>,
+    packets: Option<u64>,
+    bytes: Option<u64>,
+}
+
+/// `rules`
+pub(crate) async fn rules(ctx: &Context, args: &Rules) -> Result<Output, Failure> {
+    ctx.require_root()?;
+    let cluster = match load(ctx).await {
+        Ok(cluster) => cluster,
+        Err(failure) => {
+            ctx.console.note(&format!("warning: the words are the kernel's: {}", failure.one_line()));
+            Cluster::default()
+        }
+    };
+    let interface = interface(ctx, &cluster, &args.target).await?;
+    let listing = ctx.host.rules(&interface).await.map_err(|error| Failure::new(sentence(&error)))?;
+    let told = paths(&cluster, listing, args.direction);
+    if told.is_empty() {
+        return Err(nothing(&cluster, ctx, &interface));
+    }
+    let mut text = String::new();
+    for path in &told {
+        path_text(&mut text, &interface, path);
+    }
+    Ok(Output::of(text, serde_json::json!({ "interface": interface, "paths": told })))
+}
+
+/// The interface that is meant.
+async fn interface(ctx: &Context, cluster: &Cluster, word: &str) -> Result<String, Failure> {
+    let local = |end: &End| match end {
+        End::Endpoint(id) => {
+            cluster.endpoint(id).filter(|own| own.spec.node == ctx.node).map(|own| own.spec.interface_name.clone())
+        }
+        _ => None,
+    };
+    if let Ok(container) = ctx.host.inspect(word).await {
+        let own = cluster.endpoints().filter(|(_, endpoint)| endpoint.spec.workload == container.id);
+        let own: Vec<String> = own.filter_map(|(id, _)| local(&End::Endpoint(id))).collect();
+        if let [interface] = own.as_slice() {
+            return Ok(interface.clone());
+        }
+    }
+    let named = cluster.named(word);
+    let found: Vec<String> = named.iter().filter_map(local).collect();
+    match found.as_slice() {
+        [interface] => Ok(interface.clone()),
+        [] if ctx.host.interface_exists(word) => Ok(word.to_owned()),
+        [] if !named.is_empty() => Err(Failure::new(format!("{word} is not on this host, {}.", ctx.node))
+            .hint("ask there: the rules are read from the kernel")),
+        [] => Err(Failure::new(format!("{word} is no container, endpoint or interface of this host."))
+            .hint("see: calicoctl endpoint show --detailed")),
+        several => Err(Failure::new(format!("{word} names several endpoints."))
+            .because(several.join(", "))
+            .hint("give the interface of the one that is meant")),
+    }
+}
+
+fn nothing(cluster: &Cluster, ctx: &Context, interface: &str) -> Failure {
+    let (programmed, _) = cluster.programmed(&ctx.node);
+    let failure = Failure::new(format!("Nothing is programmed in nftables for {interface}."));
+    match programmed.settings.renderer {
+        calico_policy::instruction::Renderer::Iptables => failure
+            .because("the rules of this host are iptables' (nftablesMode: Disabled), which cannot be listed here")
+            .hint("see: iptables-save -c | grep cali-, ip6tables-save -c | grep cali-"),
+        _ => failure.hint(
+            "see whether the service runs: calicoctl status; on a host without nftables see: iptables-save -c | grep cali-",
+        ),
+    }
+}
+
+fn paths(cluster: &Cluster, listing: Listing, direction: Option<Way>) -> Vec<Path> {
+    let written = written(cluster);
+    let wanted = |path: &ListedPath| {
+        let inward = path.place == "to workload" || path.place.ends_with("in");
+        direction.is_none_or(|way| (way == Way::In) == inward)
+    };
+    let told = listing.paths.into_iter().filter(wanted).map(|path| Path {
+        ip_version: path.ip_version,
+        place: path.place,
+        owner: path.owner,
+        sections: path.chains.iter().map(|chain| section(&written, chain)).filter(|s| !s.rules.is_empty()).collect(),
+    });
+    told.collect()
+}
+
+fn section(written: &BTreeMap<String, String>, chain: &ListedChain) -> Section {
+    let totals = counters(chain.rules.iter());
+    let mut rules: Vec<Line> = Vec::new();
+    let mut at: BTreeMap<&String, usize> = BTreeMap::new();
+    for rule in &chain.rules {
+        // Jumps between chains and tests of marks are how it is done, not what is done.
+        let Some(comment) = &rule.comment else { continue };
+        if let Some(known) = at.get(comment) {
+            rules[*known].kernel.push(rule.text.clone());
+            continue;
+        }
+        at.insert(comment, rules.len());
+        let total = totals.get(comment);
+        rules.push(Line {
+            text: written.get(comment).unwrap_or(comment).clone(),
+            kernel: vec![rule.text.clone()],
+            packets: total.map(|(packets, _)| *packets),
+            bytes: total.map(|(_, bytes)| *bytes),
+        });
+    }
+    let object = chain.comment.as_ref().map_or(&chain.name, |comment| written.get(comment).unwrap_or(comment)).clone();
+    Section { object, chain: chain.name.clone(), depth: chain.depth, rules }
+}
+
+/// All policies and profiles and their rules: the comment that the kernel has for them, and the words.
+fn written(cluster: &Cluster) -> BTreeMap<String, String> {
+    let mut written = BTreeMap::new();
+    for (key, resource) in cluster.resources() {
+        let (who, lists): (String, [&[Rule]; 2]) = match resource {
+            AnyResource::GlobalNetworkPolicy(policy) => {
+                (format!("policy {}/{}", policy.spec.tier(), key.name), [&policy.spec.ingress, &policy.spec.egress])
+            }
+            AnyResource::NetworkPolicy(policy) => {
+                let namespace = key.namespace.as_deref().unwrap_or_default();
+                let who = format!("policy {}/{namespace}/{}", policy.spec.tier(), key.name);
+                (who, [&policy.spec.ingress, &policy.spec.egress])
+            }
+            AnyResource::Profile(profile) => {
+                (format!("profile {}", key.name), [&profile.spec.ingress, &profile.spec.egress])
+            }
+            _ => continue,
+        };
+        for (way, rules) in ["ingress", "egress"].into_iter().zip(lists) {
+            // What the chain is called.
+            let shown = match resource {
+                AnyResource::Profile(profile) => format!("Profile {}", profile.profile_name().as_typed()),
+                _ => format!("{} {}", key.kind, who.trim_start_matches("policy ")),
+            };
+            written.insert(listing::comment(&format!("{who} {way}")), format!("{shown}, {way}"));
+            for (index, rule) in rules.iter().enumerate() {
+                let Some(action) = rule.parsed_action() else { continue };
+                let action = format!("{action:?}").to_ascii_lowercase();
+                let comment = listing::comment(&format!("{who} {way} rule {index} {action}"));
+                written.insert(comment, format!("{} {}", index + 1, words::rule(rule)));
+            }
+        }
+    }
+    written
+}
+
+fn path_text(text: &mut String, interface: &str, path: &Path) {
+    let gap = if text.is_empty() { "" } else { "\n" };
+    let owner = path.owner.as_ref().map_or(String::new(), |owner| format!(" ({owner})"));
+    let _ = writeln!(text, "{gap}{} {interface}{owner}, IPv{}", path.place, path.ip_version);
+    let heads = path.sections.iter().map(|section| 2 + 2 * section.depth + section.object.chars().count());
+    let lines = path
+        .sections
+        .iter()
+        .flat_map(|section| section.rules.iter().map(|line| 4 + 2 * section.depth + line.text.chars().count()));
+    let width = heads.chain(lines).max().unwrap_or(0).min(100);
+    let _ = writeln!(text, "{:width$}  {:>10}  {:>12}", "", "packets", "bytes");
+    for section in &path.sections {
+        let indent = " ".repeat(2 + 2 * section.depth);
+        let _ = writeln!(text, "{indent}{}", section.object);
+        for line in &section.rules {
+            let words = format!("{indent}  {}", line.text);
+            match (line.packets, line.bytes) {
+                (Some(packets), Some(bytes)) => {
+                    let _ = writeln!(text, "{words:width$}  {packets:>10}  {bytes:>12}");
+                }
+                _ => {
+                    let _ = writeln!(text, "{words}");
+                }
+            }
+        }
+    }
+}
