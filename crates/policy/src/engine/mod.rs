@@ -7,7 +7,7 @@
 //! and then collects what has changed in an order that is safe to apply: sets, policies and profiles, endpoints, and
 //! what nothing refers to any more.
 //!
-//! What cannot be followed is closed, never skipped ([`Change::Unusable`] and everything below it). What it closes
+//! What cannot be followed is closed, never skipped ([`Change::Unusable`](calico_model::Change::Unusable) and everything below it). What it closes
 //! depends on what is stored now, not on what was stored before: a restart must not change a verdict.
 //!
 //! | unusable | what of it can be read | nothing can be read |

@@ -1,6 +1,6 @@
 //! Which policies' selectors select which endpoints of this host.
 //!
-//! The other way round than in [`Index`](crate::index::Index): few endpoints and many selectors. Selectors are filed
+//! The other way round than in [`Index`]: few endpoints and many selectors. Selectors are filed
 //! under one label that a match must have ([`Cover`]), so an endpoint is tested against those only that its labels
 //! lead to. Policies with one selector text share one entry.
 //!
