@@ -290,6 +290,46 @@ fn a_member_that_moves_between_sets_is_never_in_none_or_never_in_both() {
     }
 }
 
+/// In between, a packet that meets two chains could be allowed by both, though before and after one of them denies.
+#[test]
+fn two_members_that_move_at_once_move_in_one_transaction() {
+    let nets = |text: &[&str]| Members::Nets(text.iter().map(|net| net.parse().expect("a network")).collect());
+    let id = |name: &str| SetId(name.to_owned());
+    let from = |action, set: &str| {
+        let source = EntityMatch { sets: vec![id(set)], ..EntityMatch::default() };
+        Rule { source, ..Rule::of(action) }
+    };
+    let to = |action, set: &str| Rule { destination: from(action, set).source, ..Rule::of(action) };
+    let (x, w, none): (&[&str], &[&str], &[&str]) = (&["10.65.0.2/32"], &["10.65.0.1/32"], &[]);
+    let mut bench = Bench::new();
+    for (name, members) in [("s:a", x), ("s:b", none), ("s:c", w), ("s:d", none)] {
+        bench.absorb(&Instruction::SetReplace { id: id(name), members: nets(members) });
+    }
+    let rules = RuleSet {
+        ingress: vec![from(RuleAction::Allow, "s:d"), from(RuleAction::Deny, "s:c")],
+        egress: vec![to(RuleAction::Allow, "s:a"), to(RuleAction::Deny, "s:b")],
+    };
+    bench.absorb(&Instruction::ProfileUpdate { id: ProfileId("one".to_owned()), rules: rules.into() });
+    for (number, address) in [(1, x), (2, w)] {
+        let mut endpoint = numbered(number, &["one"]);
+        if let Instruction::EndpointUpdate { endpoint, .. } = &mut endpoint {
+            endpoint.addresses = vec![address[0].trim_end_matches("/32").parse().expect("an address")];
+        }
+        bench.absorb(&endpoint);
+    }
+    bench.apply(&[]).expect("accepted");
+    for (from, to, member) in [("s:a", "s:b", x), ("s:c", "s:d", w)] {
+        bench.absorb(&Instruction::SetDelta { id: id(from), added: nets(none), removed: nets(member) });
+        bench.absorb(&Instruction::SetDelta { id: id(to), added: nets(member), removed: nets(none) });
+    }
+    let hop = |number: u8| Hop::Interface(format!("cali{number}"));
+    let address = |net: &[&str]| net[0].trim_end_matches("/32").parse().expect("an address");
+    let packet = Packet::new(hop(2), hop(1), address(w), address(x), Transport::Other(200));
+    bench.state.flush();
+    assert_eq!(bench.state.plan().transactions().count(), 1);
+    bench.apply(&[packet]).expect("denied before, between and after");
+}
+
 #[test]
 fn nothing_asked_nothing_done() {
     let mut bench = populated();

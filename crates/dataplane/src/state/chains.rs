@@ -267,24 +267,31 @@ impl State {
         self.dirty.lists.insert(list);
     }
 
-    /// In which order the members of a set may change: see [`MemberOrder`]. That one of the two states in between decides
-    /// as the old or the new one holds for rules that decide at once and ask about no other set.
+    /// In which order the members of a set may change: see [`MemberOrder`]. That a state in between decides as the old or
+    /// the new one holds for rules that decide at once, ask about no other set, and ask about the far end only: of the
+    /// two chains that a packet between workloads meets, one at most asks about the address that moves.
     pub(super) fn order_of(&self, id: &SetId) -> MemberOrder {
         let users = self.set_users.get(id).into_iter().flatten();
         let lists = users.filter_map(|list| self.chains.lists.get(list)?.rules.as_ref());
-        let rules = lists.flat_map(|rules| rules.ingress.iter().chain(&rules.egress));
+        let rules = lists.flat_map(|rules| {
+            let ingress = rules.ingress.iter().map(|rule| (rule, &rule.source, &rule.destination));
+            ingress.chain(rules.egress.iter().map(|rule| (rule, &rule.destination, &rule.source)))
+        });
         let mut order = None;
-        for rule in rules {
-            let ends = [&rule.source, &rule.destination];
-            let positive = || ends.iter().flat_map(|end| end.sets.iter().chain(&end.port_sets));
-            let negative = || ends.iter().flat_map(|end| end.not_sets.iter().chain(&end.not_port_sets));
-            if !positive().chain(negative()).any(|set| set == id) {
+        for (rule, far, near) in rules {
+            let [far_asks, near_asks] = [far, near].map(|end| {
+                let positive = end.sets.iter().chain(&end.port_sets).collect::<Vec<_>>();
+                let negative = end.not_sets.iter().chain(&end.not_port_sets).collect::<Vec<_>>();
+                (positive, negative)
+            });
+            let all = [&far_asks.0, &far_asks.1, &near_asks.0, &near_asks.1];
+            if !all.into_iter().flatten().any(|set| *set == id) {
                 continue;
             }
-            let this = match (positive().count(), negative().count()) {
-                _ if rule.action == RuleAction::Pass => return MemberOrder::AtOnce,
-                (1, 0) => MemberOrder::GrowFirst,
-                (0, 1) => MemberOrder::ShrinkFirst,
+            let alone = rule.action != RuleAction::Pass && near_asks.0.is_empty() && near_asks.1.is_empty();
+            let this = match (far_asks.0.len(), far_asks.1.len()) {
+                (1, 0) if alone => MemberOrder::GrowFirst,
+                (0, 1) if alone => MemberOrder::ShrinkFirst,
                 _ => return MemberOrder::AtOnce,
             };
             if *order.get_or_insert(this) != this {

@@ -36,6 +36,11 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
+    /// There is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
     /// The places where some host endpoint judges, and the chains for interfaces without one.
     pub(super) fn lists(&self) -> BTreeMap<HostList, Option<[String; 2]>> {
         self.lists.clone()

@@ -284,6 +284,8 @@ impl SetNames for State {
 impl Content for State {
     fn member_order(&self, sets: &[&SetSource]) -> MemberOrder {
         let mut orders = sets.iter().map(|source| match source {
+            // They may ask about an address of which a workload's chain asks too.
+            _ if !self.hosts.is_empty() => MemberOrder::AtOnce,
             SetSource::Selector(id) | SetSource::Ports(id) => self.order_of(id),
             _ => MemberOrder::AtOnce,
         });

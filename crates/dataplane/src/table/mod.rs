@@ -15,7 +15,7 @@ pub(crate) use types::{
 };
 
 use crate::{
-    family::{Family, Range},
+    family::{Family, Range, address_key},
     ifname::IfName,
     op::{ChainHead, Op, OpKind, Plan, Target},
     render::Map,
@@ -231,12 +231,27 @@ impl Table {
     fn moves(&self, switch: &mut Vec<OpKind>, content: &dyn Content) -> Option<(Vec<OpKind>, Vec<OpKind>)> {
         let mut added = HashSet::new();
         let mut removed = HashSet::new();
+        // Of one address: a packet has another one at its other end, and a second mover there would be a second change.
+        let mut moving = HashSet::new();
         for op in switch.iter() {
             match op {
                 OpKind::AddElements { set, .. } | OpKind::AddPorts { set, .. } => added.insert(set.as_str()),
                 OpKind::DeleteElements { set, .. } | OpKind::DeletePorts { set, .. } => removed.insert(set.as_str()),
                 _ => return None,
             };
+            match op {
+                OpKind::AddElements { ranges, .. } | OpKind::DeleteElements { ranges, .. } => moving.extend(ranges),
+                OpKind::AddPorts { ports, .. } | OpKind::DeletePorts { ports, .. } => {
+                    moving.extend(ports.iter().map(|member| {
+                        let key = address_key(&member.address);
+                        (key, key)
+                    }));
+                }
+                _ => {}
+            }
+        }
+        if moving.len() != 1 || moving.iter().any(|(first, last)| first != last) {
+            return None;
         }
         // What comes may overlap what goes, which an interval set refuses.
         let interval = |set: &&str| self.sets.wanted(&(*set).to_owned()).is_some_and(|want| want.spec.interval);

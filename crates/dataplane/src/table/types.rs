@@ -174,6 +174,8 @@ pub(crate) enum ReadElements {
 ///
 /// A packet on its way may look into one set before a transaction and into another after it. If a member moves between
 /// sets that rules only ask "is it in", it must never be in none of them; if they only ask "is it not in", never in both.
+/// A state in between is seen by every packet for a moment, so it must decide as the old or the new one does. That is
+/// certain only if one address moves, and no packet meets two chains that ask about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemberOrder {
     /// New members first, old ones go in a transaction after that.
