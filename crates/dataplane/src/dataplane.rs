@@ -43,6 +43,8 @@ pub struct Dataplane {
     /// Why an endpoint of this name cannot be programmed.
     refused: BTreeMap<String, String>,
     rp_filter: String,
+    /// Why the renderer that the settings ask for is not in use.
+    renderer_missing: Option<String>,
     /// Interfaces whose settings are to be looked at.
     unconfigured: BTreeSet<IfName>,
     links_stale: bool,
@@ -84,6 +86,7 @@ impl Dataplane {
             routing: Routing::new(&options),
             refused: BTreeMap::new(),
             rp_filter: sysctl::default_rp_filter(),
+            renderer_missing: None,
             unconfigured: BTreeSet::new(),
             links_stale: true,
             addresses_stale: true,
@@ -296,7 +299,10 @@ impl Dataplane {
     }
 
     async fn try_rules(&mut self, report: &mut Report, rebuild: bool) -> Result<(), Error> {
-        let anew = self.rules.follow(self.state.settings()).await?;
+        // A setting that this host cannot follow must not keep policy from it: the rules are written as before.
+        let followed = self.rules.follow(self.state.settings()).await;
+        self.renderer_missing = followed.as_ref().err().map(ToString::to_string);
+        let anew = followed.unwrap_or(false);
         for family in Family::ALL {
             if self.state.table(family).stale || anew {
                 let read = self.rules.read_table(family).await?;
@@ -546,6 +552,7 @@ impl Dataplane {
             let reason = format!("interface {interface} belongs to endpoint {winner}; this one is not programmed");
             report.problems.push(Problem::new(id, reason));
         }
+        report.problems.extend(self.renderer_missing.iter().map(|reason| Problem::new("renderer", reason)));
         report.problems.extend(self.routing.problems());
         for family in Family::ALL {
             if let Some(iptables) = self.others_drop[family.index()] {

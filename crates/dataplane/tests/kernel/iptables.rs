@@ -326,6 +326,28 @@ fn the_renderer_follows_the_settings_and_leaves_nothing_behind() {
     });
 }
 
+#[test]
+fn a_renderer_that_is_not_installed_is_said_and_policy_goes_on() {
+    on_a_host(|host| async move {
+        let (a, b) = (host.workload(1), host.workload(2));
+        unshare_mounts();
+        run("for program in iptables-nft-restore iptables-legacy-restore ipset; do \
+             mount --bind /dev/null \"$(readlink -f \"$(command -v $program || echo /usr/sbin/$program)\")\"; done");
+        let mut dataplane = Dataplane::new(Options::default()).unwrap();
+        dataplane.install_base().await.unwrap();
+        absorb(&mut dataplane, scene(&a, &b));
+        dataplane.apply().await.unwrap();
+        assert_eq!(talks(&a, &b, 80), [true; 2]);
+        absorb(&mut dataplane, [renderer(By::IptablesNft), b.endpoint(&["out"])]);
+        let report = dataplane.apply().await.unwrap();
+        let told: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].starts_with("renderer: iptables-nft"), "{told:?}");
+        assert_eq!(talks(&a, &b, 80), [false; 2], "what came with the setting is in force");
+        absorb(&mut dataplane, [renderer(By::Nftables)]);
+        assert!(dataplane.apply().await.unwrap().problems.is_empty());
+    });
+}
+
 /// From one renderer to the next and back while packets flow, and a change of policy each time.
 #[test]
 fn a_change_of_renderer_loses_nothing_allowed_and_leaks_nothing_denied() {

@@ -42,6 +42,15 @@ pub fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 
     }
 }
 
+/// Gives the calling thread mounts of its own, which end with it.
+#[allow(unsafe_code, reason = "unshare has no safe wrapper; CLONE_NEWNS does not touch file descriptors")]
+pub fn unshare_mounts() {
+    use rustix::thread::UnshareFlags;
+    // SAFETY: only `UnshareFlags::FILES` is dangerous, see rustix; it is not used.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
+    run("mount --make-rprivate /");
+}
+
 /// Runs a command in the calling thread's namespace; its standard output.
 #[track_caller]
 pub fn run(command: &str) -> String {
