@@ -99,6 +99,22 @@ impl Selector {
         self.tests.iter().any(|test| matches!(test.what, What::Global))
     }
 
+    /// What the selector asks of each key that it mentions, in the order of the text, repeats included.
+    pub fn asks(&self) -> impl Iterator<Item = (&str, Ask<'_>)> {
+        self.tests.iter().filter_map(|test| {
+            let ask = match test.what {
+                What::All | What::Global => return None,
+                What::Has(_) => Ask::Presence,
+                What::Equal(_, value) | What::NotEqual(_, value) => Ask::Value(self.slice(value)),
+                What::In(_, set) | What::NotIn(_, set) => {
+                    Ask::Values(self.set(set).iter().map(|&member| self.slice(member)).collect())
+                }
+                What::Contains(..) | What::StartsWith(..) | What::EndsWith(..) => Ask::Text,
+            };
+            Some((self.slice(test.what.key()?), ask))
+        })
+    }
+
     fn holds(&self, test: &Test, labels: &(impl Labels + ?Sized)) -> bool {
         let value = |key| labels.get(self.slice(key));
         match test.what {
@@ -124,6 +140,30 @@ impl Selector {
 
     fn set(&self, set: Span) -> &[Span] {
         &self.members[set.start as usize..set.end as usize]
+    }
+}
+
+/// What a condition looks at in a label: labels that differ in nothing of it are all the same to the condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask<'a> {
+    /// Whether the label is there.
+    Presence,
+    /// Whether its value is this one.
+    Value(&'a str),
+    /// Whether its value is one of these.
+    Values(Vec<&'a str>),
+    /// Parts of its value.
+    Text,
+}
+
+impl Ask<'_> {
+    /// The values that are told apart from all others.
+    pub fn values(&self) -> &[&str] {
+        match self {
+            Self::Value(value) => std::slice::from_ref(value),
+            Self::Values(values) => values,
+            Self::Presence | Self::Text => &[],
+        }
     }
 }
 

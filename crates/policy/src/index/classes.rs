@@ -12,7 +12,7 @@ use super::{
     arena::{Arena, number_of},
     clues::{Clues, Pair, SymClue},
     id_set::IdSet,
-    keys::Keys,
+    keys::{Key, Keys},
     matches::Matches,
     symbols::Symbols,
 };
@@ -117,6 +117,12 @@ impl Classes {
                 pair.and_then(|pair| self.by_pair.get(&pair)).map_or(0, |uses| uses.classes.len() + uses.sets.len())
             }
         }
+    }
+
+    /// True if any class has a hot label with this value.
+    pub(super) fn any_has(&self, key: Key, value: &str, symbols: &Symbols) -> bool {
+        let uses = symbols.find(value).and_then(|value| self.by_pair.get(&Pair { key, value }));
+        uses.is_some_and(|uses| !uses.classes.is_empty())
     }
 
     /// The classes that have one of the clues, each once.

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use calico_selector::{Labels, Selector};
+use calico_selector::{Ask, Labels, Selector};
 
 use super::{
     Index,
     classes::Hot,
     clues::{Clues, Pair},
-    keys::Key,
+    keys::{Holder, Key},
     matches::{MatchLists, Matches, difference},
     packed::Packed,
     sets::Filter,
@@ -27,6 +27,7 @@ impl Index {
         for (key, value) in layers.flat_map(Packed::iter) {
             // The first that has a key decides: own labels before inherited ones.
             if self.keys.get(key).hot && hot.iter().all(|pair| pair.key != key) {
+                let value = self.keys.get(key).told_apart(value);
                 hot.push(Pair { key, value: self.symbols.acquire(value) });
             }
         }
@@ -88,17 +89,7 @@ impl Index {
 
     /// Adds a set that nothing uses yet.
     pub(super) fn add_set(&mut self, id: SetId, selector: Selector, filter: Option<Filter>) -> u32 {
-        let mut cold = Vec::new();
-        for text in selector.keys() {
-            let key = self.keys.acquire(text);
-            let state = self.keys.get_mut(key);
-            state.mentions += 1;
-            if !state.hot {
-                state.hot = true;
-                cold.push(key);
-            }
-        }
-        self.reclassify_users(&cold);
+        self.ask(&selector);
         let cover = selector.cover(|clue| self.classes.cost(clue, &self.keys, &self.symbols));
         let clues = Clues::intern(&cover, &mut self.keys, &mut self.symbols);
         let matching = self.matching(&selector, &clues);
@@ -136,22 +127,7 @@ impl Index {
         let classes: Vec<u32> = state.classes.iter().collect();
         self.relist(&classes, |lists, list| lists.without(list, set));
         state.clues.release(&mut self.keys, &mut self.symbols);
-        let mut unasked = BTreeSet::new();
-        for text in state.selector.keys() {
-            let key = self.keys.find(text).expect("the set has a use of each key that it mentions");
-            let state = self.keys.get_mut(key);
-            state.mentions -= 1;
-            if state.mentions == 0 && state.classes.len() > CHEAP {
-                state.hot = false;
-                unasked.insert(key);
-            }
-        }
-        let unasked: Vec<Key> = unasked.into_iter().collect();
-        self.reclassify_users(&unasked);
-        for text in state.selector.keys() {
-            let key = self.keys.find(text).expect("the use is given back here");
-            self.keys.release(key);
-        }
+        self.stop_asking(&state.selector);
     }
 
     /// Puts classes on other lists. Classes on one list stay on one, which is made once.
@@ -172,16 +148,115 @@ impl Index {
         }
     }
 
-    /// Finds the classes of all items that have one of these keys, whose being hot has changed.
-    fn reclassify_users(&mut self, keys: &[Key]) {
+    /// Tells apart what a selector looks at. Holds a use of each of its keys.
+    fn ask(&mut self, selector: &Selector) {
         let mut items = BTreeSet::new();
-        for &key in keys {
-            let state = self.keys.get(key);
-            items.extend(state.items.iter());
-            items.extend(state.parents.iter().flat_map(|parent| self.parents.get(parent).items.iter()));
+        for (text, ask) in selector.asks() {
+            let key = self.keys.acquire(text);
+            let state = self.keys.get_mut(key);
+            state.mentions += 1;
+            let was_hot = std::mem::replace(&mut state.hot, true);
+            let mut all = !was_hot;
+            if ask == Ask::Text {
+                state.texts += 1;
+                all |= !std::mem::replace(&mut state.all_values, true);
+            }
+            let mut new = Vec::new();
+            for &value in ask.values() {
+                if let Some(count) = state.asked.get_mut(value) {
+                    *count += 1;
+                } else {
+                    state.asked.insert(value.into(), 1);
+                    new.push(value);
+                }
+            }
+            if !new.is_empty() && !std::mem::replace(&mut state.compared, true) {
+                self.find_holders(key);
+            }
+            if all {
+                items.extend(self.users(key));
+            } else {
+                new.into_iter().for_each(|value| items.extend(self.users_of_value(key, value)));
+            }
         }
+        items.into_iter().for_each(|item| self.reclassify(item));
+    }
+
+    /// Undoes [`ask`](Self::ask), but for what costs little to keep.
+    fn stop_asking(&mut self, selector: &Selector) {
+        let mut items = BTreeSet::new();
+        for (text, ask) in selector.asks() {
+            let key = self.keys.find(text).expect("the set has a use of each key that it mentions");
+            let state = self.keys.get_mut(key);
+            state.mentions -= 1;
+            let cheap = state.classes.len() <= CHEAP;
+            let mut all = false;
+            if ask == Ask::Text {
+                state.texts -= 1;
+                if state.texts == 0 && !cheap {
+                    state.all_values = false;
+                    all = true;
+                }
+            }
+            let mut gone = Vec::new();
+            for &value in ask.values() {
+                let count = state.asked.get_mut(value).expect("it is counted while a selector compares with it");
+                *count -= 1;
+                if *count == 0 && (!cheap || !self.classes.any_has(key, value, &self.symbols)) {
+                    state.asked.remove(value);
+                    gone.push(value);
+                }
+            }
+            // Before the key is cooled, which forgets who has what.
+            gone.into_iter().for_each(|value| items.extend(self.users_of_value(key, value)));
+            let state = self.keys.get_mut(key);
+            if state.mentions == 0 && !cheap {
+                state.cool();
+                all = true;
+            }
+            if all {
+                items.extend(self.users(key));
+            }
+        }
+        items.into_iter().for_each(|item| self.reclassify(item));
+        for text in selector.keys() {
+            let key = self.keys.find(text).expect("the use is given back here");
+            self.keys.release(key);
+        }
+    }
+
+    /// Notes who has which value of a key.
+    fn find_holders(&mut self, key: Key) {
+        let state = self.keys.get(key);
+        let (items, parents): (Vec<u32>, Vec<u32>) = (state.items.iter().collect(), state.parents.iter().collect());
         for item in items {
-            self.reclassify(item);
+            if let Some(value) = self.items.labels(item).get(key) {
+                self.keys.hold(key, value, Holder::Item(item));
+            }
         }
+        for parent in parents {
+            if let Some(value) = self.parents.get(parent).labels.get(key) {
+                self.keys.hold(key, value, Holder::Parent(parent));
+            }
+        }
+    }
+
+    /// All items that have a key or inherit it.
+    fn users(&self, key: Key) -> Vec<u32> {
+        let state = self.keys.get(key);
+        let heirs = state.parents.iter().flat_map(|parent| self.parents.get(parent).items.iter());
+        state.items.iter().chain(heirs).collect()
+    }
+
+    /// All items that have a value of a compared key or inherit it, and perhaps a few others.
+    fn users_of_value(&self, key: Key, value: &str) -> Vec<u32> {
+        let mut items = Vec::new();
+        for holder in self.keys.holders(key, value) {
+            match holder {
+                Holder::Item(item) => items.push(item),
+                Holder::Parent(parent) => items.extend(self.parents.get(parent).items.iter()),
+            }
+        }
+        items
     }
 }

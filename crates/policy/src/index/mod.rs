@@ -6,6 +6,9 @@
 //! endpoints may be thirty classes. Cold labels are kept packed, with a note of who has the key, so that a key that
 //! becomes hot costs what has it and no more.
 //!
+//! Of a hot key's values only those that some selector compares with are told apart; a hundred thousand namespaces of
+//! which a hundred matter here are a hundred and one classes.
+//!
 //! Which selectors could match a class, and which classes a selector, is found by the labels that a match must have
 //! ([`Cover`](calico_selector::Cover)); nothing ever scans all items or all selectors, except for selectors that
 //! any label set may match (`!has(a)`, `all()`), which scan the classes.
@@ -16,7 +19,7 @@
 //!
 //! Invariants:
 //! - a class has at least one item, except while one is moved into it;
-//! - an item's class has exactly the item's hot labels;
+//! - an item's class has exactly the item's hot labels, with the values that are told apart;
 //! - the list of a class's sets holds a set's number exactly if `set.classes` holds the class's;
 //! - every change of an address's place in a set that was sent before is preceded by [`Index::touch`].
 
@@ -43,7 +46,7 @@ pub(crate) use self::arena::{Arena, number_of};
 use self::{
     classes::Classes,
     items::{Items, Nets, Parents, Port, Traits, single},
-    keys::Keys,
+    keys::{Holder, Keys},
     matches::{MatchLists, difference, intersection},
     packed::Packed,
     parents::ParentTable,
@@ -180,11 +183,17 @@ impl Index {
         let state = self.parents.get_mut(parent);
         let (old_had_any, new_has_any) = (!state.labels.is_empty(), !new.is_empty());
         let old = std::mem::replace(&mut state.labels, new);
-        for (key, _) in old.iter() {
+        for (key, value) in old.iter() {
             self.keys.get_mut(key).parents.remove(parent);
+            if self.keys.get(key).compared {
+                self.keys.let_go(key, value, Holder::Parent(parent));
+            }
         }
-        for (key, _) in self.parents.get(parent).labels.iter() {
+        for (key, value) in self.parents.get(parent).labels.iter() {
             self.keys.get_mut(key).parents.insert(parent);
+            if self.keys.get(key).compared {
+                self.keys.hold(key, value, Holder::Parent(parent));
+            }
         }
         let state = self.parents.get(parent);
         let differs = |(key, _): (_, &str)| self.keys.get(key).hot && old.get(key) != state.labels.get(key);
@@ -236,8 +245,11 @@ impl Index {
 
     /// Files an item under its label keys and parents.
     fn note_item(&mut self, item: u32) {
-        for (key, _) in self.items.labels(item).iter() {
+        for (key, value) in self.items.labels(item).iter() {
             self.keys.get_mut(key).items.insert(item);
+            if self.keys.get(key).compared {
+                self.keys.hold(key, value, Holder::Item(item));
+            }
         }
         for &parent in &**self.items.parents(item) {
             self.parents.get_mut(parent).items.insert(item);
@@ -246,8 +258,11 @@ impl Index {
 
     /// Undoes [`note_item`](Self::note_item).
     fn forget_item(&mut self, item: u32) {
-        for (key, _) in self.items.labels(item).iter() {
+        for (key, value) in self.items.labels(item).iter() {
             self.keys.get_mut(key).items.remove(item);
+            if self.keys.get(key).compared {
+                self.keys.let_go(key, value, Holder::Item(item));
+            }
         }
         for &parent in &**self.items.parents(item) {
             self.parents.get_mut(parent).items.remove(item);
