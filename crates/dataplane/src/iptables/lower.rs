@@ -434,8 +434,4 @@ fn set_mark(value: u32, mask: u32) -> String {
 }
 
 #[cfg(test)]
-<<<<<<< HEAD
-=======
-#[path = "lower_tests.rs"]
->>>>>>> b099650 (wip)
 mod tests;
