@@ -13,6 +13,7 @@ mod nft;
 mod packets;
 mod report;
 mod rig;
+mod selector;
 mod sizes;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,7 +26,7 @@ use crate::report::Report;
 /// Measures the product in the lab. Needs root, Docker, etcd and BIRD, and the release build of the binaries.
 #[derive(Parser)]
 struct Cli {
-    /// Only the measures whose name starts so: `engine`, `nft`, `packets`, `felix`, `memory`, `attach`, `image`, `build`.
+    /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `packets`, `felix`, `memory`, `attach`, `image`, `build`.
     #[arg(long, env = "ONLY", default_value = "")]
     only: String,
     /// Where the numbers go as JSON.
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
 type Part = (&'static str, fn(&mut Report) -> Result<()>);
 
 const PARTS: &[Part] = &[
+    ("selector", selector::measure),
     ("engine", engine::measure),
     ("nft", nft::measure),
     ("packets", packets::measure),
