@@ -83,7 +83,7 @@ struct End {
 fn port() -> impl Strategy<Value = Value> {
     prop_oneof![
         6 => select(vec![json!(80), json!(443), json!(53), json!(5000), json!(8080), json!("53:80"), json!("443:8080")]),
-        2 => select(vec![json!("http"), json!("dns"), json!("ghost")]),
+        4 => select(vec![json!("http"), json!("dns"), json!("ghost")]),
         1 => Just(json!("45000:60000")),
     ]
 }
@@ -99,7 +99,7 @@ fn end() -> impl Strategy<Value = End> {
         weighted(0.1, text(SELECTORS)),
         weighted(0.06, text(&["all()", "global()", "has(zone)", "projectcalico.org/name == 'blue'"])),
     );
-    (nets(0.15), nets(0.08), selectors, ports(0.4), ports(0.12), prop::bool::weighted(0.03)).prop_map(
+    (nets(0.15), nets(0.12), selectors, ports(0.5), ports(0.3), prop::bool::weighted(0.03)).prop_map(
         |(nets, not_nets, (selector, not_selector, namespaces), ports, not_ports, account)| {
             let named = [("selector", selector), ("notSelector", not_selector), ("namespaceSelector", namespaces)];
             let selectors = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
@@ -153,16 +153,16 @@ fn flaw() -> impl Strategy<Value = Option<(&'static str, Value)>> {
 fn rule() -> impl Strategy<Value = Value> {
     let action = prop_oneof![5 => Just("Allow"), 3 => Just("Deny"), 2 => Just("Pass"), 1 => Just("Log")];
     let protocol = weighted(
-        0.6,
+        0.7,
         prop_oneof![
-            4 => Just(json!("TCP")),
+            3 => Just(json!("TCP")),
             3 => Just(json!("UDP")),
-            2 => select(vec![json!("ICMP"), json!("ICMPv6")]),
+            3 => select(vec![json!("ICMP"), json!("ICMPv6")]),
             1 => select(vec![json!("SCTP"), json!(253), json!(6), json!(1), json!(58)]),
         ],
     );
     let not_protocol = weighted(0.05, select(vec![json!("TCP"), json!("UDP"), json!("ICMP"), json!(253)]));
-    let kinds = (weighted(0.4, icmp()), weighted(0.15, icmp()));
+    let kinds = (weighted(0.4, icmp()), weighted(0.6, icmp()));
     let version = weighted(0.08, select(vec![4, 6]));
     (action, select(vec![4_u8, 6]), version, protocol, not_protocol, kinds, end(), end(), flaw()).prop_map(
         |(action, family, version, protocol, not_protocol, (icmp, not_icmp), source, destination, flaw)| {
@@ -232,11 +232,11 @@ fn policy() -> impl Strategy<Value = Value> {
     let order = select(vec![json!(null), json!(1), json!(2), json!(1.5), json!(10)]);
     let types = select(vec![json!(null), json!(["Ingress"]), json!(["Egress"]), json!(["Ingress", "Egress"])]);
     let selector = prop_oneof![
-        30 => text(SELECTORS), 4 => Just(json!("has(hep)")), 1 => weighted(0.3, text(BROKEN_SELECTORS)).prop_map(|s| s.unwrap_or_default())
+        20 => text(SELECTORS), 10 => Just(json!("all()")), 4 => Just(json!("has(hep)")), 1 => weighted(0.3, text(BROKEN_SELECTORS)).prop_map(|s| s.unwrap_or_default())
     ];
     let narrow =
         (weighted(0.04, text(&["all()", "global()", "has(zone)"])), weighted(0.03, text(&["all()", "has(robotic)"])));
-    let rules = || vec(rule(), 0..4);
+    let rules = || vec(rule(), 0..6);
     let name = select(vec!["p1", "p2", "p3", "p4", "p5"]);
     let tier = prop_oneof![3 => Just("default"), 1 => Just("t1"), 1 => Just("t2")];
     (kind, (name, tier, order, types), reach, (selector, narrow), (rules(), rules())).prop_map(
@@ -415,9 +415,9 @@ fn content() -> impl Strategy<Value = (Content, Manner)> {
         1 => Just(Content::Udp { port: 4789 }),
     ];
     prop_oneof![
-        6 => tcp.prop_map(|content| (content, Manner::Converse)),
-        4 => udp.prop_map(|content| (content, Manner::Converse)),
-        3 => select(vec![8, 8, 13]).prop_map(|icmp_type| (Content::Icmp { icmp_type, code: 0 }, Manner::Converse)),
+        5 => tcp.prop_map(|content| (content, Manner::Converse)),
+        5 => udp.prop_map(|content| (content, Manner::Converse)),
+        5 => select(vec![8, 8, 13]).prop_map(|icmp_type| (Content::Icmp { icmp_type, code: 0 }, Manner::Converse)),
         3 => hand_made.prop_map(|content| (content, Manner::OneWay)),
     ]
 }
@@ -444,7 +444,8 @@ pub(crate) fn shot(topology: &Topology) -> impl Strategy<Value = Shot> + use<> {
         2 => Just(Twist::Floating),
         2 => select(vec![30080, 30081]).prop_map(Twist::Translated),
     ];
-    let port = weighted(0.05, select(vec![443_u16, 5000, 50]));
+    // None at which a server would answer to an answer, for ever.
+    let port = weighted(0.05, select(vec![443_u16, 5002, 50]));
     (0..parties, 0..parties - 1, select(vec![4_u8, 6]), content(), twist, port).prop_map(
         move |(from, to, family, (content, manner), twist, source_port)| {
             // Nobody but the host talks to himself, and that the host does only to one address.

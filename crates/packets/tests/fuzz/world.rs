@@ -50,7 +50,7 @@ pub(crate) struct Mismatch {
 pub(crate) struct Expectation {
     pub(crate) packet: Packet,
     pub(crate) answer: Answer,
-    verdict: Verdict,
+    pub(crate) verdict: Verdict,
     seen: IpAddr,
     why: Vec<Why>,
 }
@@ -75,14 +75,14 @@ pub(crate) fn oracle(topology: &Topology, state: &State) -> oracle::State {
     seen
 }
 
-/// Sends shots and compares; `attempts` as in [`Rig::probe_with_patience`].
+/// Sends shots and compares; what differs, and how many packets got through. `attempts` as in [`Rig::probe_with_patience`].
 pub(crate) fn differences(
     rig: &mut Rig,
     topology: &Topology,
     state: &State,
     shots: &[Shot],
     attempts: &[std::time::Duration],
-) -> io::Result<Vec<Mismatch>> {
+) -> io::Result<(Vec<Mismatch>, usize)> {
     let oracle = oracle(topology, state);
     let mut probes = Vec::new();
     let mut expectations = Vec::new();
@@ -106,15 +106,17 @@ pub(crate) fn differences(
     let answers: Vec<Answer> = expectations.iter().map(|expectation| expectation.answer).collect();
     let outcomes = rig.probe_with_patience(&probes, &answers, attempts)?;
     let late = rig.prober.late();
+    let allowed = outcomes.iter().filter(|outcome| outcome.answer == Answer::Allow).count();
     let compared = shots.iter().zip(&probes).zip(expectations).zip(outcomes);
-    Ok(compared
+    let mismatches = compared
         .filter_map(|(((shot, probe), expectation), mut outcome)| {
             if late.contains(probe) {
                 outcome.answer = Answer::Allow;
             }
             compare(shot, expectation, outcome)
         })
-        .collect())
+        .collect();
+    Ok((mismatches, allowed))
 }
 
 fn compare(shot: &Shot, expectation: Expectation, outcome: Outcome) -> Option<Mismatch> {
@@ -127,6 +129,8 @@ fn compare(shot: &Shot, expectation: Expectation, outcome: Outcome) -> Option<Mi
         // A sender on the host itself is refused by its own kernel before an error can reach it, and nobody is told of
         // some hand-made packets (answers, errors, fragments of streams).
         (Answer::Reject, Answer::Drop) => packet.from == Hop::Host || shot.manner == Manner::OneWay,
+        // A port of the host that was to be translated and is not: nobody listens there.
+        (Answer::Drop, Answer::Reject) if verdict.is_allow() => packet.addressed.is_some(),
         (expected, got) => expected == got,
     };
     let expected = format!("{answer:?} as {verdict:?}, from {seen}");
@@ -143,6 +147,9 @@ pub(crate) fn expect(
 ) -> Expectation {
     let (packet, reached) = packet(topology, oracle, shot, source, port);
     let flow = oracle::flow(oracle, &packet);
+    // Nobody translates what connection tracking knows nothing of.
+    let translated = packet.destination != shot.destination || floats(oracle, packet.destination);
+    let reached = reached && !(translated && flow.request.1.is_untracked());
     let verdict = if shot.manner == Manner::Converse { flow.verdict() } else { flow.request.0 };
     let answer = match verdict {
         Verdict::Allow if !reached => Answer::Drop,
@@ -184,14 +191,16 @@ fn packet(topology: &Topology, oracle: &oracle::State, shot: &Shot, source: IpAd
         packet.transport = ports(6, rule.to_port);
     }
     packet.to = route(topology, oracle, packet.destination);
-    let floating = oracle.endpoints.values().any(|endpoint| {
-        let leads_here = |nat: &calico_model::IPNat| nat.external_ip.parse() == Ok(packet.destination);
-        endpoint.spec.ip_nats.iter().any(leads_here)
-    });
-    let floating =
-        floating && oracle.felix.values().flatten().any(|felix| felix.spec.floating_ips.as_deref() == Some("Enabled"));
+    let floating = floats(oracle, packet.destination) && packet.tracking != Tracking::Invalid;
     let reached = packet.to == hop(shot.to) || floating;
     (packet, reached)
+}
+
+/// Whether an address is one that some endpoint has beside its own.
+fn floats(oracle: &oracle::State, address: IpAddr) -> bool {
+    let leads_here = |nat: &calico_model::IPNat| nat.external_ip.parse() == Ok(address);
+    let enabled = oracle.felix.values().flatten().any(|felix| felix.spec.floating_ips.as_deref() == Some("Enabled"));
+    enabled && oracle.endpoints.values().any(|endpoint| endpoint.spec.ip_nats.iter().any(leads_here))
 }
 
 /// Where the host's routes lead.
