@@ -7,11 +7,15 @@ use std::fmt;
 pub(crate) struct IfName([u8; 16]);
 
 impl IfName {
+    /// The longest name, in bytes.
+    pub(crate) const LONGEST: usize = 15;
+
     /// Checks a name by the kernel's rules (`dev_valid_name`).
     pub(crate) fn new(name: &str) -> Option<Self> {
         let bytes = name.as_bytes();
         let forbidden = |b: &u8| *b == b'/' || *b == b':' || b.is_ascii_whitespace() || !b.is_ascii_graphic();
-        if bytes.is_empty() || bytes.len() > 15 || name == "." || name == ".." || bytes.iter().any(forbidden) {
+        if bytes.is_empty() || bytes.len() > Self::LONGEST || name == "." || name == ".." || bytes.iter().any(forbidden)
+        {
             return None;
         }
         let mut key = [0; 16];

@@ -412,14 +412,16 @@ impl View<'_> {
             vec![self.member(End::Source, MASQUERADE_SET, false), self.member(End::Destination, POOLS_SET, true)];
         matches.extend(outgoing.exclude_hosts.then(|| self.member(End::Destination, HOSTS_SET, true)));
         if let Some(name) = &outgoing.interface {
-            match name.strip_suffix('+') {
-                Some("") => {}
-                Some(prefix) => matches.push(Match::InterfacePrefix(Interface::Outgoing, prefix.to_owned())),
-                // A name that no interface can have: nothing leaves by it.
-                None => match IfName::new(name) {
-                    Some(name) => matches.push(Match::InterfaceName(Interface::Outgoing, name)),
-                    None => return Vec::new(),
-                },
+            let (prefix, is_prefix) = name.strip_suffix('+').map_or((name.as_str(), false), |prefix| (prefix, true));
+            // A name that no interface can have: nothing leaves by it, and no back end takes it.
+            match (prefix, IfName::new(prefix)) {
+                ("", _) if is_prefix => {}
+                (_, None) => return Vec::new(),
+                // As long as names can be, so there are none that only start with it.
+                (_, Some(name)) if !is_prefix || prefix.len() == IfName::LONGEST => {
+                    matches.push(Match::InterfaceName(Interface::Outgoing, name));
+                }
+                _ => matches.push(Match::InterfacePrefix(Interface::Outgoing, prefix.to_owned())),
             }
         }
         let to = outgoing.address.filter(|_| self.family == Family::V4);

@@ -70,6 +70,7 @@ once_more!(large:
     thousands_of_ports_are_told_apart,
     a_list_of_ten_thousand_rules_is_followed_to_its_end,
     odd_members_of_sets_hold_up_nothing,
+    odd_words_hold_up_nothing,
 );
 
 once_more!(lifecycle: under_constant_change_nothing_allowed_is_lost_and_nothing_denied_leaks);

@@ -3,7 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use calico_policy::instruction::{EntityMatch, Instruction, Members, PortMember, Rule, SetId};
+use calico_policy::instruction::{
+    Endpoint, EndpointId, EntityMatch, FailsafePort, HostEndpoint, HostEndpointId, HostInterfaces, IcmpMatch,
+    Instruction, Members, Nat, NatOutgoing, Pool, PortMember, ProfileId, Qos, Rule, RuleAction, ServiceLoop, SetId,
+    Settings,
+};
 
 use crate::support::*;
 
@@ -108,5 +112,100 @@ pub(crate) fn odd_members_of_sets_hold_up_nothing() {
         }
         dataplane.distrust();
         assert_eq!(dataplane.apply().await.unwrap().operations, 0, "read back as written");
+    });
+}
+
+/// Words that a person or a hostile client can write somewhere, together with an endpoint that must go on.
+#[test]
+pub(crate) fn odd_words_hold_up_nothing() {
+    on_a_host(|host| async move {
+        let mut dataplane = dataplane().await;
+        let (client, server) = (host.workload(1), host.workload(2));
+        let evil = "\"; -j ACCEPT\nCOMMIT\n*filter\n-P FORWARD ACCEPT\\ %n %p %% %x % \u{e9}\u{0}";
+        let profiles = |names: &[&str]| names.iter().map(|name| ProfileId((*name).to_owned())).collect();
+        let only = |port| to_ports(allow(), vec![(port, port)], Vec::new());
+        let mut rules = vec![Rule::of(RuleAction::Log), only(9000)];
+        for version in [0, 4, 6, 9] {
+            rules.push(Rule { ip_version: Some(version), protocol: Some(255), not_protocol: Some(0), ..allow() });
+        }
+        for icmp_type in [0, 254, 255] {
+            let icmp = Some(IcmpMatch { icmp_type, code: Some(255) });
+            rules.push(Rule { icmp, not_icmp: icmp, ..allow() });
+        }
+        let endpoint = |name: &str, workload: &Workload, profiles| Instruction::EndpointUpdate {
+            id: EndpointId { namespace: evil.to_owned(), name: name.to_owned() },
+            endpoint: Endpoint {
+                interface: workload.interface.clone(),
+                addresses: workload.addresses(),
+                spoofable: ["0.0.0.0/0", "10.0.0.0/8", "::/0"].map(|net| net.parse().unwrap()).into(),
+                nats: ["0.0.0.0", "255.255.255.255", "224.0.0.1"]
+                    .map(|external| Nat { internal: workload.v4, external: external.parse().unwrap() })
+                    .into(),
+                qos: Qos {
+                    ingress_packet_rate: Some(u32::MAX),
+                    ingress_packet_burst: Some(u32::MAX),
+                    egress_packet_rate: Some(100_000),
+                    egress_packet_burst: Some(u32::MAX),
+                    ingress_max_connections: Some(u32::MAX),
+                    egress_max_connections: Some(u32::MAX),
+                    dscp: Some(63),
+                },
+                profiles,
+                ..Endpoint::default()
+            },
+        };
+        let pool = |cidr: &str| Pool { cidr: cidr.parse().unwrap(), masquerade: true };
+        absorb(
+            &mut dataplane,
+            [
+                profile("open", vec![allow()], vec![allow()]),
+                profile(evil, rules, vec![allow()]),
+                Instruction::Pools { pools: vec![pool("0.0.0.0/0"), pool("10.65.0.0/16"), pool("::/0")] },
+                endpoint("client", &client, profiles(&["open"])),
+                endpoint(evil, &server, profiles(&[evil, evil])),
+                Instruction::HostEndpointUpdate {
+                    id: HostEndpointId(evil.to_owned()),
+                    endpoint: HostEndpoint {
+                        interfaces: HostInterfaces::Named("eth7.a_b-c".to_owned()),
+                        normal: Vec::new(),
+                        forward: Vec::new(),
+                        untracked: Vec::new(),
+                        pre_dnat: Vec::new(),
+                        profiles: profiles(&[evil, "nobody's"]),
+                    },
+                },
+            ],
+        );
+        let failsafe = |net: &str| FailsafePort { protocol: 132, port: 1, net: net.parse().ok() };
+        let long = "0123456789abcdef0123456789abcdef+";
+        for name in
+            ["+", "eth+", "", "eth7", "0123456789abcde+", "0123456789abcde", long, "a b+", "a\"b+", "e\u{e9}+", evil]
+        {
+            let settings = Settings {
+                log_prefix: evil.to_owned(),
+                log_rate: Some((1, 86400)),
+                log_burst: Some(9999),
+                failsafe_inbound: vec![failsafe("0.0.0.0/0"), failsafe("::/0"), failsafe("none")],
+                nat_outgoing: NatOutgoing {
+                    address: Some("0.0.0.0".parse().unwrap()),
+                    ports: Some((0, u16::MAX)),
+                    interface: Some(name.to_owned()),
+                    exclude_hosts: true,
+                },
+                service_cidrs: ["0.0.0.0/32", "10.96.0.0/12", "10.96.0.0/16", "::/128"]
+                    .map(|net| net.parse().unwrap())
+                    .into(),
+                service_loop: ServiceLoop::Reject,
+                vxlan_port: Some(u16::MAX),
+                ..Settings::default()
+            };
+            absorb(&mut dataplane, [Instruction::Settings(settings)]);
+            let report = dataplane.apply().await.unwrap_or_else(|error| panic!("{name:?}: {error}"));
+            let floating = |reason: &str| reason.ends_with("is no address of a workload; it gets no route");
+            assert!(report.problems.iter().all(|problem| floating(&problem.reason)), "{name:?}: {report:?}");
+            assert_eq!(reached(&client, &server, &[9000, 9001]), [9000], "{name:?}");
+            dataplane.distrust();
+            assert_eq!(dataplane.apply().await.unwrap().operations, 0, "{name:?} is read back as written");
+        }
     });
 }
