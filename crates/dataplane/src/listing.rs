@@ -97,10 +97,17 @@ pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
     Ok(listing)
 }
 
-/// A comment as the kernel holds it: letters that it does not take are replaced, a long one loses its middle.
+/// The comment of a policy's or profile's chain for one direction (`ingress` or `egress`), as the kernel holds it.
+/// `who` is `policy TIER/NAME`, `policy TIER/NAMESPACE/NAME` or `profile NAME`.
 #[must_use]
-pub fn comment(text: &str) -> String {
-    crate::name::comment(text)
+pub fn chain_comment(who: &str, way: &str) -> String {
+    crate::name::comment(&format!("{who} {way}"))
+}
+
+/// The same of one of its rules: its place from 0, and its action in small letters.
+#[must_use]
+pub fn rule_comment(who: &str, way: &str, index: usize, action: &str) -> String {
+    crate::name::comment(&format!("{who} {way}[{index}] {action}"))
 }
 
 /// The chain of the host endpoint of all other interfaces: the last rule of the chain that looks in the map.

@@ -5,9 +5,10 @@ use clap::Args;
 use super::{Connection, Files, Namespace, OutputArgs};
 
 pub(super) const WHY_EXAMPLES: &str = "\
-FROM and TO are names of containers, endpoints (namespace/name, id or interface) or hosts, `host` for this host, or
-addresses. Without a port all ports are asked for. The answer is calculated from the datastore, so it can be asked on
-any host; --live compares it with what the kernel of this host holds.
+FROM and TO are names of containers, endpoints (namespace/name, id or interface) or hosts,
+`host` for this host, or addresses. Without a port all ports are asked for. The answer is
+calculated from the datastore, so it can be asked on any host; --live compares it with what the
+kernel of this host holds.
 
 Ends with code 0 if the traffic is allowed, 3 if it is not, 1 if there is no answer.
 
@@ -19,8 +20,8 @@ Examples:
   calicoctl why workload_A workload_B tcp 5432 --live";
 
 pub(super) const PLAN_EXAMPLES: &str = "\
-Nothing is written. Shown is what `calicoctl apply` of the same files would change: the rules of each host, and the
-traffic between existing endpoints whose verdict changes.
+Nothing is written. Shown is what `calicoctl apply` of the same files would change: the rules of
+each host, and the traffic between existing endpoints whose verdict changes.
 
 Ends with code 0 if no verdict changes, 2 if some do, 1 if there is no answer.
 
@@ -30,8 +31,9 @@ Examples:
   calicoctl plan -f policies/ -o json";
 
 pub(super) const RULES_EXAMPLES: &str = "\
-Read from the kernel of this host, in the order in which packets meet the rules. TARGET is a container, an endpoint of
-this host, or an interface. The words of the rules are the datastore's, if it answers.
+Read from the kernel of this host, in the order in which packets meet the rules. TARGET is a
+container, an endpoint of this host, or an interface. The words of the rules are the
+datastore's, if it answers.
 
 Examples:
   calicoctl rules workload_A
@@ -39,7 +41,8 @@ Examples:
   calicoctl rules eth0 -o json";
 
 pub(super) const CONFIRM_EXAMPLES: &str = "\
-For changes made with --confirm, from any terminal and host. Without an ID the only one that waits is meant.
+For changes made with --confirm, from any terminal and host. Without an ID the only one that
+waits is meant.
 
 Examples:
   calicoctl confirm

@@ -11,6 +11,7 @@ use super::Deny;
 use crate::{
     Options,
     family::{Family, Range},
+    listing,
     members::Members,
     name::{self, Direction, ListId},
     ruleset::{Action, Chain, End, Key, Match, Rule, SetSpec},
@@ -60,7 +61,7 @@ impl ListChain<'_> {
         let mut chain = Chain {
             name: name::list_chain(self.list, self.direction, self.quiet),
             base: None,
-            comment: Some(name::comment(&format!("{who} {}", self.direction.word()))),
+            comment: Some(listing::chain_comment(&who, self.direction.word())),
             rules: Vec::new(),
         };
         let Some(rules) = self.rules else {
@@ -76,7 +77,7 @@ impl ListChain<'_> {
                 RuleAction::Pass => ("pass", self.pass(options)),
                 RuleAction::Log => ("log", vec![Action::Log(self.log_prefix(settings))]),
             };
-            let comment = format!("{who} {}[{index}] {word}", self.direction.word());
+            let comment = listing::rule_comment(&who, self.direction.word(), index, word);
             chain.rules.extend(alternatives.into_iter().map(|mut matches| {
                 if rule.action == RuleAction::Log {
                     matches.extend(log_rate(settings));

@@ -47,6 +47,8 @@ pub struct RulePlace {
     pub number: usize,
     /// How many there are.
     pub of: usize,
+    /// The same place as in the file: `spec.ingress[1]`.
+    pub path: String,
     /// As it is written.
     pub rule: Value,
     /// In one line.
@@ -139,7 +141,8 @@ fn decided(cluster: &Cluster, step: &Step, rule: Option<&RulePlace>) -> String {
         (Reason::BuiltIn, _) => format!("profile {} allows everything", calico_policy::BUILT_IN_PROFILE),
         (other, _) => {
             let words = other.to_string();
-            let bare = words.strip_prefix("denied: ").or_else(|| words.strip_prefix("allowed: "));
+            // The verdict is said beside it.
+            let bare = ["denied: ", "allowed: ", "allowed, "].iter().find_map(|verdict| words.strip_prefix(verdict));
             bare.unwrap_or(&words).to_owned()
         }
     }
@@ -207,6 +210,7 @@ pub(super) fn rule_place(cluster: &Cluster, place: &RuleAt) -> Option<RulePlace>
         direction: direction_word(place.direction),
         number: place.index + 1,
         of: rules.len(),
+        path: format!("spec.{}[{}]", direction_word(place.direction), place.index),
         rule: serde_json::to_value(rule).unwrap_or_default(),
         text: words::rule(rule),
     })

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use calico_explain::{
     Cluster,
     plan::{self, HostPlan, VerdictChange, What, verdict_word},
+    why::End,
 };
 use calico_model::{AnyResource, Change, Metadata, ResourceKey};
 use calico_policy::instruction::EndpointId;
@@ -119,22 +120,31 @@ fn verdicts_text(text: &mut String, cluster: &Cluster, verdicts: &[VerdictChange
             last = Some(ends);
         }
         let families = match change.families.as_slice() {
-            [4] => ", IPv4 only",
-            [6] => ", IPv6 only",
-            _ => "",
+            [one] if families(cluster, change) > 1 => format!(", IPv{one} only"),
+            _ => String::new(),
         };
         let (before, after) = (verdict_word(change.before), verdict_word(change.after));
         let _ = writeln!(text, "      {}: {before} -> {after}{families}", change.traffic);
     }
 }
 
-fn endpoints(cluster: &Cluster, names: &[String]) -> String {
-    let known = |name: &String| match name.split_once('/') {
-        Some((namespace, own)) => {
-            cluster.workload_name(&EndpointId { namespace: namespace.to_owned(), name: own.to_owned() })
-        }
-        None => name.clone(),
+/// In how many families such endpoints can talk at all.
+fn families(cluster: &Cluster, change: &VerdictChange) -> usize {
+    let can = |names: &[String], is_four: bool| {
+        let id = names.first().and_then(|name| endpoint_id(name));
+        let addresses = id.map(|id| cluster.addresses(&End::Endpoint(id))).unwrap_or_default();
+        addresses.iter().any(|address| address.is_ipv4() == is_four)
     };
+    [true, false].into_iter().filter(|is_four| can(&change.from, *is_four) && can(&change.to, *is_four)).count()
+}
+
+fn endpoint_id(name: &str) -> Option<EndpointId> {
+    let (namespace, name) = name.split_once('/')?;
+    Some(EndpointId { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+fn endpoints(cluster: &Cluster, names: &[String]) -> String {
+    let known = |name: &String| endpoint_id(name).map_or_else(|| name.clone(), |id| cluster.workload_name(&id));
     let mut said = names.iter().take(NAMED).map(known).collect::<Vec<_>>().join(", ");
     match names.len() {
         1 => return said,

@@ -19,6 +19,9 @@ use crate::{
     output::Output,
 };
 
+/// Counters stand no further to the right.
+const WIDEST: usize = 100;
+
 /// What people see of one path.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,26 +30,19 @@ struct Path {
     place: String,
     owner: Option<String>,
     /// In the order of evaluation.
-    sections: Vec<Section>,
+    lines: Vec<Line>,
 }
 
-/// A policy, a profile, or the rules around them.
-#[derive(Debug, Serialize)]
-struct Section {
-    /// What.
-    object: String,
-    /// The chain's name in the kernel.
-    chain: String,
+/// A policy, profile or list, or a rule of it.
+#[derive(Debug, Default, Serialize)]
+struct Line {
     /// How deep it stands.
     depth: usize,
-    rules: Vec<Line>,
-}
-
-#[derive(Debug, Serialize)]
-struct Line {
     /// In the words of the datastore, or the comment in the kernel.
     text: String,
-    /// As the kernel has it.
+    /// The chain's name in the kernel, if this is the beginning of one.
+    chain: Option<String>,
+    /// The rules as the kernel has them.
     kernel: Vec<String>,
     packets: Option<u64>,
     bytes: Option<u64>,
@@ -128,33 +124,61 @@ fn paths(cluster: &Cluster, listing: Listing, direction: Option<Way>) -> Vec<Pat
         ip_version: path.ip_version,
         place: path.place,
         owner: path.owner,
-        sections: path.chains.iter().map(|chain| section(&written, chain)).filter(|s| !s.rules.is_empty()).collect(),
+        lines: Walk::through(&written, &path.chains),
     });
     told.collect()
 }
 
-fn section(written: &BTreeMap<String, String>, chain: &ListedChain) -> Section {
-    let totals = counters(chain.rules.iter());
-    let mut rules: Vec<Line> = Vec::new();
-    let mut at: BTreeMap<&String, usize> = BTreeMap::new();
-    for rule in &chain.rules {
-        // Jumps between chains and tests of marks are how it is done, not what is done.
-        let Some(comment) = &rule.comment else { continue };
-        if let Some(known) = at.get(comment) {
-            rules[*known].kernel.push(rule.text.clone());
-            continue;
+/// The chains of a path, each where the first rule leads to it.
+struct Walk<'a> {
+    written: &'a BTreeMap<String, String>,
+    chains: BTreeMap<&'a str, &'a ListedChain>,
+    lines: Vec<Line>,
+}
+
+impl<'a> Walk<'a> {
+    fn through(written: &'a BTreeMap<String, String>, chains: &'a [ListedChain]) -> Vec<Line> {
+        let by_name = chains.iter().map(|chain| (chain.name.as_str(), chain)).collect();
+        let mut walk = Self { written, chains: by_name, lines: Vec::new() };
+        if let Some(first) = chains.first() {
+            walk.chain(&first.name);
         }
-        at.insert(comment, rules.len());
-        let total = totals.get(comment);
-        rules.push(Line {
-            text: written.get(comment).unwrap_or(comment).clone(),
-            kernel: vec![rule.text.clone()],
-            packets: total.map(|(packets, _)| *packets),
-            bytes: total.map(|(_, bytes)| *bytes),
-        });
+        walk.lines
     }
-    let object = chain.comment.as_ref().map_or(&chain.name, |comment| written.get(comment).unwrap_or(comment)).clone();
-    Section { object, chain: chain.name.clone(), depth: chain.depth, rules }
+
+    /// A chain with its rules. Each stands there once, so that nothing is told for ever.
+    fn chain(&mut self, name: &str) {
+        let Some(chain) = self.chains.remove(name) else { return };
+        let text = self.words(chain.comment.as_ref().unwrap_or(&chain.name));
+        self.lines.push(Line { depth: chain.depth, text, chain: Some(chain.name.clone()), ..Line::default() });
+        let totals = counters(chain.rules.iter());
+        let mut at: BTreeMap<&String, usize> = BTreeMap::new();
+        for rule in &chain.rules {
+            if let Some(next) = &rule.leads_to {
+                self.chain(next);
+            }
+            // Jumps between chains and tests of marks are how it is done, not what is done.
+            let Some(comment) = &rule.comment else { continue };
+            if let Some(known) = at.get(comment) {
+                self.lines[*known].kernel.push(rule.text.clone());
+                continue;
+            }
+            at.insert(comment, self.lines.len());
+            let total = totals.get(comment);
+            self.lines.push(Line {
+                depth: chain.depth + 1,
+                text: self.words(comment),
+                chain: None,
+                kernel: vec![rule.text.clone()],
+                packets: total.map(|(packets, _)| *packets),
+                bytes: total.map(|(_, bytes)| *bytes),
+            });
+        }
+    }
+
+    fn words(&self, comment: &String) -> String {
+        self.written.get(comment).unwrap_or(comment).clone()
+    }
 }
 
 /// All policies and profiles and their rules: the comment that the kernel has for them, and the words.
@@ -181,12 +205,12 @@ fn written(cluster: &Cluster) -> BTreeMap<String, String> {
                 AnyResource::Profile(profile) => format!("Profile {}", profile.profile_name().as_typed()),
                 _ => format!("{} {}", key.kind, who.trim_start_matches("policy ")),
             };
-            written.insert(listing::comment(&format!("{who} {way}")), format!("{shown}, {way}"));
+            written.insert(listing::chain_comment(&who, way), format!("{shown}, {way}"));
             for (index, rule) in rules.iter().enumerate() {
                 let Some(action) = rule.parsed_action() else { continue };
                 let action = format!("{action:?}").to_ascii_lowercase();
-                let comment = listing::comment(&format!("{who} {way} rule {index} {action}"));
-                written.insert(comment, format!("{} {}", index + 1, words::rule(rule)));
+                let comment = listing::rule_comment(&who, way, index, &action);
+                written.insert(comment, format!("{way}[{index}] {}", words::rule(rule)));
             }
         }
     }
@@ -197,26 +221,14 @@ fn path_text(text: &mut String, interface: &str, path: &Path) {
     let gap = if text.is_empty() { "" } else { "\n" };
     let owner = path.owner.as_ref().map_or(String::new(), |owner| format!(" ({owner})"));
     let _ = writeln!(text, "{gap}{} {interface}{owner}, IPv{}", path.place, path.ip_version);
-    let heads = path.sections.iter().map(|section| 2 + 2 * section.depth + section.object.chars().count());
-    let lines = path
-        .sections
-        .iter()
-        .flat_map(|section| section.rules.iter().map(|line| 4 + 2 * section.depth + line.text.chars().count()));
-    let width = heads.chain(lines).max().unwrap_or(0).min(100);
+    let indented = |line: &Line| format!("{}{}", " ".repeat(2 + 2 * line.depth), line.text);
+    let width = path.lines.iter().map(|line| indented(line).chars().count()).max().unwrap_or(0).min(WIDEST);
     let _ = writeln!(text, "{:width$}  {:>10}  {:>12}", "", "packets", "bytes");
-    for section in &path.sections {
-        let indent = " ".repeat(2 + 2 * section.depth);
-        let _ = writeln!(text, "{indent}{}", section.object);
-        for line in &section.rules {
-            let words = format!("{indent}  {}", line.text);
-            match (line.packets, line.bytes) {
-                (Some(packets), Some(bytes)) => {
-                    let _ = writeln!(text, "{words:width$}  {packets:>10}  {bytes:>12}");
-                }
-                _ => {
-                    let _ = writeln!(text, "{words}");
-                }
-            }
-        }
+    for line in &path.lines {
+        let words = indented(line);
+        let _ = match (line.packets, line.bytes) {
+            (Some(packets), Some(bytes)) => writeln!(text, "{words:width$}  {packets:>10}  {bytes:>12}"),
+            _ => writeln!(text, "{words}"),
+        };
     }
 }

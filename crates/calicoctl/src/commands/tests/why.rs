@@ -1,5 +1,7 @@
 //! `why`, `plan`, `rules` on a small cluster.
 
+#![allow(clippy::unwrap_used)]
+
 use calico_dataplane::{
     Comparison,
     listing::{ListedChain, ListedPath, ListedRule, Listing},
@@ -115,7 +117,7 @@ fn listing() -> Listing {
         rules,
     };
     let stored = ProfileName::typed("PROF_ALL").unwrap().as_stored().to_owned();
-    let jump = ListedRule { text: "jump".into(), comment: None, counter: None, leads_to: Some("po-x".into()) };
+    let jump = ListedRule { text: "jump".into(), comment: None, counter: None, leads_to: Some("p-1".into()) };
     let path = |place: &str, way: &str| ListedPath {
         ip_version: 4,
         place: place.into(),
@@ -132,8 +134,8 @@ fn listing() -> Listing {
                 &format!("profile {stored} {way}"),
                 1,
                 vec![
-                    counted(&format!("profile {stored} {way} rule 0 allow"), 3),
-                    counted(&format!("profile {stored} {way} rule 0 allow"), 4),
+                    counted(&format!("profile {stored} {way}[0] allow"), 3),
+                    counted(&format!("profile {stored} {way}[0] allow"), 4),
                 ],
             ),
         ],

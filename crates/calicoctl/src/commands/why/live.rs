@@ -114,7 +114,7 @@ fn comment(rule: &RulePlace) -> String {
         (None, _) => format!("profile {}", rule.name),
     };
     let action = rule.rule["action"].as_str().unwrap_or_default().to_ascii_lowercase();
-    listing::comment(&format!("{who} {} rule {} {action}", rule.direction, rule.number - 1))
+    listing::rule_comment(&who, rule.direction, rule.number - 1, &action)
 }
 
 async fn agent(ctx: &Context) -> String {
