@@ -30,7 +30,10 @@ fn a_listing_names_the_rules_and_counts_their_packets() {
     on_a_host(|host| async move {
         let (a, b) = (host.workload(1), host.workload(2));
         let mut dataplane = dataplane().await;
-        absorb(&mut dataplane, [profile("web", vec![allow()], vec![allow()]), a.endpoint(&["web"]), b.endpoint(&["web"])]);
+        absorb(
+            &mut dataplane,
+            [profile("web", vec![allow()], vec![allow()]), a.endpoint(&["web"]), b.endpoint(&["web"])],
+        );
         dataplane.apply().await.unwrap();
         assert_eq!(talks(&a, &b, 80), [true; 2]);
         let listing = listing::of_interface("cali2").await.unwrap();
