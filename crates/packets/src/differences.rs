@@ -17,7 +17,7 @@ pub struct Differences {
 pub struct Row {
     /// The scenario's name.
     pub scenario: String,
-    /// The probe's words; a `*` stands for any one word.
+    /// The probe's words.
     pub probe: String,
     /// What became of it at upstream's.
     pub recorded: String,
@@ -25,8 +25,6 @@ pub struct Row {
     pub ours: String,
     /// Why.
     pub reason: String,
-    /// The scenario is among the recorded ones.
-    pub recorded_here: bool,
 }
 
 impl Differences {
@@ -55,8 +53,7 @@ impl Differences {
             if scenario == "scenario" || scenario.starts_with("---") {
                 continue;
             }
-            let recorded_here = scenario != "*";
-            rows.push(Row { scenario, probe, recorded, ours, reason, recorded_here });
+            rows.push(Row { scenario, probe, recorded, ours, reason });
         }
         Ok(Self { rows })
     }
@@ -64,14 +61,9 @@ impl Differences {
     /// The row that a difference is on.
     pub fn find(&self, scenario: &str, words: &str, recorded: &str, ours: &str) -> Option<usize> {
         self.rows.iter().position(|row| {
-            row.scenario == scenario && row.recorded == recorded && row.ours == ours && matches(&row.probe, words)
+            row.scenario == scenario && row.recorded == recorded && row.ours == ours && row.probe == words
         })
     }
-}
-
-fn matches(pattern: &str, words: &str) -> bool {
-    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split(' ').collect(), words.split(' ').collect());
-    pattern.len() == words.len() && pattern.iter().zip(&words).all(|(pattern, word)| *pattern == "*" || pattern == word)
 }
 
 #[cfg(test)]
@@ -82,7 +74,7 @@ mod tests {
     #[test]
     fn rows_are_read_and_found() {
         let page = "# Page\n\n| scenario | probe | recorded | ours | reason |\n|---|---|---|---|---|\n\
-                    | `a-b` | `w0 * v4 tcp 80` | allow | drop | because |\n";
+                    | `a-b` | `w0 w1 v4 tcp 80` | allow | drop | because |\n";
         let page = Differences::parse(page).unwrap();
         assert_eq!(page.rows.len(), 1);
         assert_eq!(page.find("a-b", "w0 w1 v4 tcp 80", "allow", "drop"), Some(0));
