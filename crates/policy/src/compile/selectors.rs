@@ -24,7 +24,7 @@ pub(crate) struct Selectors {
 }
 
 /// How many answers are kept; above it all are forgotten.
-const MAX_KNOWN: usize = 4096;
+const MAX_KNOWN: usize = 512;
 
 impl Selectors {
     /// The texts to evaluate, or which part of them cannot be read and why.

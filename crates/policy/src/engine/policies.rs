@@ -251,11 +251,11 @@ impl Policies {
         let state = self.stored.find(id).map(|number| self.stored.get(number));
         let state = state.expect("endpoints drop a policy that is gone before the policies are flushed");
         let tier = self.tiers.place(state.tier.as_deref());
-        if state.fault.is_none() && tier.is_unreadable() {
+        if state.fault().is_none() && tier.is_unreadable() {
             let fault = format!("its tier {} cannot be read", tier.name);
             return (codes.keep(&Code::closed()), Some(fault.into()));
         }
-        (codes.hold(state.code), state.fault.clone())
+        (codes.hold(state.code), state.fault().map(Into::into))
     }
 
     /// How many lists of endpoints are remembered.
@@ -277,7 +277,7 @@ impl Policies {
     fn recode(&mut self, number: u32, code: CodeId, fault: Option<Box<str>>, codes: &mut Codes) {
         let state = self.stored.get_mut(number);
         codes.release(std::mem::replace(&mut state.code, code));
-        state.fault = fault;
+        state.set_fault(fault);
     }
 
     fn tier_name(&mut self, name: &str) -> Arc<str> {

@@ -29,7 +29,8 @@ pub(super) struct State {
     /// Number of its selector in [`Reach`](super::reach::Reach).
     pub(super) selector: u32,
     pub(super) code: CodeId,
-    pub(super) fault: Option<Box<str>>,
+    /// Rare, so that it costs the others little.
+    fault: Option<Box<Box<str>>>,
 }
 
 #[derive(Default)]
@@ -51,8 +52,17 @@ impl State {
             egress: false,
             selector: 0,
             code,
-            fault,
+            fault: fault.map(Box::new),
         }
+    }
+
+    /// Why it denies everything, if it does for that.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref().map(AsRef::as_ref)
+    }
+
+    pub(super) fn set_fault(&mut self, fault: Option<Box<str>>) {
+        self.fault = fault.map(Box::new);
     }
 
     /// Where it stands among the policies of its tier. Equal orders are told apart by the text `name/namespace/kind`, of
