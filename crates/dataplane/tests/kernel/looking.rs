@@ -41,7 +41,7 @@ fn a_listing_names_the_rules_and_counts_their_packets() {
         for expected in [(4, "from workload"), (4, "to workload"), (6, "from workload"), (6, "to workload")] {
             assert!(places.contains(&expected), "{expected:?} in {places:?}");
         }
-        let wanted = listing::comment("profile web ingress[0] allow");
+        let wanted = listing::rule_comment("profile web", "ingress", 0, "allow");
         for path in listing.paths.iter().filter(|path| path.place == "to workload") {
             let rules = path.chains.iter().flat_map(|chain| &chain.rules);
             let counted: Vec<_> = rules.filter(|rule| rule.comment.as_ref() == Some(&wanted)).collect();
