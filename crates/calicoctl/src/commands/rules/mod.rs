@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use calico_dataplane::listing::{self, ListedChain, ListedPath, Listing};
 use calico_explain::{Cluster, why::End, words};
 use calico_model::{AnyResource, Rule};
+use calico_policy::instruction::EndpointId;
 use serde::Serialize;
 
 use crate::{
@@ -123,10 +124,20 @@ fn paths(cluster: &Cluster, listing: Listing, direction: Option<Way>) -> Vec<Pat
     let told = listing.paths.into_iter().filter(wanted).map(|path| Path {
         ip_version: path.ip_version,
         place: path.place,
-        owner: path.owner,
+        owner: path.owner.map(|owner| owner_name(cluster, owner)),
         lines: Walk::through(&written, &path.chains),
     });
     told.collect()
+}
+
+/// A workload's own name, where the element of the map names its endpoint.
+fn owner_name(cluster: &Cluster, owner: String) -> String {
+    match owner.split_once('/') {
+        Some((namespace, name)) => {
+            cluster.workload_name(&EndpointId { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        None => owner,
+    }
 }
 
 /// The chains of a path, each where the first rule leads to it.

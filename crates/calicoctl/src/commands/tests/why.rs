@@ -150,7 +150,7 @@ async fn live_compares_and_counts() {
     let args = Why { live: true, ..asked("web1 db1 tcp 80") };
     let words = text(why::why(&bench.ctx, &args).await);
     assert!(words.contains("live: the kernel of host-1 holds what the datastore asks for"), "{words}");
-    assert!(words.contains("egress rule 1 (IPv4): 7 packets, 420 bytes"), "{words}");
+    assert!(words.contains("egress rule 1 (IPv4): packets 7, bytes 420"), "{words}");
     assert!(words.contains("calico-node does not run here"), "{words}");
 
     *bench.host.comparison.lock().unwrap() = Comparison { differences: vec!["missing: x".into()], impossible: None };

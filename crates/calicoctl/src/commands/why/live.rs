@@ -32,7 +32,8 @@ pub(super) struct Live {
     counters: Vec<Counter>,
 }
 
-#[derive(Debug, Serialize)]
+/// Of one rule of a policy or profile. The kernel counts for all endpoints of the host that it applies to.
+#[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Counter {
     rule: String,
@@ -52,13 +53,21 @@ pub(super) async fn look(ctx: &Context, cluster: &Cluster, told: &[Told]) -> Res
     let (instructions, _) = cluster.instructions(&ctx.node);
     let failed = |error: calico_dataplane::Error| Failure::new(sentence(&error));
     let comparison = ctx.host.compare(instructions).await.map_err(failed)?;
-    let mut counters = Vec::new();
+    let mut counters: Vec<Counter> = Vec::new();
     for told in told {
         for host in told.answer.hosts.iter().filter(|host| host.node == ctx.node) {
             for party in [&told.question.from, &told.question.to] {
                 let Some(interface) = interface(ctx, cluster, party) else { continue };
                 let listing = ctx.host.rules(&interface).await.map_err(failed)?;
-                counters.extend(of_deciding(host, &listing, told.answer.ip_version));
+                for counter in of_deciding(host, &listing, told.answer.ip_version) {
+                    // Both ends may have the same policy.
+                    if !counters
+                        .iter()
+                        .any(|known| (&known.rule, known.ip_version) == (&counter.rule, counter.ip_version))
+                    {
+                        counters.push(counter);
+                    }
+                }
             }
         }
     }
@@ -143,8 +152,11 @@ impl Live {
             let _ = writeln!(text, "  and {} more", self.differences.len() - MOST);
         }
         let _ = writeln!(text, "  {}", self.agent);
+        if !self.counters.is_empty() {
+            text.push_str("  counted, for all endpoints of this host together:\n");
+        }
         for Counter { rule, ip_version, packets, bytes } in &self.counters {
-            let _ = writeln!(text, "  {rule} (IPv{ip_version}): {packets} packets, {bytes} bytes");
+            let _ = writeln!(text, "    {rule} (IPv{ip_version}): packets {packets}, bytes {bytes}");
         }
         text
     }
