@@ -247,8 +247,13 @@ fn new_policy(
         ..PolicySpec::default()
     };
     let action = rule.action.to_ascii_lowercase();
+    let prefix = if spec.tier == "default" { String::new() } else { format!("{}.", spec.tier) };
+    let names = std::iter::once(format!("{prefix}{action}-{way}"))
+        .chain((2..).map(|number| format!("{prefix}{action}-{way}-{number}")));
+    let free = |name: &String| cluster.get(&ResourceKey::new(KindName::GlobalNetworkPolicy, None, name)).is_none();
+    let name = names.into_iter().find(free).expect("there are more numbers than policies");
     let resource = Resource {
-        metadata: Metadata { name: format!("{action}-{way}"), ..Metadata::default() },
+        metadata: Metadata { name, ..Metadata::default() },
         ..Resource::new("", GlobalNetworkPolicySpec(spec))
     };
     let key = ResourceKey::new(KindName::GlobalNetworkPolicy, None, &resource.metadata.name);

@@ -121,7 +121,13 @@ fn without_a_profile_a_policy_is_proposed_that_opens_nothing_else() {
     assert!(answer.proven, "{:?}", answer.changes);
     let rules = answer.changes[0].resource.as_ref().unwrap()["spec"]["ingress"].clone();
     assert_eq!(rules[1]["action"], "Pass", "{rules}");
-    assert!(!answer.changes.is_empty());
+    assert_eq!(answer.changes[0].resource.as_ref().unwrap()["metadata"]["name"], "allow-ingress");
+    let taken = policy("allow-ingress", json!({"selector": "role == 'nobody'", "types": ["Ingress"]}));
+    let mut cluster = cluster;
+    cluster.absorb(taken);
+    let answer = ask(&cluster, "10.65.0.1", "10.65.0.4", 80);
+    assert_eq!(answer.changes[0].resource.as_ref().unwrap()["metadata"]["name"], "allow-ingress-2");
+    assert!(answer.proven, "{:?}", answer.changes);
 }
 
 #[test]
