@@ -5,6 +5,9 @@
 
 use std::{fs, io, path::Path};
 
+/// In place of a scenario: the row is a class of differences.
+pub const CLASS: &str = "*";
+
 /// The page's rows.
 #[derive(Debug)]
 pub struct Differences {
@@ -56,6 +59,11 @@ impl Differences {
             rows.push(Row { scenario, probe, recorded, ours, reason });
         }
         Ok(Self { rows })
+    }
+
+    /// The row of a class of differences, by its name.
+    pub fn class(&self, name: &str, recorded: &str, ours: &str) -> Option<usize> {
+        self.find(CLASS, name, recorded, ours)
     }
 
     /// The row that a difference is on.

@@ -58,6 +58,12 @@ pub struct Recorded {
 }
 
 impl Scenario {
+    /// Whether any policy of it decides before connection tracking.
+    pub fn is_untracked(&self) -> bool {
+        let resources = self.parts.iter().flat_map(|part| &part.resources);
+        resources.into_iter().any(|resource| resource["spec"]["doNotTrack"] == true)
+    }
+
     /// The scenario itself, then its steps.
     pub fn parts(&self) -> &[Part] {
         &self.parts

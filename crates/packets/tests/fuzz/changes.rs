@@ -27,7 +27,7 @@ use crate::{
     Walk,
     generate::{self, Documents, Shot},
     number, seed,
-    world::{self, Expectation, expect, state},
+    world::{self, Expectation, Spoken, expect, state},
 };
 
 /// How long a burst of packets is listened for before the next.
@@ -69,6 +69,7 @@ impl Walk<'_> {
     fn steady(&self, shots: &[Shot], states: [&State; 2]) -> Vec<(Probe, Answer)> {
         let topology = &self.scenarios.topology;
         let oracles = states.map(|state| world::oracle(topology, state));
+        let mut spoken = Spoken::default();
         let steady = shots.iter().filter_map(|shot| {
             let shot = &Shot { manner: Manner::OneWay, ..shot.clone() };
             let source = shot.source.or_else(|| topology.parties[shot.from].address(family(shot)))?;
@@ -84,7 +85,7 @@ impl Walk<'_> {
             let Shot { from, to, destination, source_port, content, .. } = *shot;
             let probe =
                 Probe { from, to, source: Some(source), destination, source_port, content, manner: Manner::OneWay };
-            same.then_some((probe, answer))
+            (same && spoken.begins(&before, destination)).then_some((probe, answer))
         });
         steady.collect()
     }
