@@ -11,10 +11,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use super::{
-    arena::{Arena, number_of},
-    id_set::IdSet,
-};
+use super::{id_set::IdSet, names::Names};
 
 /// Stands in a class for every value that no selector compares with. No selector can: the language has no escapes, so
 /// nothing in it has quotes of both sorts.
@@ -24,9 +21,8 @@ pub(super) const OTHER: &str = "'\"";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key(pub(super) u32);
 
+#[derive(Default)]
 pub(super) struct KeyState {
-    text: Box<str>,
-    uses: u32,
     /// Told apart by classes. Outlives the last selector as long as it splits few classes.
     pub(super) hot: bool,
     /// Sets whose selectors mention the key, each as often as it does.
@@ -91,82 +87,50 @@ impl KeyState {
 
 #[derive(Default)]
 pub(super) struct Keys {
-    slab: Arena<KeyState>,
-    by_text: HashTable<u32>,
+    names: Names<KeyState>,
+    /// For the hashes of values.
     hasher: RandomState,
 }
 
 impl Keys {
     /// The key of a text, with one more use.
     pub(super) fn acquire(&mut self, text: &str) -> Key {
-        let hash = self.hasher.hash_one(text);
-        if let Some(&number) = self.by_text.find(hash, |&number| *self.slab[number as usize].text == *text) {
-            self.slab[number as usize].uses += 1;
-            return Key(number);
-        }
-        let number = number_of(self.slab.insert(KeyState {
-            text: text.into(),
-            uses: 1,
-            hot: false,
-            mentions: 0,
-            all_values: false,
-            texts: 0,
-            asked: HashMap::new(),
-            compared: false,
-            holders: HashTable::new(),
-            items: IdSet::default(),
-            parents: IdSet::default(),
-            classes: IdSet::default(),
-            sets: IdSet::default(),
-        }));
-        let rehash = |&number: &u32| self.hasher.hash_one(&*self.slab[number as usize].text);
-        self.by_text.insert_unique(hash, number, rehash);
-        Key(number)
+        Key(self.names.acquire(text, KeyState::default))
     }
 
     /// One more use of a key that is in use.
     pub(super) fn share(&mut self, key: Key) {
-        self.slab[key.0 as usize].uses += 1;
+        self.names.share(key.0);
     }
 
     /// Gives a use back.
     pub(super) fn release(&mut self, key: Key) {
-        let state = &mut self.slab[key.0 as usize];
-        state.uses -= 1;
-        if state.uses > 0 {
-            return;
-        }
-        let hash = self.hasher.hash_one(&*state.text);
-        if let Ok(found) = self.by_text.find_entry(hash, |&number| number == key.0) {
-            found.remove();
-        }
-        self.slab.remove(key.0 as usize);
+        self.names.release(key.0);
     }
 
     pub(super) fn find(&self, text: &str) -> Option<Key> {
-        let hash = self.hasher.hash_one(text);
-        self.by_text.find(hash, |&number| *self.slab[number as usize].text == *text).copied().map(Key)
+        self.names.find(text).map(Key)
     }
 
     pub(super) fn get(&self, key: Key) -> &KeyState {
-        &self.slab[key.0 as usize]
+        self.names.get(key.0)
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> &mut KeyState {
-        &mut self.slab[key.0 as usize]
+        self.names.get_mut(key.0)
     }
 
     /// Notes who has a value of a key that selectors compare with values.
     pub(super) fn hold(&mut self, key: Key, value: &str, holder: Holder) {
         let holding = self.holding(value, holder);
-        let state = &mut self.slab[key.0 as usize];
+        let state = self.names.get_mut(key.0);
         state.holders.insert_unique(holding.spread(), holding, |held| held.spread());
     }
 
     /// Undoes [`hold`](Self::hold).
     pub(super) fn let_go(&mut self, key: Key, value: &str, holder: Holder) {
         let holding = self.holding(value, holder);
-        let state = &mut self.slab[key.0 as usize];
+        let state = self.names.get_mut(key.0);
         if let Ok(found) = state.holders.find_entry(holding.spread(), |held| *held == holding) {
             found.remove();
         }
@@ -175,7 +139,7 @@ impl Keys {
     /// Who has a value of such a key, and perhaps a few others.
     pub(super) fn holders(&self, key: Key, value: &str) -> Vec<Holder> {
         let wanted = self.holding(value, Holder::Item(0));
-        let held = self.slab[key.0 as usize].holders.iter_hash(wanted.spread());
+        let held = self.names.get(key.0).holders.iter_hash(wanted.spread());
         held.filter(|held| held.hash == wanted.hash).map(|held| held.holder()).collect()
     }
 
@@ -188,12 +152,12 @@ impl Keys {
     }
 
     pub(super) fn text(&self, key: Key) -> &str {
-        &self.slab[key.0 as usize].text
+        self.names.text(key.0)
     }
 
     /// How many keys are in use.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.slab.len()
+        self.names.len()
     }
 }

@@ -32,6 +32,7 @@ mod id_set;
 mod items;
 mod keys;
 mod matches;
+mod names;
 mod packed;
 mod parents;
 mod sets;
