@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use calico_model::{AnyResource, Change, KindName, PolicySpec, ResourceKey};
 use calico_policy::{
     Engine, Problem,
-    instruction::{Instruction, PolicyId, PolicyKind},
+    instruction::{Instruction, PolicyId},
     interpret::Programmed,
     oracle,
 };
@@ -68,7 +68,7 @@ impl Cluster {
 
     /// A policy as it is written.
     pub fn policy(&self, id: &PolicyId) -> Option<&PolicySpec> {
-        match self.get(&policy_key(id))? {
+        match self.get(&id.key())? {
             AnyResource::GlobalNetworkPolicy(policy) => Some(&policy.spec),
             AnyResource::NetworkPolicy(policy) => Some(&policy.spec),
             _ => None,
@@ -97,13 +97,5 @@ impl Cluster {
         let mut state = oracle::State::new(node);
         self.changes.values().for_each(|change| state.apply(change));
         state
-    }
-}
-
-/// Where a policy is stored.
-fn policy_key(id: &PolicyId) -> ResourceKey {
-    match id.kind {
-        PolicyKind::Global => ResourceKey::new(KindName::GlobalNetworkPolicy, None, &id.name),
-        PolicyKind::Namespaced => ResourceKey::new(KindName::NetworkPolicy, Some(&id.namespace), &id.name),
     }
 }

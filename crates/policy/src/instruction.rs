@@ -8,7 +8,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use calico_model::MacAddress;
+use calico_model::{KindName, MacAddress, ResourceKey};
 use ipnet::IpNet;
 
 /// A set of addresses, or of addresses with a port, that rules refer to; upstream's identifier (`s:` and a hash of the
@@ -60,6 +60,38 @@ pub struct EndpointId {
     pub namespace: String,
     /// The resource's name.
     pub name: String,
+}
+
+impl PolicyId {
+    /// The policy that is stored there; `None` for keys of other kinds.
+    pub fn of(key: &ResourceKey) -> Option<Self> {
+        let kind = match key.kind {
+            KindName::GlobalNetworkPolicy => PolicyKind::Global,
+            KindName::NetworkPolicy => PolicyKind::Namespaced,
+            _ => return None,
+        };
+        Some(Self { kind, namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() })
+    }
+
+    /// Where the policy is stored.
+    pub fn key(&self) -> ResourceKey {
+        match self.kind {
+            PolicyKind::Global => ResourceKey::new(KindName::GlobalNetworkPolicy, None, &self.name),
+            PolicyKind::Namespaced => ResourceKey::new(KindName::NetworkPolicy, Some(&self.namespace), &self.name),
+        }
+    }
+}
+
+impl EndpointId {
+    /// The workload endpoint that is stored there.
+    pub fn of(key: &ResourceKey) -> Self {
+        Self { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() }
+    }
+
+    /// Where the endpoint is stored.
+    pub fn key(&self) -> ResourceKey {
+        ResourceKey::new(KindName::WorkloadEndpoint, Some(&self.namespace), &self.name)
+    }
 }
 
 impl fmt::Display for EndpointId {

@@ -33,10 +33,12 @@ pub mod interpret;
 pub mod oracle;
 pub mod packet;
 mod problem;
+mod scope;
 
 pub use endpoint::INTERFACE_PREFIX;
 pub use engine::Engine;
 pub use problem::Problem;
+pub use scope::entity_selectors;
 
 /// The profile that every cluster has without storing it: it allows everything, both ways.
 pub const BUILT_IN_PROFILE: &str = "projectcalico-default-allow";

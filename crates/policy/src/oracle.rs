@@ -51,7 +51,7 @@ pub(crate) use self::{
 };
 use crate::{
     endpoint::interface,
-    instruction::{EndpointId, HostEndpointId, PolicyId, PolicyKind},
+    instruction::{EndpointId, HostEndpointId, PolicyId},
 };
 
 /// Labels as selectors see them.
@@ -129,11 +129,13 @@ impl State {
     fn forget(&mut self, key: &ResourceKey) {
         let name = &key.name;
         match key.kind {
-            KindName::WorkloadEndpoint => drop(self.endpoints.remove(&endpoint_id(key))),
+            KindName::WorkloadEndpoint => drop(self.endpoints.remove(&EndpointId::of(key))),
             KindName::HostEndpoint => drop(self.hosts.remove(&HostEndpointId(name.clone()))),
             KindName::Profile => drop(self.profiles.remove(name)),
             KindName::Tier => drop(self.tiers.remove(name)),
-            KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => drop(self.policies.remove(&policy_id(key))),
+            KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => {
+                drop(PolicyId::of(key).and_then(|id| self.policies.remove(&id)));
+            }
             KindName::GlobalNetworkSet | KindName::NetworkSet => drop(self.sets.remove(&set_id(key))),
             KindName::FelixConfiguration => drop(self.felix.remove(name)),
             KindName::Node => drop(self.nodes.remove(name)),
@@ -149,7 +151,7 @@ impl State {
         let fault = fault.cloned();
         match resource.clone() {
             AnyResource::WorkloadEndpoint(endpoint) if fault.is_none() => {
-                self.endpoints.insert(endpoint_id(key), endpoint);
+                self.endpoints.insert(EndpointId::of(key), endpoint);
             }
             AnyResource::HostEndpoint(value) => {
                 self.hosts.insert(HostEndpointId(name), Held { value, fault, partial });
@@ -161,10 +163,10 @@ impl State {
                 self.tiers.insert(name, Held { value, fault, partial });
             }
             AnyResource::GlobalNetworkPolicy(policy) => {
-                self.policies.insert(policy_id(key), Held { value: policy.spec.0, fault, partial });
+                self.take_policy(key, Held { value: policy.spec.0, fault, partial });
             }
             AnyResource::NetworkPolicy(policy) => {
-                self.policies.insert(policy_id(key), Held { value: policy.spec.0, fault, partial });
+                self.take_policy(key, Held { value: policy.spec.0, fault, partial });
             }
             AnyResource::GlobalNetworkSet(set) => {
                 let value = NetSet { labels: Some(set.metadata.labels), nets: set.spec.0.nets };
@@ -190,6 +192,12 @@ impl State {
         }
     }
 
+    fn take_policy(&mut self, key: &ResourceKey, policy: Held<PolicySpec>) {
+        if let Some(id) = PolicyId::of(key) {
+            self.policies.insert(id, policy);
+        }
+    }
+
     /// An object of which nothing could be read but its key. Of an endpoint nobody knows whose it is.
     fn close(&mut self, key: &ResourceKey, reason: &str) {
         let name = key.name.clone();
@@ -205,7 +213,7 @@ impl State {
                 self.tiers.insert(name, Held { value, fault, partial });
             }
             KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => {
-                self.policies.insert(policy_id(key), Held { value: PolicySpec::default(), fault, partial });
+                self.take_policy(key, Held { value: PolicySpec::default(), fault, partial });
             }
             KindName::GlobalNetworkSet | KindName::NetworkSet => {
                 let value = NetSet { labels: None, nets: Vec::new() };
@@ -269,15 +277,6 @@ impl State {
 
 fn set_id(key: &ResourceKey) -> (String, String) {
     (key.namespace.clone().unwrap_or_default(), key.name.clone())
-}
-
-fn endpoint_id(key: &ResourceKey) -> EndpointId {
-    EndpointId { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() }
-}
-
-fn policy_id(key: &ResourceKey) -> PolicyId {
-    let kind = if key.kind == KindName::GlobalNetworkPolicy { PolicyKind::Global } else { PolicyKind::Namespaced };
-    PolicyId { kind, namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::{
     net::IpAddr,
 };
 
-use calico_model::{AnyResource, KindName};
 use calico_policy::{
     instruction::{Endpoint, EndpointId, RuleSet, SetId},
     interpret::{Programmed, SetMembers},
@@ -52,9 +51,7 @@ pub(super) fn classes(now: &Cluster, hosts: &BTreeMap<String, Host>) -> Vec<Clas
     let sites_differ = differ(hosts);
     let mut rules = RulesOfAll::of(hosts);
     let mut classes: BTreeMap<Signature, Class> = BTreeMap::new();
-    for (key, resource) in now.of_kind(KindName::WorkloadEndpoint) {
-        let AnyResource::WorkloadEndpoint(resource) = resource else { continue };
-        let id = EndpointId { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() };
+    for (id, resource) in now.endpoints() {
         let node = &resource.spec.node;
         let Some(host) = hosts.get(node) else { continue };
         let (Some(before), Some(after)) = (host.before.endpoints.get(&id), host.after.endpoints.get(&id)) else {

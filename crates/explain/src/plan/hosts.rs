@@ -1,13 +1,17 @@
 //! The rules of one host, before and after.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+};
 
 use calico_model::{AnyResource, Direction, EntityRule, KindName, ResourceKey, Rule};
 use calico_policy::{
+    entity_selectors,
     instruction::{Endpoint, PolicyId, PolicyKind, ProfileId, RuleSet, SetId, TierPolicies},
     interpret::{Programmed, SetMembers},
 };
-use calico_selector::{parse, scope::EntitySelectors};
+use calico_selector::parse;
 
 use super::{Line, ObjectChange, What};
 use crate::{Cluster, words};
@@ -19,7 +23,14 @@ const MEMBERS: usize = 8;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-pub(super) fn compare(now: &Cluster, then: &Cluster, before: &Programmed, after: &Programmed) -> Vec<ObjectChange> {
+/// What changes on a host. `names` are the selectors of all rules, asked for only where the members of a set change.
+pub(super) fn compare(
+    now: &Cluster,
+    then: &Cluster,
+    before: &Programmed,
+    after: &Programmed,
+    names: &impl Deref<Target = SetNames>,
+) -> Vec<ObjectChange> {
     let mut changes = settings(now, then, before, after);
     let rules = |set: Option<&std::sync::Arc<RuleSet>>| set.cloned();
     for id in before.policies.keys().chain(after.policies.keys()).collect::<BTreeSet<_>>() {
@@ -34,7 +45,7 @@ pub(super) fn compare(now: &Cluster, then: &Cluster, before: &Programmed, after:
     }
     changes.extend(endpoints(then, before, after));
     changes.extend(host_endpoints(before, after));
-    changes.extend(sets(then, now, before, after));
+    changes.extend(sets(before, after, names));
     changes
 }
 
@@ -170,23 +181,13 @@ fn host_endpoints(before: &Programmed, after: &Programmed) -> Vec<ObjectChange> 
 }
 
 /// Address sets whose members change; those that come and go with their rules are not worth a line.
-fn sets(then: &Cluster, now: &Cluster, before: &Programmed, after: &Programmed) -> Vec<ObjectChange> {
-    let changed: Vec<(&SetId, &SetMembers, &SetMembers)> = before
-        .sets
-        .iter()
-        .filter_map(|(id, old)| Some((id, old, after.sets.get(id)?)))
-        .filter(|(_, old, new)| old != new)
-        .collect();
-    if changed.is_empty() {
-        return Vec::new();
-    }
-    let mut names = selectors(now);
-    names.extend(selectors(then));
+fn sets(before: &Programmed, after: &Programmed, names: &impl Deref<Target = SetNames>) -> Vec<ObjectChange> {
+    let kept = before.sets.iter().filter_map(|(id, old)| Some((id, old, after.sets.get(id)?)));
     let said = |(id, old, new): (&SetId, &SetMembers, &SetMembers)| {
         let object = names.get(id).map_or_else(|| format!("set {}", id.0), |text| format!("addresses of {text}"));
         ObjectChange { object, change: What::Changed, lines: shortened(difference(&members(old), &members(new))) }
     };
-    changed.into_iter().map(said).collect()
+    kept.filter(|(_, old, new)| old != new).map(said).collect()
 }
 
 fn members(set: &SetMembers) -> Vec<String> {
@@ -214,10 +215,13 @@ fn shortened(lines: Vec<Line>) -> Vec<Line> {
     lines
 }
 
-/// The selectors of all rules by the name of their set.
-fn selectors(cluster: &Cluster) -> BTreeMap<SetId, String> {
+/// Selectors by the name of their set.
+pub(super) type SetNames = BTreeMap<SetId, String>;
+
+/// The selectors of all rules of some clusters.
+pub(super) fn set_names(clusters: [&Cluster; 2]) -> SetNames {
     let mut found = BTreeMap::new();
-    for (key, resource) in cluster.resources() {
+    for (key, resource) in clusters.into_iter().flat_map(Cluster::resources) {
         let rules: [&[Rule]; 2] = match resource {
             AnyResource::GlobalNetworkPolicy(policy) => [&policy.spec.ingress, &policy.spec.egress],
             AnyResource::NetworkPolicy(policy) => [&policy.spec.ingress, &policy.spec.egress],
@@ -225,23 +229,13 @@ fn selectors(cluster: &Cluster) -> BTreeMap<SetId, String> {
             _ => continue,
         };
         let ends = rules.into_iter().flatten().flat_map(|rule| [&rule.source, &rule.destination]);
-        found.extend(ends.flat_map(|end| set_names(key.namespace.as_deref(), end)));
+        found.extend(ends.flat_map(|end| names_of(key.namespace.as_deref(), end)));
     }
     found
 }
 
-fn set_names(namespace: Option<&str>, end: &EntityRule) -> Vec<(SetId, String)> {
-    let accounts = end.service_accounts.clone().unwrap_or_default();
-    let combined = EntitySelectors {
-        namespace,
-        selector: &end.selector,
-        not_selector: &end.not_selector,
-        namespace_selector: &end.namespace_selector,
-        service_account_names: &accounts.names,
-        service_account_selector: &accounts.selector,
-    }
-    .combine();
-    let Ok(combined) = combined else { return Vec::new() };
+fn names_of(namespace: Option<&str>, end: &EntityRule) -> Vec<(SetId, String)> {
+    let Ok(combined) = entity_selectors(namespace, end).combine() else { return Vec::new() };
     let texts = combined.positive.into_iter().chain(combined.negative);
     texts.filter_map(|text| Some((SetId(parse(&text).ok()?.unique_id()), text))).collect()
 }

@@ -13,7 +13,7 @@ mod hosts;
 pub(crate) mod pairs;
 pub(crate) mod probes;
 
-use std::collections::BTreeMap;
+use std::{cell::LazyCell, collections::BTreeMap};
 
 use calico_model::Change;
 use calico_policy::{interpret::Programmed, packet::Verdict};
@@ -116,13 +116,15 @@ struct Host {
 pub fn plan(now: &Cluster, changes: &[Change]) -> Plan {
     let mut then = now.clone();
     changes.iter().for_each(|change| then.absorb(change.clone()));
+    let names = LazyCell::new(|| hosts::set_names([now, &then]));
     let mut hosts = BTreeMap::new();
     let mut plans = Vec::new();
     for node in now.nodes().union(&then.nodes()) {
         let (mut before, known) = now.programmed(node);
         let (mut after, problems) = then.programmed(node);
         let problems = problems.iter().filter(|problem| !known.contains(problem)).map(ToString::to_string).collect();
-        let plan = HostPlan { node: node.clone(), changes: hosts::compare(now, &then, &before, &after), problems };
+        let changes = hosts::compare(now, &then, &before, &after, &names);
+        let plan = HostPlan { node: node.clone(), changes, problems };
         if !plan.changes.is_empty() || !plan.problems.is_empty() {
             plans.push(plan);
         }

@@ -55,7 +55,7 @@ impl Party {
 impl Cluster {
     /// A workload endpoint.
     pub fn endpoint(&self, id: &EndpointId) -> Option<&WorkloadEndpoint> {
-        match self.get(&ResourceKey::new(KindName::WorkloadEndpoint, Some(&id.namespace), &id.name))? {
+        match self.get(&id.key())? {
             AnyResource::WorkloadEndpoint(endpoint) => Some(endpoint),
             _ => None,
         }
@@ -64,9 +64,7 @@ impl Cluster {
     /// All workload endpoints.
     pub fn endpoints(&self) -> impl Iterator<Item = (EndpointId, &WorkloadEndpoint)> {
         self.of_kind(KindName::WorkloadEndpoint).filter_map(|(key, resource)| match resource {
-            AnyResource::WorkloadEndpoint(endpoint) => {
-                Some((EndpointId { namespace: key.namespace.clone()?, name: key.name.clone() }, endpoint))
-            }
+            AnyResource::WorkloadEndpoint(endpoint) => Some((EndpointId::of(key), endpoint)),
             _ => None,
         })
     }

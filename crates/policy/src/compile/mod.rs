@@ -12,7 +12,7 @@ mod selectors;
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
-use calico_model::{Action, EntityRule, Fault, Icmp, Port, ProfileSpec, Protocol, Rule as V3Rule, ServiceAccountMatch};
+use calico_model::{Action, EntityRule, Fault, Icmp, Port, ProfileSpec, Protocol, Rule as V3Rule};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
@@ -222,10 +222,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn select(&mut self, place: Place<'_>, entity: &EntityRule, end: &mut CodeEnd) {
-        let nobody = ServiceAccountMatch::default();
-        let accounts = entity.service_accounts.as_ref().unwrap_or(&nobody);
-        self.unknown(place.member("serviceAccounts"), &accounts.extra);
-        match self.selectors.of_entity(self.namespace, entity, accounts) {
+        if let Some(accounts) = &entity.service_accounts {
+            self.unknown(place.member("serviceAccounts"), &accounts.extra);
+        }
+        match self.selectors.of_entity(self.namespace, entity) {
             Ok(Combined { positive, negative }) => {
                 end.positive = positive;
                 end.negative = negative;

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use calico_model::{EntityRule, ServiceAccountMatch};
-use calico_selector::{parse, scope::EntitySelectors};
+use calico_model::EntityRule;
+use calico_selector::parse;
+
+use crate::entity_selectors;
 
 /// What one end of a rule asks of an address; both texts parse.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,21 +30,16 @@ const MAX_KNOWN: usize = 512;
 
 impl Selectors {
     /// The texts to evaluate, or which part of them cannot be read and why.
-    pub(super) fn of_entity(
-        &mut self,
-        namespace: Option<&str>,
-        entity: &EntityRule,
-        accounts: &ServiceAccountMatch,
-    ) -> Result<Combined, String> {
-        let texts = [&entity.selector, &entity.not_selector, &entity.namespace_selector, &accounts.selector];
-        if texts.iter().all(|text| text.is_empty()) && accounts.names.is_empty() {
+    pub(super) fn of_entity(&mut self, namespace: Option<&str>, entity: &EntityRule) -> Result<Combined, String> {
+        let parts = entity_selectors(namespace, entity);
+        let texts = [parts.selector, parts.not_selector, parts.namespace_selector, parts.service_account_selector];
+        let names = parts.service_account_names;
+        if texts.iter().all(|text| text.is_empty()) && names.is_empty() {
             return Ok(Combined::default());
         }
         self.key.clear();
         // No selector that parses holds a zero outside quotes, and quotes do not cross the ends of the parts.
-        for part in
-            namespace.into_iter().chain(texts.map(String::as_str)).chain(accounts.names.iter().map(String::as_str))
-        {
+        for part in namespace.into_iter().chain(texts).chain(names.iter().map(String::as_str)) {
             self.key.push_str(part);
             self.key.push('\0');
         }
@@ -50,20 +47,11 @@ impl Selectors {
         if let Some(known) = self.known.get(&self.key) {
             return Ok(known.clone());
         }
-        let combined = EntitySelectors {
-            namespace,
-            selector: &entity.selector,
-            not_selector: &entity.not_selector,
-            namespace_selector: &entity.namespace_selector,
-            service_account_names: &accounts.names,
-            service_account_selector: &accounts.selector,
-        }
-        .combine()
-        .map_err(|error| error.to_string())?;
+        let combined = parts.combine().map_err(|error| error.to_string())?;
         // What stands alone has been parsed as a part.
-        let alone = [&entity.selector, &entity.not_selector];
+        let alone = [parts.selector, parts.not_selector];
         let whole = |text: Option<String>| {
-            text.map(|text| if alone.contains(&&text) { Ok(text.into()) } else { parses(text) }).transpose()
+            text.map(|text| if alone.contains(&text.as_str()) { Ok(text.into()) } else { parses(text) }).transpose()
         };
         let combined = Combined { positive: whole(combined.positive)?, negative: whole(combined.negative)? };
         if self.known.len() >= MAX_KNOWN {

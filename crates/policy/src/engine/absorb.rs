@@ -12,15 +12,13 @@ use ipnet::IpNet;
 use super::{
     Engine,
     doubts::{Labelled, NAMESPACE_PROFILE},
-    hosts,
-    policies::policy_id,
-    tiers,
+    hosts, tiers,
 };
 use crate::{
     compile::{self, Code},
     endpoint::{host_interfaces, identity_with, interface, labels, named_ports, nats, network, qos, sentence},
     index::NamedPort,
-    instruction::{Endpoint, ProfileId},
+    instruction::{Endpoint, PolicyId, ProfileId},
 };
 
 /// A policy that cannot be used as it stands.
@@ -120,7 +118,7 @@ impl Engine {
     fn set_unreadable(&mut self, key: &ResourceKey, reason: &str) {
         match key.kind {
             KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => {
-                if let Some(id) = policy_id(key) {
+                if let Some(id) = PolicyId::of(key) {
                     self.policies.set(&id, compile::unreadable(key, reason), &mut self.codes);
                 }
             }
@@ -162,7 +160,7 @@ impl Engine {
                 }
             }
             KindName::GlobalNetworkPolicy | KindName::NetworkPolicy => {
-                if let Some(id) = policy_id(key) {
+                if let Some(id) = PolicyId::of(key) {
                     self.policies.remove(&id, &mut self.codes);
                 }
             }
@@ -273,7 +271,7 @@ impl Engine {
     }
 
     fn set_policy(&mut self, key: &ResourceKey, spec: &PolicySpec, spoilt: Option<Spoilt<'_>>) {
-        let Some(id) = policy_id(key) else { return };
+        let Some(id) = PolicyId::of(key) else { return };
         let mut policy = compile::policy(key, spec, &mut self.selectors);
         if let Some(spoilt) = spoilt {
             policy.spoil(spoilt.reason);

@@ -47,13 +47,13 @@ use self::{
     policies::Policies,
     profiles::Profiles,
     settings::{Effective, FelixSettings},
-    workloads::{Workloads, endpoint_id},
+    workloads::Workloads,
 };
 use crate::{
     Problem,
     compile::Selectors,
     index::Index,
-    instruction::{Instruction, Pool, Settings},
+    instruction::{EndpointId, Instruction, Pool, Settings},
 };
 
 /// What this host's kernel must hold, calculated from the resources of the whole cluster.
@@ -123,7 +123,7 @@ impl Engine {
         for key in self.policies.reach.take_changed() {
             match key.kind {
                 KindName::HostEndpoint => self.hosts.touch(key.name),
-                _ => self.workloads.touch(endpoint_id(&key)),
+                _ => self.workloads.touch(EndpointId::of(&key)),
             }
         }
         let floating = self.effective.floating;

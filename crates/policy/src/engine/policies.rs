@@ -24,7 +24,7 @@ use crate::{
     Problem,
     compile::{Code, Lists, Policy},
     index::Index,
-    instruction::{Instruction, PolicyId, PolicyKind, RuleSet, TierPolicies},
+    instruction::{Instruction, PolicyId, RuleSet, TierPolicies},
 };
 
 /// A policy that the dataplane has, or that a list refers to.
@@ -79,23 +79,6 @@ pub(super) struct PolicyChanges {
     pub(super) updates: Vec<Instruction>,
     /// To be done after the endpoints.
     pub(super) removals: Vec<Instruction>,
-}
-
-/// The instruction's name of a policy resource; `None` for keys of other kinds.
-pub(super) fn policy_id(key: &ResourceKey) -> Option<PolicyId> {
-    let kind = match key.kind {
-        KindName::GlobalNetworkPolicy => PolicyKind::Global,
-        KindName::NetworkPolicy => PolicyKind::Namespaced,
-        _ => return None,
-    };
-    Some(PolicyId { kind, namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() })
-}
-
-fn key_of(id: &PolicyId) -> ResourceKey {
-    match id.kind {
-        PolicyKind::Global => ResourceKey::new(KindName::GlobalNetworkPolicy, None, &id.name),
-        PolicyKind::Namespaced => ResourceKey::new(KindName::NetworkPolicy, Some(&id.namespace), &id.name),
-    }
 }
 
 impl Policies {
@@ -242,7 +225,7 @@ impl Policies {
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         self.active.iter().filter_map(|(id, active)| {
             let reason = active.sent.as_ref()?.fault.as_deref()?.to_owned();
-            Some(Problem { object: key_of(id), reason })
+            Some(Problem { object: id.key(), reason })
         })
     }
 

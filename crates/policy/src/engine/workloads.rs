@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use calico_model::{KindName, ResourceKey};
+use calico_model::ResourceKey;
 
 use super::{
     policies::{EndpointLists, Policies},
@@ -40,16 +40,6 @@ struct Sent {
     lists: Option<Arc<EndpointLists>>,
 }
 
-/// The key of an endpoint's resource.
-pub(super) fn key_of(id: &EndpointId) -> ResourceKey {
-    ResourceKey::new(KindName::WorkloadEndpoint, Some(&id.namespace), &id.name)
-}
-
-/// The other way round.
-pub(super) fn endpoint_id(key: &ResourceKey) -> EndpointId {
-    EndpointId { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() }
-}
-
 impl Workloads {
     /// Replaces what is known of an endpoint; `None` if it is not of this host (any more).
     pub(super) fn set(&mut self, key: &ResourceKey, claim: Option<Result<Endpoint, String>>) {
@@ -58,7 +48,7 @@ impl Workloads {
             None => {}
             Some(_) => drop(self.known.insert(key.clone())),
         }
-        let id = &endpoint_id(key);
+        let id = &EndpointId::of(key);
         if self.claims.get(id) == claim.as_ref() {
             return;
         }
@@ -142,7 +132,7 @@ impl Workloads {
                     format!("its interface {} belongs to {holder}", endpoint.interface)
                 }
             };
-            Some(Problem { object: key_of(id), reason })
+            Some(Problem { object: id.key(), reason })
         })
     }
 
@@ -182,7 +172,7 @@ fn complete(
         endpoint.profiles = vec![unreadable.clone()];
         return Sent { endpoint, lists: None };
     }
-    let lists = policies.lists(&key_of(id));
+    let lists = policies.lists(&id.key());
     endpoint.tiers = lists.normal.clone();
     Sent { endpoint, lists: Some(lists) }
 }

@@ -3,15 +3,12 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use calico_model::{Action, EndpointPort, EntityRule, Icmp, Port, Protocol, Rule};
-use calico_selector::{
-    Selector, parse,
-    scope::{EntitySelector, EntitySelectors},
-};
+use calico_selector::{Selector, parse, scope::EntitySelector};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::{Held, NetSet, State};
-use crate::packet::Packet;
+use crate::{entity_selectors, packet::Packet};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -234,15 +231,5 @@ fn loose_net(text: &str) -> Option<IpNet> {
 
 /// The selectors of one end of a rule, joined.
 fn selectors_of(end: &EntityRule, namespace: Option<&str>) -> Result<EntitySelector, String> {
-    let accounts = end.service_accounts.clone().unwrap_or_default();
-    EntitySelectors {
-        namespace,
-        selector: &end.selector,
-        not_selector: &end.not_selector,
-        namespace_selector: &end.namespace_selector,
-        service_account_names: &accounts.names,
-        service_account_selector: &accounts.selector,
-    }
-    .combine()
-    .map_err(|error| error.to_string())
+    entity_selectors(namespace, end).combine().map_err(|error| error.to_string())
 }
