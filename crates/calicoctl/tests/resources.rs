@@ -7,91 +7,34 @@
 
 #[path = "support/cases.rs"]
 mod cases;
+#[path = "../../store/tests/support/etcd.rs"]
+mod etcd;
 
 use std::{
     collections::BTreeMap,
     io::Write,
-    net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use calico_store::{ConnectOptions, EtcdKv, Kv, Store};
 use cases::{Answer, Case};
+use etcd::{PrivateEtcd, wait_for};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// Of each category so many cases of the repository are run; of a folder that `VECTORS` names, all.
 const OF_A_CATEGORY: usize = 8;
 
-/// An etcd of its own, which ends with the value.
-struct PrivateEtcd {
-    child: Child,
-    port: u16,
-    dir: TempDir,
-}
-
-impl Drop for PrivateEtcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
-impl PrivateEtcd {
-    /// Starts one, on other ports when somebody else was faster with these.
-    async fn start() -> Self {
-        for _ in 0..5 {
-            let mut etcd = Self::spawn();
-            let deadline = Instant::now() + Duration::from_secs(60);
-            while etcd.child.try_wait().unwrap().is_none() {
-                let listens = TcpStream::connect((Ipv4Addr::LOCALHOST, etcd.port)).is_ok();
-                if listens && etcd.kv().list("/calico/").await.is_ok() {
-                    return etcd;
-                }
-                let log = std::fs::read_to_string(etcd.dir.path().join("log")).unwrap();
-                assert!(Instant::now() < deadline, "etcd does not answer:\n{log}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        panic!("etcd does not start");
-    }
-
-    fn spawn() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (port, peer_port) = (free_port(), free_port());
-        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .arg("--unsafe-no-fsync")
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("etcd cannot be run: is the package etcd-server installed?");
-        Self { child, port, dir }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn kv(&self) -> EtcdKv {
-        let endpoint = self.endpoint();
-        let options = ConnectOptions::from_lookup(|name| (name == "ETCD_ENDPOINTS").then(|| endpoint.clone()));
-        EtcdKv::new(options.unwrap()).unwrap()
-    }
+/// An etcd of its own that answers.
+async fn start() -> (PrivateEtcd, Arc<EtcdKv>) {
+    let etcd = PrivateEtcd::start_with(None, &["--unsafe-no-fsync"]).await;
+    let endpoint = etcd.endpoint();
+    let options = ConnectOptions::from_lookup(|name| (name == "ETCD_ENDPOINTS").then(|| endpoint.clone()));
+    let kv = Arc::new(EtcdKv::new(options.unwrap()).unwrap());
+    wait_for("etcd to answer", async || kv.list("/calico/").await.ok()).await;
+    (etcd, kv)
 }
 
 /// Runs the program.
@@ -149,8 +92,7 @@ async fn differences(etcd: &PrivateEtcd, kv: &Arc<EtcdKv>, case: &Case) -> Vec<S
 
 #[tokio::test]
 async fn cases_of_every_category_on_a_real_etcd() {
-    let etcd = PrivateEtcd::start().await;
-    let kv = Arc::new(etcd.kv());
+    let (etcd, kv) = start().await;
     let (mut bad, mut run, mut seen) = (Vec::new(), 0, BTreeMap::<String, usize>::new());
     let most = if std::env::var_os("VECTORS").is_some() { usize::MAX } else { OF_A_CATEGORY };
     for case in cases::cases() {
@@ -171,8 +113,8 @@ async fn cases_of_every_category_on_a_real_etcd() {
 #[tokio::test]
 async fn ctrl_c_is_the_proper_end_of_a_watch() {
     use std::io::{BufRead, BufReader};
-    let etcd = PrivateEtcd::start().await;
-    calico_startup::initialise(&Store::new(Arc::new(etcd.kv()))).await.unwrap();
+    let (etcd, kv) = start().await;
+    calico_startup::initialise(&Store::new(kv)).await.unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
         .env_clear()
         .env("ETCD_ENDPOINTS", etcd.endpoint())
@@ -192,8 +134,8 @@ async fn ctrl_c_is_the_proper_end_of_a_watch() {
 #[tokio::test]
 async fn a_watch_ends_when_nobody_reads_it() {
     use std::io::{BufRead, BufReader};
-    let etcd = PrivateEtcd::start().await;
-    let store = Store::new(Arc::new(etcd.kv()));
+    let (etcd, kv) = start().await;
+    let store = Store::new(kv);
     calico_startup::initialise(&store).await.unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
         .env_clear()

@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../store/tests/support/etcd.rs"]
+mod etcd;
+
 use std::{
-    net::TcpListener,
-    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-/// Long enough for a machine that builds other things meanwhile.
-const PATIENCE: Duration = Duration::from_secs(60);
+use etcd::{PATIENCE, PrivateEtcd};
 
 /// Ends with the value.
 struct Process(Child);
@@ -30,23 +30,6 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// An etcd on free ports, and its endpoint.
-fn etcd(dir: &Path) -> (Process, String) {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (client, peer) = (format!("http://127.0.0.1:{}", free()), format!("http://127.0.0.1:{}", free()));
-    let child = Command::new("etcd")
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("default={peer}")])
-        .arg("--data-dir")
-        .arg(dir.join("etcd"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("etcd cannot be run: is the package etcd-server installed?");
-    (Process(child), client)
-}
-
 /// Runs calicoctl to its end: success, and all that it said.
 fn calicoctl(endpoint: &str, words: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
@@ -60,10 +43,11 @@ fn calicoctl(endpoint: &str, words: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
-#[test]
-fn a_lost_terminal_takes_the_change_back() {
+#[tokio::test]
+async fn a_lost_terminal_takes_the_change_back() {
     let dir = tempfile::tempdir().unwrap();
-    let (_etcd, endpoint) = etcd(dir.path());
+    let etcd = PrivateEtcd::start().await;
+    let endpoint = etcd.endpoint();
     eventually("etcd answers", || calicoctl(&endpoint, &["get", "gnp"]).0);
     let file = dir.path().join("lock.yaml");
     let policy = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: lock}\n\

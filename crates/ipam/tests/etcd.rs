@@ -2,96 +2,34 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+#[path = "../../store/tests/support/etcd.rs"]
+mod etcd;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use calico_ipam::{AssignError, AssignIp, AutoAssign, Block, Ipam, Owner};
 use calico_model::{IPPool, IPPoolSpec, Node, NodeSpec};
-use calico_store::{ConnectOptions, EtcdKv, Kv, Store};
-use tempfile::TempDir;
+use calico_store::{ConnectOptions, EtcdKv, Store};
+use etcd::{PrivateEtcd, wait_for};
 use tokio::task::JoinSet;
 
-/// An etcd of its own, which ends with the value.
-struct PrivateEtcd {
-    child: Child,
-    port: u16,
-    dir: TempDir,
+/// An etcd of its own that answers.
+async fn start() -> PrivateEtcd {
+    let etcd = PrivateEtcd::start().await;
+    let kv = store(&etcd).kv().clone();
+    wait_for("etcd to answer", async || kv.get("/").await.ok()).await;
+    etcd
 }
 
-impl Drop for PrivateEtcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
-impl PrivateEtcd {
-    /// Starts one, on other ports when somebody else was faster with these.
-    async fn start() -> Self {
-        for _ in 0..5 {
-            let mut etcd = Self::spawn();
-            let deadline = Instant::now() + Duration::from_secs(60);
-            while etcd.child.try_wait().unwrap().is_none() {
-                if etcd.answers().await {
-                    return etcd;
-                }
-                let log = std::fs::read_to_string(etcd.dir.path().join("log")).unwrap();
-                assert!(Instant::now() < deadline, "etcd does not answer:\n{log}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        panic!("etcd does not start");
-    }
-
-    fn spawn() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (port, peer_port) = (free_port(), free_port());
-        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("etcd cannot be run: is the package etcd-server installed?");
-        Self { child, port, dir }
-    }
-
-    async fn answers(&self) -> bool {
-        if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            return false;
-        }
-        let Ok(kv) = EtcdKv::new(self.options()) else { return false };
-        kv.get("/").await.is_ok()
-    }
-
-    fn options(&self) -> ConnectOptions {
-        let endpoint = format!("http://127.0.0.1:{}", self.port);
-        ConnectOptions::from_lookup(|name| (name == "ETCD_ENDPOINTS").then(|| endpoint.clone())).unwrap()
-    }
-
-    /// A client with a connection of its own, as another process has.
-    fn store(&self) -> Store {
-        Store::new(Arc::new(EtcdKv::new(self.options()).unwrap()))
-    }
+/// A client with a connection of its own, as another process has.
+fn store(etcd: &PrivateEtcd) -> Store {
+    let endpoint = etcd.endpoint();
+    let options = ConnectOptions::from_lookup(|name| (name == "ETCD_ENDPOINTS").then(|| endpoint.clone()));
+    Store::new(Arc::new(EtcdKv::new(options.unwrap()).unwrap()))
 }
 
 async fn prepare(etcd: &PrivateEtcd) {
-    let store = etcd.store();
+    let store = store(etcd);
     let spec = IPPoolSpec { cidr: "10.10.0.0/23".parse().unwrap(), ..Default::default() };
     store.create(IPPool::new("pool", spec)).await.unwrap();
     for host in ["node1", "node2"] {
@@ -101,11 +39,11 @@ async fn prepare(etcd: &PrivateEtcd) {
 
 #[tokio::test]
 async fn many_requests_at_once_on_two_hosts_get_different_addresses() {
-    let etcd = PrivateEtcd::start().await;
+    let etcd = start().await;
     prepare(&etcd).await;
     let mut tasks = JoinSet::new();
     for task in 0..8 {
-        let (ipam, host) = (Ipam::new(etcd.store()), if task % 2 == 0 { "node1" } else { "node2" });
+        let (ipam, host) = (Ipam::new(store(&etcd)), if task % 2 == 0 { "node1" } else { "node2" });
         tasks.spawn(async move {
             let mut obtained = Vec::new();
             for number in 0..50 {
@@ -120,7 +58,7 @@ async fn many_requests_at_once_on_two_hosts_get_different_addresses() {
     let different: BTreeSet<_> = obtained.iter().copied().collect();
     assert_eq!((obtained.len(), different.len()), (400, 400));
 
-    let ipam = Ipam::new(etcd.store());
+    let ipam = Ipam::new(store(&etcd));
     let blocks = ipam.all_blocks().await.unwrap();
     let stored: BTreeSet<_> = blocks.iter().flat_map(|block| block.in_use().collect::<Vec<_>>()).collect();
     assert_eq!(stored, different);
@@ -129,7 +67,7 @@ async fn many_requests_at_once_on_two_hosts_get_different_addresses() {
     // All at once again, this time to give everything back.
     let mut tasks = JoinSet::new();
     for task in 0..8 {
-        let ipam = Ipam::new(etcd.store());
+        let ipam = Ipam::new(store(&etcd));
         tasks.spawn(async move {
             for number in 0..50 {
                 let released = ipam.release_by_handle(&format!("c{task}.{number}").into()).await.unwrap();
@@ -141,20 +79,20 @@ async fn many_requests_at_once_on_two_hosts_get_different_addresses() {
     for host in ["node1", "node2"] {
         ipam.remove_host(host).await.unwrap();
     }
-    let left = etcd.store().kv().list("/calico/ipam/").await.unwrap();
+    let left = store(&etcd).kv().list("/calico/ipam/").await.unwrap();
     assert!(left.entries.is_empty(), "{left:?}");
 }
 
 #[tokio::test]
 async fn one_chosen_address_goes_to_one_of_many() {
-    let etcd = PrivateEtcd::start().await;
+    let etcd = start().await;
     prepare(&etcd).await;
     // The block exists, so that the race is for the address alone.
-    let ipam = Ipam::new(etcd.store());
+    let ipam = Ipam::new(store(&etcd));
     ipam.claim_affinity(&Owner::host("node1"), "10.10.0.64/26".parse().unwrap()).await.unwrap();
     let mut tasks = JoinSet::new();
     for task in 0..20 {
-        let ipam = Ipam::new(etcd.store());
+        let ipam = Ipam::new(store(&etcd));
         tasks.spawn(async move {
             let request = AssignIp {
                 ip: "10.10.0.77".parse().unwrap(),
@@ -173,7 +111,7 @@ async fn one_chosen_address_goes_to_one_of_many() {
         assert!(matches!(error, AssignError::Taken { .. }), "{error}");
     }
     // The losers left no handle.
-    let handles = etcd.store().kv().list(calico_ipam::HANDLE_ROOT).await.unwrap().entries;
+    let handles = store(&etcd).kv().list(calico_ipam::HANDLE_ROOT).await.unwrap().entries;
     let blocks: Vec<Block> = ipam.all_blocks().await.unwrap();
     let holder = blocks[0].attribute(13).unwrap().handle().unwrap();
     assert_eq!(handles.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>(), [holder.key()]);
