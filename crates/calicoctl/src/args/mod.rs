@@ -4,11 +4,19 @@
 //! The classic grammar puts some names before the verbs (`container C profile set P`); [`order`] turns such words
 //! into the order of the parser's tree, in which the name comes last.
 
+mod bgp;
+mod checksystem;
+mod config;
 mod container;
+mod datastore;
+mod diags;
 mod endpoint;
+mod ipam;
+mod manual;
 mod node;
 pub(crate) mod order;
 mod policy;
+mod pool;
 mod profile;
 mod resource;
 
@@ -16,14 +24,22 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub(crate) use bgp::BgpCommand;
+pub(crate) use checksystem::Checksystem;
+pub(crate) use config::ConfigCommand;
 pub(crate) use container::{
     ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand, ContainerLabelCommand,
 };
+pub(crate) use datastore::DatastoreCommand;
+pub(crate) use diags::Diags;
 pub(crate) use endpoint::{
     EndpointCommand, EndpointFilter, EndpointLabelCommand, EndpointProfileCommand, EndpointShow, ProfileChange,
 };
+pub(crate) use ipam::IpamCommand;
+pub(crate) use manual::Manual;
 pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeStart};
 pub(crate) use policy::{Confirm, Plan, Probation, Rules, Way, Why};
+pub(crate) use pool::PoolCommand;
 pub(crate) use profile::ProfileCommand;
 #[cfg(test)]
 pub(crate) use resource::Named;
@@ -97,6 +113,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ProfileCommand,
     },
+    /// Add, remove and show address pools
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = pool::EXAMPLES)]
+    Pool {
+        /// What to do.
+        #[command(subcommand)]
+        command: PoolCommand,
+    },
+    /// Set whom all hosts talk BGP with, and how
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = bgp::EXAMPLES)]
+    Bgp {
+        /// What to do.
+        #[command(subcommand)]
+        command: BgpCommand,
+    },
+    /// Show, check and release addresses
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = ipam::EXAMPLES)]
+    Ipam {
+        /// What to do.
+        #[command(subcommand)]
+        command: IpamCommand,
+    },
     /// Print resources: policies, pools, nodes, endpoints …
     #[command(after_help = resource::GET_EXAMPLES)]
     Get(Get),
@@ -133,9 +173,34 @@ pub(crate) enum Command {
     /// Keep a change that was made with --confirm
     #[command(after_help = policy::CONFIRM_EXAMPLES)]
     Confirm(Confirm),
+    /// Show and set configuration values
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = config::EXAMPLES)]
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Lock and unlock the datastore for a migration
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = datastore::EXAMPLES)]
+    Datastore {
+        /// What to do.
+        #[command(subcommand)]
+        command: DatastoreCommand,
+    },
+    /// Collect what is needed to find a fault into one archive
+    #[command(after_help = diags::EXAMPLES)]
+    Diags(Diags),
+    /// Say what this host lacks, for which feature, and the way out
+    #[command(after_help = checksystem::EXAMPLES)]
+    Checksystem(Checksystem),
     /// Print the version of calicoctl
     #[command(after_help = "Examples:\n  calicoctl version\n  calicoctl version -o json")]
     Version(OutputArgs),
+    /// Write the manual pages into a folder
+    #[command(name = "man", after_help = manual::EXAMPLES)]
+    Manual(Manual),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {

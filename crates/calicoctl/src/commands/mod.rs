@@ -3,15 +3,23 @@
 //!
 //! Every command first checks all that can be checked, then acts; what fails on the way is undone.
 
+pub(crate) mod bgp;
+pub(crate) mod checksystem;
+pub(crate) mod config;
 pub(crate) mod confirm;
 pub(crate) mod container;
+pub(crate) mod datastore;
+pub(crate) mod diags;
 pub(crate) mod endpoint;
 pub(crate) mod endpoint_label;
 pub(crate) mod endpoint_profile;
+pub(crate) mod ipam;
+pub(crate) mod manual;
 pub(crate) mod node_remove;
 pub(crate) mod node_show;
 pub(crate) mod node_start;
 pub(crate) mod node_stop;
+pub(crate) mod pool;
 pub(crate) mod profile;
 mod race;
 pub(crate) mod resource;
@@ -41,6 +49,14 @@ pub(crate) fn format(command: &Command) -> Format {
         Command::Why(args) => args.output.format,
         Command::Plan(args) => args.output.format,
         Command::Rules(args) => args.output.format,
+        Command::Pool { command } => command.format(),
+        Command::Bgp { command } => command.format(),
+        Command::Ipam { command } => command.format(),
+        Command::Datastore { command } => command.format(),
+        Command::Config { command } => command.format(),
+        Command::Diags(args) => args.format(),
+        Command::Checksystem(args) => args.format(),
+        Command::Manual(args) => args.format(),
         Command::Node(node) => match &node.command {
             Some(NodeCommand::Show(output)) => output.format,
             _ => Format::Table,
@@ -73,6 +89,7 @@ pub(crate) fn without_datastore(command: &Command) -> Option<Result<Output, Fail
             Some(Ok(Output::of(format!("{version}\n"), serde_json::json!({ "version": version }))))
         }
         Command::Completion { shell } => Some(Ok(completion(*shell))),
+        Command::Manual(args) => Some(manual::run(args)),
         _ => None,
     }
 }
@@ -101,6 +118,11 @@ pub(crate) fn connection(command: &Command) -> Option<&Connection> {
         Command::Label(args) => Some(&args.connection),
         Command::Plan(args) => Some(&args.connection),
         Command::Confirm(args) => Some(&args.connection),
+        Command::Pool { command } => command.connection(),
+        Command::Bgp { command } => command.connection(),
+        Command::Ipam { command } => command.connection(),
+        Command::Datastore { command } => command.connection(),
+        Command::Config { command } => command.connection(),
         _ => None,
     }
 }
@@ -108,9 +130,16 @@ pub(crate) fn connection(command: &Command) -> Option<&Connection> {
 /// Does what was typed.
 pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Result<Output, Failure> {
     match command {
-        Command::Version(_) | Command::Completion { .. } => {
-            without_datastore(command).expect("these two need no datastore")
+        Command::Version(_) | Command::Completion { .. } | Command::Manual(_) => {
+            without_datastore(command).expect("these need no datastore")
         }
+        Command::Pool { command } => pool::run(ctx, command).await,
+        Command::Bgp { command } => bgp::run(ctx, command).await,
+        Command::Ipam { command } => ipam::run(ctx, command).await,
+        Command::Datastore { command } => datastore::run(ctx, command).await,
+        Command::Config { command } => config::run(ctx, command).await,
+        Command::Diags(args) => diags::run(ctx, args).await,
+        Command::Checksystem(args) => checksystem::run(args).await,
         Command::Get(args) => resource::get(ctx, args).await,
         Command::Create(args) => {
             confirm::on_probation(ctx, &args.probation, "create", async |ctx| resource::create(ctx, args).await).await

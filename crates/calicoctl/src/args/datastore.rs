@@ -1,0 +1,32 @@
+//! `calicoctl datastore …`
+
+use clap::Subcommand;
+
+use super::{Connection, OutputArgs};
+use crate::output::Format;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  calicoctl datastore show";
+
+/// The words after `datastore`.
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum DatastoreCommand {
+    /// Show what there is
+    #[command(after_help = EXAMPLES)]
+    Show(OutputArgs),
+}
+
+impl DatastoreCommand {
+    /// The form in which the result was asked for.
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::Show(output) => output.format,
+        }
+    }
+
+    /// What was said of the datastore.
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        None
+    }
+}
