@@ -4,10 +4,12 @@
 //! `docker run`), and the detail says the ratio. Names are paths, so that a part can be chosen: `--only felix`.
 
 mod attach;
+mod bgp;
 mod cpu;
 mod engine;
 mod felix;
 mod heap;
+mod ipam;
 mod memory;
 mod nft;
 mod packets;
@@ -26,7 +28,8 @@ use crate::report::Report;
 /// Measures the product in the lab. Needs root, Docker, etcd and BIRD, and the release build of the binaries.
 #[derive(Parser)]
 struct Cli {
-    /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `packets`, `felix`, `memory`, `attach`, `image`, `build`.
+    /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `packets`, `felix`, `memory`, `ipam`,
+    /// `bgp`, `attach`, `image`, `build`.
     #[arg(long, env = "ONLY", default_value = "")]
     only: String,
     /// Where the numbers go as JSON.
@@ -55,6 +58,8 @@ const PARTS: &[Part] = &[
     ("packets", packets::measure),
     ("felix", felix::measure),
     ("memory", memory::measure),
+    ("ipam", ipam::measure),
+    ("bgp", bgp::measure),
     ("attach", attach::measure),
     ("image", sizes::image),
     ("build", sizes::cold_build),
