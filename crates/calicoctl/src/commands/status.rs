@@ -275,16 +275,13 @@ mod tests {
             kind,
             peer_address: Some(address.parse().unwrap()),
             peer_as: Some(64512),
-            family: None,
-            description: None,
             state: if info == "Established" { "up" } else { "start" }.into(),
             since: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
             info: info.into(),
-            last_error: None,
             imported: 2,
             exported: 1,
             established: info == "Established",
-            restarting: false,
+            ..Session::default()
         }
     }
 

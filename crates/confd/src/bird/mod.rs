@@ -9,14 +9,18 @@
 //! start with `+` are log echo of other clients' making and belong to no reply.
 
 mod client;
+mod md5;
 mod parse;
 mod reply;
 mod session;
 mod start;
+mod status;
 
 pub use client::{Client, Configured, Error};
+pub use md5::{Md5Failures, md5_failures};
 pub use reply::{BadReply, Reply, ReplyReader};
-pub use session::{Family, Recovery, Session, SessionKind, Status};
+pub use session::{BgpState, Channel, ErrorOrigin, Family, LastError, Session, SessionKind};
 pub use start::{RecoveryError, Start, command_line, needs_recovery};
+pub use status::{Recovery, Status};
 
 pub(crate) use session::{established_sessions, session_count};

@@ -1,4 +1,4 @@
-//! What BIRD says of its sessions and of itself, as values.
+//! What BIRD says of its sessions, as values.
 //!
 //! The answer to `show protocols all` is read line by line: a 1002 line starts a protocol (split on blanks, because
 //! long names shift the columns), the 1006 lines that follow describe it. Only BGP protocols become sessions.
@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Why a session exists, told by the name that the configuration gave it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SessionKind {
     /// `Mesh_*`: every node with every node.
     Mesh,
@@ -24,6 +24,7 @@ pub enum SessionKind {
     /// `Node_*`: a peer of this node, or of some.
     Node,
     /// From a template of the operator's own.
+    #[default]
     Other,
 }
 
@@ -36,8 +37,108 @@ pub enum Family {
     V6,
 }
 
-/// One BGP session.
+/// The state of the session's own machine (RFC 4271, 8.2.2), with BIRD's additions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BgpState {
+    /// Waiting after an error, or before the neighbour can be reached at all.
+    Idle,
+    /// A connection is being made; nobody has answered yet.
+    Connect,
+    /// Between two attempts to connect.
+    Active,
+    /// Waiting for the neighbour to connect, which is its part.
+    Passive,
+    /// Connected; our OPEN is sent, theirs is awaited.
+    OpenSent,
+    /// Both OPENs were good; the first keepalive is awaited.
+    OpenConfirm,
+    /// The session is up.
+    Established,
+    /// The session is being ended.
+    Close,
+    /// Switched off, by hand or after an error that no retry can mend.
+    Down,
+}
+
+impl BgpState {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "Idle" => Self::Idle,
+            "Connect" => Self::Connect,
+            "Active" => Self::Active,
+            "Passive" => Self::Passive,
+            "OpenSent" => Self::OpenSent,
+            "OpenConfirm" => Self::OpenConfirm,
+            "Established" => Self::Established,
+            "Close" => Self::Close,
+            "Down" => Self::Down,
+            _ => return None,
+        })
+    }
+}
+
+/// Who found the last error of a session; BIRD writes it before the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ErrorOrigin {
+    /// `Error`: this BIRD, outside of the protocol (`Neighbor lost`, `Kernel MD5 auth failed`, `BFD session down`).
+    Local,
+    /// `Socket`: the kernel, making or keeping the connection (`Connection refused`, `No route to host`).
+    Socket,
+    /// `Received`: the neighbour, which ended the session with this reason (`Bad peer AS`, `Administrative shutdown`).
+    Neighbour,
+    /// `BGP Error`: this BIRD, about what the neighbour sent; the neighbour was told (`Bad peer AS`,
+    /// `Hold timer expired`).
+    Protocol,
+    /// `Automatic shutdown`: this BIRD, because of a limit (`Route limit exceeded`).
+    Limit,
+}
+
+/// The last error of a session, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastError {
+    /// Who found it.
+    pub origin: ErrorOrigin,
+    /// What, in BIRD's words without the origin.
+    pub reason: String,
+}
+
+impl LastError {
+    /// Takes BIRD's words apart; `None` if they are of no known form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (origin, reason) = text.split_once(": ")?;
+        let origin = match origin {
+            "Error" => ErrorOrigin::Local,
+            "Socket" => ErrorOrigin::Socket,
+            "Received" => ErrorOrigin::Neighbour,
+            "BGP Error" => ErrorOrigin::Protocol,
+            "Automatic shutdown" => ErrorOrigin::Limit,
+            _ => return None,
+        };
+        Some(Self { origin, reason: reason.to_owned() })
+    }
+}
+
+/// What a session exchanges of one address family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Channel {
+    /// The family; `None` for one that is neither (an operator's own template).
+    pub family: Option<Family>,
+    /// BIRD's word: `UP`, `DOWN`, `START`, `FLUSHING`.
+    pub state: String,
+    /// Prefixes that came from the neighbour and were accepted.
+    pub imported: u64,
+    /// Prefixes that were announced to the neighbour.
+    pub exported: u64,
+    /// Of the imported ones, those that are the best for their prefix.
+    pub preferred: u64,
+    /// Announcements that the import filter refused since the session came up, repetitions included.
+    pub refused: u64,
+    /// The most prefixes that the neighbour may give, and whether that was reached.
+    pub import_limit: Option<(u64, bool)>,
+}
+
+/// One BGP session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// BIRD's name of the protocol, `Mesh_10_192_0_3`.
     pub name: String,
@@ -45,8 +146,12 @@ pub struct Session {
     pub kind: SessionKind,
     /// The neighbour; `None` only where BIRD names none.
     pub peer_address: Option<IpAddr>,
-    /// The neighbour's AS number.
+    /// The neighbour's AS number, as configured.
     pub peer_as: Option<u32>,
+    /// This node's AS number towards the neighbour.
+    pub local_as: Option<u32>,
+    /// The neighbour's router id, once it has said it.
+    pub peer_id: Option<Ipv4Addr>,
     /// The family of the neighbour's address, or of the first channel where there is none.
     pub family: Option<Family>,
     /// What is at the other end, as the configuration describes it: `node host2`.
@@ -56,6 +161,8 @@ pub struct Session {
     /// Since when it is in that state; `None` if an operator's own template prints times in another format. BIRD may
     /// move it by a millisecond at a reconfiguration although nothing happened.
     pub since: Option<SystemTime>,
+    /// The session's own state; `None` for a word that is not BIRD 2's.
+    pub bgp_state: Option<BgpState>,
     /// Everything from BIRD's sixth column on: the session state and the last error, inner blanks kept.
     pub info: String,
     /// The last error in BIRD's words.
@@ -64,84 +171,21 @@ pub struct Session {
     pub imported: u64,
     /// Routes announced to the peer, all channels together.
     pub exported: u64,
+    /// What is exchanged, by family; usually one.
+    pub channels: Vec<Channel>,
     /// True if the session is up.
     pub established: bool,
     /// The peer has gone away and its routes are kept while it restarts.
     pub restarting: bool,
 }
 
-/// A graceful restart recovery in progress: BIRD neither writes nor announces anything new.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recovery {
-    /// Channels that have not recovered.
-    pub waiting_for: u32,
-    /// How long it has been waiting, and the most that it will wait; `None` if not said.
-    pub waited: Option<(Duration, Duration)>,
-}
-
-/// The daemon's own state.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// `2.0.12`.
-    pub version: String,
-    /// The router id in force.
-    pub router_id: Option<Ipv4Addr>,
-    /// The daemon's clock.
-    pub server_time: Option<SystemTime>,
-    /// When the daemon was started.
-    pub last_reboot: Option<SystemTime>,
-    /// When the configuration was read last.
-    pub last_reconfiguration: Option<SystemTime>,
-    /// A recovery in progress.
-    pub recovery: Option<Recovery>,
-    /// BIRD's last words: `Daemon is up and running`, `Reconfiguration in progress`, `Shutdown in progress`.
-    pub text: String,
-}
-
-impl Status {
-    /// True if no reconfiguration and no shutdown is in progress.
-    pub fn is_settled(&self) -> bool {
-        self.text == "Daemon is up and running"
-    }
-
-    pub(super) fn parse(reply: &Reply) -> Self {
-        let mut status = Self::default();
-        for (code, line) in &reply.lines {
-            if *code == 1000
-                && let Some(version) = after(line, "BIRD ")
-            {
-                status.version = version.to_owned();
-            } else if let Some(id) = after(line, "Router ID is ") {
-                status.router_id = id.parse().ok();
-            } else if let Some(at) = after(line, "Current server time is ") {
-                status.server_time = time(at);
-            } else if let Some(at) = after(line, "Last reboot on ") {
-                status.last_reboot = time(at);
-            } else if let Some(at) = after(line, "Last reconfiguration on ") {
-                status.last_reconfiguration = time(at);
-            } else if line.contains("Graceful restart recovery in progress") {
-                status.recovery = Some(Recovery { waiting_for: 0, waited: None });
-            } else if let Some(recovery) = &mut status.recovery {
-                recovery.line(line);
-            }
-        }
-        status.text = reply.text().to_owned();
-        status
-    }
-}
-
-impl Recovery {
-    fn line(&mut self, line: &str) {
-        if let Some(count) = after(line, "Waiting for ").and_then(word) {
-            self.waiting_for = count.0.parse().unwrap_or_default();
-        } else if let Some((waited, limit)) = after(line, "Wait timer is ").and_then(|text| text.split_once('/')) {
-            let seconds = |text: &str| text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-            self.waited = seconds(waited).zip(seconds(limit));
-        }
-    }
-}
-
 impl Session {
+    /// The last error taken apart, `None` without one or if it is of no known form. It stays after the session has
+    /// recovered, until the next one.
+    pub fn error(&self) -> Option<LastError> {
+        LastError::parse(self.last_error.as_deref()?)
+    }
+
     /// All BGP sessions of an answer to `show protocols all`, in BIRD's order.
     pub(super) fn parse_all(reply: &Reply) -> Vec<Self> {
         let mut sessions = Vec::new();
@@ -181,22 +225,16 @@ impl Session {
             Some("Node") => SessionKind::Node,
             _ => SessionKind::Other,
         };
-        let established = info.split_whitespace().next() == Some("Established");
+        let bgp_state = info.split_whitespace().next().and_then(BgpState::parse);
         Some(Self {
             name: name.to_owned(),
             kind,
-            peer_address: None,
-            peer_as: None,
-            family: None,
-            description: None,
             state: state.to_owned(),
             since: time(since),
+            bgp_state: bgp_state.or_else(|| (state == "down").then_some(BgpState::Down)),
             info: info.trim_end().to_owned(),
-            last_error: None,
-            imported: 0,
-            exported: 0,
-            established,
-            restarting: false,
+            established: bgp_state == Some(BgpState::Established),
+            ..Self::default()
         })
     }
 
@@ -207,6 +245,12 @@ impl Session {
             self.family = self.peer_address.map(|address| if address.is_ipv4() { Family::V4 } else { Family::V6 });
         } else if let Some(number) = after(line, "Neighbor AS:") {
             self.peer_as = number.parse().ok();
+        } else if let Some(number) = after(line, "Local AS:") {
+            self.local_as = number.parse().ok();
+        } else if let Some(id) = after(line, "Neighbor ID:") {
+            self.peer_id = id.parse().ok();
+        } else if let Some(state) = after(line, "BGP state:") {
+            self.bgp_state = BgpState::parse(state);
         } else if let Some(text) = after(line, "Description:") {
             self.description = Some(text.to_owned());
         } else if let Some(error) = after(line, "Last error:") {
@@ -218,10 +262,30 @@ impl Session {
                 _ => None,
             };
             self.family = self.family.or(family);
-        } else if let Some(counts) = after(line, "Routes:") {
-            self.count(counts);
+            self.channels.push(Channel { family, ..Channel::default() });
         } else if line.trim() == "Neighbor graceful restart active" {
             self.restarting = true;
+        } else if let Some(channel) = self.channels.last_mut() {
+            channel.detail(line);
+            self.imported = self.channels.iter().map(|channel| channel.imported).sum();
+            self.exported = self.channels.iter().map(|channel| channel.exported).sum();
+        }
+    }
+}
+
+impl Channel {
+    fn detail(&mut self, line: &str) {
+        if let Some(state) = after(line, "State:") {
+            self.state = state.to_owned();
+        } else if let Some(counts) = after(line, "Routes:") {
+            self.count(counts);
+        } else if let Some(counters) = after(line, "Import updates:") {
+            // received, rejected, filtered, ignored, accepted
+            let filtered = counters.split_whitespace().nth(2).and_then(|count| count.parse().ok());
+            self.refused = filtered.unwrap_or_default();
+        } else if let Some(limit) = after(line, "Import limit:") {
+            let (most, rest) = word(limit).unwrap_or_default();
+            self.import_limit = most.parse().ok().map(|most| (most, rest.starts_with("[HIT]")));
         }
     }
 
@@ -229,8 +293,9 @@ impl Session {
     fn count(&mut self, counts: &str) {
         for part in counts.split(", ") {
             match part.split_once(' ').map(|(count, what)| (count.parse::<u64>(), what)) {
-                Some((Ok(count), "imported")) => self.imported += count,
-                Some((Ok(count), "exported")) => self.exported += count,
+                Some((Ok(count), "imported")) => self.imported = count,
+                Some((Ok(count), "exported")) => self.exported = count,
+                Some((Ok(count), "preferred")) => self.preferred = count,
                 _ => {}
             }
         }
@@ -279,8 +344,10 @@ mod tests {
     Neighbor ID:      10.192.0.9\n \
   Channel ipv4\n \
     State:          UP\n \
+    Import limit:   100000 [HIT]\n \
+      Action:       block\n \
     Routes:         2 imported, 1 filtered, 3 exported, 1 preferred\n \
-      Import updates:              9          0          0          0          9\n \
+      Import updates:              9          0          4          0          9\n \
     BGP Next hop:   10.192.0.2\n \n\
 1002-Global_fd00_192__9 BGP        ---        start  1795499597.625  Active        Socket: No route to host\n\
 1006-  BGP state:          Active\n \
@@ -320,14 +387,26 @@ mod tests {
                 kind: SessionKind::Mesh,
                 peer_address: Some("10.192.0.3".parse().unwrap()),
                 peer_as: Some(64512),
+                local_as: Some(64513),
+                peer_id: Some(Ipv4Addr::new(10, 192, 0, 9)),
                 family: Some(Family::V4),
                 description: Some("node host2".into()),
                 state: "up".into(),
                 since: time("1795499598.614"),
+                bgp_state: Some(BgpState::Established),
                 info: "Established".into(),
                 last_error: None,
                 imported: 2,
                 exported: 3,
+                channels: vec![Channel {
+                    family: Some(Family::V4),
+                    state: "UP".into(),
+                    imported: 2,
+                    exported: 3,
+                    preferred: 1,
+                    refused: 4,
+                    import_limit: Some((100_000, true)),
+                }],
                 established: true,
                 restarting: false,
             }
@@ -337,12 +416,30 @@ mod tests {
         assert_eq!((global.family, global.peer_as), (Some(Family::V6), Some(4_200_000_000)));
         assert_eq!(global.info, "Active        Socket: No route to host");
         assert_eq!(global.last_error.as_deref(), Some("Socket: No route to host"));
+        assert_eq!(global.bgp_state, Some(BgpState::Active));
+        assert_eq!(global.error(), LastError::parse("Socket: No route to host"));
+        assert_eq!(global.channels.iter().map(|channel| channel.imported).collect::<Vec<_>>(), [5]);
         assert!(global.restarting && !global.established);
         assert_eq!((node.kind, node.state.as_str(), node.established), (SessionKind::Node, "down", false));
         assert_eq!(node.info, "Error: Kernel MD5 auth failed");
+        assert_eq!(node.bgp_state, Some(BgpState::Down));
         assert_eq!((other.kind, other.since, other.peer_address), (SessionKind::Other, None, None));
         assert_eq!(other.family, Some(Family::V6), "from the channel, in the absence of an address");
-        assert_eq!(other.info, "Passive");
+        assert_eq!((other.info.as_str(), other.bgp_state), ("Passive", Some(BgpState::Passive)));
+    }
+
+    #[test]
+    fn origins_of_errors() {
+        for (text, origin, reason) in [
+            ("Error: Kernel MD5 auth failed", ErrorOrigin::Local, "Kernel MD5 auth failed"),
+            ("Socket: Connection refused", ErrorOrigin::Socket, "Connection refused"),
+            ("Received: Cease: x", ErrorOrigin::Neighbour, "Cease: x"),
+            ("BGP Error: Bad peer AS", ErrorOrigin::Protocol, "Bad peer AS"),
+            ("Automatic shutdown: Route limit exceeded", ErrorOrigin::Limit, "Route limit exceeded"),
+        ] {
+            assert_eq!(LastError::parse(text), Some(LastError { origin, reason: reason.into() }));
+        }
+        assert_eq!(LastError::parse("something else"), None);
     }
 
     #[test]
@@ -356,29 +453,5 @@ Node_10_192_0_5 BGP        ---        down   1795499597.625  \n0000 \n",
         );
         assert_eq!(established_sessions(&reply), BTreeSet::from(["Mesh_10_192_0_3".to_owned()]));
         assert_eq!(session_count(&reply), 3);
-    }
-
-    #[test]
-    fn status_while_recovering() {
-        let status = Status::parse(&reply(
-            "1000-BIRD 2.0.12\n1011-Router ID is 10.192.0.2\n Hostname is vm\n Current server time is 1795499601.622574\n \
-Last reboot on 1795499597.625318\n Last reconfiguration on 1795499598.5\n\
-0024-Graceful restart recovery in progress\n   Waiting for 2 channels to recover\n   Wait timer is 10.900/15\n\
-0013 Daemon is up and running\n",
-        ));
-        assert_eq!(status.version, "2.0.12");
-        assert_eq!(status.router_id, Some(Ipv4Addr::new(10, 192, 0, 2)));
-        assert_eq!(status.last_reboot, time("1795499597.625318"));
-        assert_eq!(status.last_reconfiguration, time("1795499598.5"));
-        let recovery = status.recovery.as_ref().unwrap();
-        assert_eq!(recovery.waiting_for, 2);
-        assert_eq!(recovery.waited, Some((Duration::from_millis(10_900), Duration::from_secs(15))));
-        assert!(status.is_settled());
-    }
-
-    #[test]
-    fn status_while_reconfiguring() {
-        let status = Status::parse(&reply("1000-BIRD 2.0.12\n0013 Reconfiguration in progress\n"));
-        assert!(!status.is_settled() && status.recovery.is_none());
     }
 }
