@@ -27,6 +27,7 @@ mod diagnose;
 mod duration;
 mod endpoint;
 mod felix;
+pub mod field;
 pub mod input;
 mod ipam;
 mod key;

@@ -60,6 +60,29 @@ pub(crate) struct Member {
     needed: bool,
 }
 
+impl Member {
+    /// How it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What may stand in it.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+}
+
+/// The members of a kind's spec, and what the names of further ones start with. Nothing for a kind whose spec is not
+/// looked into.
+pub(crate) fn spec_members(kind: KindName) -> (&'static [Member], &'static [&'static str]) {
+    let Shape::Object(members) = kinds::of(kind) else { return (&[], &[]) };
+    match find(members, "spec").map(|member| member.shape) {
+        Some(Shape::Object(members)) => (members, &[]),
+        Some(Shape::Open(members, prefixes)) => (members, prefixes),
+        _ => (&[], &[]),
+    }
+}
+
 const fn member(name: &'static str, shape: Shape) -> Member {
     Member { name, shape, needed: false }
 }
