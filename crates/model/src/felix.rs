@@ -105,6 +105,15 @@ pub struct FelixConfigurationSpec {
     /// UDP port of VXLAN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vxlan_port: Option<i64>,
+    /// Network identifier of VXLAN.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "vxlanVNI")]
+    pub vxlan_vni: Option<i64>,
+    /// MTU of the IPv4 VXLAN device; absent or 0: what fits.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "vxlanMTU")]
+    pub vxlan_mtu: Option<i64>,
+    /// The same of the IPv6 device.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "vxlanMTUV6")]
+    pub vxlan_mtu_v6: Option<i64>,
     /// Members that a set of the iptables dataplane can have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ipset_size: Option<i64>,

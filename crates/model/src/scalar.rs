@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha1::{Digest, Sha1};
 
 /// A point in time as v3 stores it: RFC 3339, UTC, whole seconds.
 pub fn timestamp(at: time::OffsetDateTime) -> String {
@@ -209,6 +210,19 @@ impl<'de> Deserialize<'de> for Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddress(pub [u8; 6]);
 
+impl MacAddress {
+    /// The address of a node's VXLAN device where the Node says nothing else: 0x66 and the first five bytes of the
+    /// SHA-1 of the name, with `-v6` behind it for the IPv6 device. All hosts compute it, upstream's too.
+    #[must_use]
+    pub fn of_vxlan(node: &str, ipv6: bool) -> Self {
+        let suffix = if ipv6 { "-v6" } else { "" };
+        let digest = Sha1::new().chain_update(node).chain_update(suffix).finalize();
+        let mut bytes = [0x66; 6];
+        bytes[1..].copy_from_slice(&digest[..5]);
+        Self(bytes)
+    }
+}
+
 impl FromStr for MacAddress {
     type Err = String;
 
@@ -238,6 +252,14 @@ impl fmt::Display for MacAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vxlan_devices_have_the_address_that_everybody_computes() {
+        // printf host1 | sha1sum; printf host1-v6 | sha1sum
+        for (ipv6, expected) in [(false, "66:e5:e2:a9:51:86"), (true, "66:ef:c9:cf:0a:48")] {
+            assert_eq!(MacAddress::of_vxlan("host1", ipv6).to_string(), expected);
+        }
+    }
 
     #[test]
     fn numbers_are_written_as_go_writes_them() {

@@ -1,7 +1,8 @@
 //! What the engine tells the dataplane, in words that fit any dataplane.
 //!
 //! Order within a flush: settings, hosts and pools; sets; policies and profiles; endpoints; then removals the other
-//! way round, so that nothing is ever referred to before it exists or removed while it is referred to.
+//! way round, so that nothing is ever referred to before it exists or removed while it is referred to. Tunnels, tunnel
+//! end points and routes follow; they depend on nothing before them.
 //!
 //! Instructions are the complete interface: a dataplane that applies them in order holds everything this host
 //! needs and nothing else. They are level-triggered: an update carries the whole new value.
@@ -10,6 +11,10 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use calico_model::{KindName, MacAddress, ResourceKey};
 use ipnet::IpNet;
+
+mod overlay;
+
+pub use overlay::{ClusterRoute, Tunnel, Tunnels, Vtep};
 
 /// A set of addresses, or of addresses with a port, that rules refer to; upstream's identifier (`s:` and a hash of the
 /// canonical selector, `n:` for a named port).
@@ -184,6 +189,31 @@ pub enum Instruction {
     },
     /// Replace the host-wide settings.
     Settings(Settings),
+    /// Replace this host's end of the overlay; without one in any family as long as there was none of these.
+    Tunnels(Tunnels),
+    /// Create or replace another host's end of the overlay.
+    VtepUpdate {
+        /// All there is to know of it.
+        vtep: Vtep,
+    },
+    /// Remove it.
+    VtepRemove {
+        /// Which; see [`Vtep::address`].
+        address: IpAddr,
+    },
+    /// Create or replace the route to addresses of a VXLAN pool. A workload of this host that has exactly the
+    /// destination goes before it.
+    RouteUpdate {
+        /// Where to.
+        destination: IpNet,
+        /// The way.
+        route: ClusterRoute,
+    },
+    /// Remove the route.
+    RouteRemove {
+        /// Where to.
+        destination: IpNet,
+    },
 }
 
 /// Members of a set: sorted, without repeats.

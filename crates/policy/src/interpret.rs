@@ -19,8 +19,8 @@ use ipnet::IpNet;
 
 use crate::{
     instruction::{
-        Endpoint, EndpointId, HostEndpoint, HostEndpointId, Instruction, Members, PolicyId, Pool, PortMember,
-        ProfileId, RuleSet, SetId, Settings,
+        ClusterRoute, Endpoint, EndpointId, HostEndpoint, HostEndpointId, Instruction, Members, PolicyId, Pool,
+        PortMember, ProfileId, RuleSet, SetId, Settings, Tunnels, Vtep,
     },
     oracle::{Flow, Why, judge, judge_flow, seen_source},
     packet::{Packet, Verdict},
@@ -47,6 +47,12 @@ pub struct Programmed {
     pub pools: Vec<Pool>,
     /// The settings.
     pub settings: Settings,
+    /// This host's ends of the overlay.
+    pub tunnels: Tunnels,
+    /// Other hosts' ends, by address.
+    pub vteps: BTreeMap<IpAddr, Vtep>,
+    /// Routes to blocks and addresses of VXLAN pools.
+    pub routes: BTreeMap<IpNet, ClusterRoute>,
 }
 
 /// The members of a set, of one sort.
@@ -132,6 +138,19 @@ impl Programmed {
             Instruction::Hosts { addresses } => self.hosts = addresses,
             Instruction::Pools { pools } => self.pools = pools,
             Instruction::Settings(settings) => self.settings = settings,
+            Instruction::Tunnels(tunnels) => self.tunnels = tunnels,
+            Instruction::VtepUpdate { vtep } => {
+                self.vteps.insert(vtep.address, vtep);
+            }
+            Instruction::VtepRemove { address } => {
+                self.vteps.remove(&address);
+            }
+            Instruction::RouteUpdate { destination, route } => {
+                self.routes.insert(destination, route);
+            }
+            Instruction::RouteRemove { destination } => {
+                self.routes.remove(&destination);
+            }
         }
     }
 

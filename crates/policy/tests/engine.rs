@@ -126,6 +126,11 @@ fn named<'a>(instructions: &'a [Instruction]) -> Vec<&'a str> {
         Instruction::HostEndpointUpdate { .. } => "host endpoint",
         Instruction::HostEndpointRemove { .. } => "-host endpoint",
         Instruction::Hosts { .. } => "hosts",
+        Instruction::Tunnels(_) => "tunnels",
+        Instruction::VtepUpdate { .. } => "vtep",
+        Instruction::VtepRemove { .. } => "-vtep",
+        Instruction::RouteUpdate { .. } => "route",
+        Instruction::RouteRemove { .. } => "-route",
     };
     instructions.iter().map(name).collect()
 }

@@ -124,6 +124,12 @@ impl State {
                 self.dirty.settings |= settings != self.facts.settings;
                 self.facts.settings = settings;
             }
+            // Routes, not rules: see the module `vxlan`.
+            Instruction::Tunnels(_)
+            | Instruction::VtepUpdate { .. }
+            | Instruction::VtepRemove { .. }
+            | Instruction::RouteUpdate { .. }
+            | Instruction::RouteRemove { .. } => {}
         }
         Ok(())
     }

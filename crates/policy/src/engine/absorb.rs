@@ -98,6 +98,7 @@ impl Engine {
             }
             AnyResource::IPPool(pool) => {
                 self.cluster.set_pool(&key.name, Some(&pool.spec));
+                self.overlay.set_pool(&key.name, Some(&pool.spec));
                 self.unsettled = true;
             }
             AnyResource::BGPConfiguration(configuration) => {
@@ -106,6 +107,7 @@ impl Engine {
             }
             AnyResource::Node(node) => {
                 self.cluster.set_node(&key.name, Some(&node.spec));
+                self.overlay.set_node(&key.name, Some(&node.spec));
                 self.unsettled = true;
                 if key.name == self.node {
                     self.felix.set_labels(std::mem::take(&mut node.metadata.labels));
@@ -174,6 +176,7 @@ impl Engine {
             KindName::FelixConfiguration => self.unsettled |= self.felix.remove(&key.name),
             KindName::IPPool => {
                 self.cluster.set_pool(&key.name, None);
+                self.overlay.set_pool(&key.name, None);
                 self.unsettled = true;
             }
             KindName::BGPConfiguration => {
@@ -182,6 +185,7 @@ impl Engine {
             }
             KindName::Node => {
                 self.cluster.set_node(&key.name, None);
+                self.overlay.set_node(&key.name, None);
                 self.unsettled = true;
                 if key.name == self.node {
                     self.felix.set_labels(BTreeMap::new());

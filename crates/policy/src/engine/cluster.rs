@@ -81,21 +81,23 @@ impl Cluster {
 }
 
 fn addresses(spec: &NodeSpec) -> Vec<IpAddr> {
-    let mut found = Vec::new();
+    [true, false].into_iter().filter_map(|v4| host_address(spec, v4)).map(|net| net.addr()).collect()
+}
+
+/// The address that other hosts reach a host by in a family, with the length of its subnet's prefix if that is known:
+/// that of its BGP speaker, else one that is said to be internal.
+pub(super) fn host_address(spec: &NodeSpec, v4: bool) -> Option<IpNet> {
     let bgp = spec.bgp.as_ref();
-    let speakers = [bgp.and_then(|bgp| bgp.ipv4_address.as_deref()), bgp.and_then(|bgp| bgp.ipv6_address.as_deref())];
-    for (speaker, v4) in speakers.into_iter().zip([true, false]) {
-        let internal = spec
-            .addresses
-            .iter()
-            .filter(|address| matches!(address.address_type.as_deref(), Some("CalicoNodeIP" | "InternalIP") | None));
-        let candidates = speaker.into_iter().chain(internal.map(|address| address.address.as_str()));
-        found.extend(candidates.filter_map(address).find(|address| address.is_ipv4() == v4));
-    }
-    found
+    let speaker = bgp.and_then(|bgp| if v4 { bgp.ipv4_address.as_deref() } else { bgp.ipv6_address.as_deref() });
+    let internal = spec
+        .addresses
+        .iter()
+        .filter(|address| matches!(address.address_type.as_deref(), Some("CalicoNodeIP" | "InternalIP") | None));
+    let candidates = speaker.into_iter().chain(internal.map(|address| address.address.as_str()));
+    candidates.filter_map(address).find(|net| net.addr().is_ipv4() == v4)
 }
 
 /// An address, with or without the length of its subnet's prefix.
-fn address(text: &str) -> Option<IpAddr> {
-    text.split('/').next()?.parse().ok()
+fn address(text: &str) -> Option<IpNet> {
+    text.parse().or_else(|_| text.split('/').next().unwrap_or_default().parse::<IpAddr>().map(IpNet::from)).ok()
 }

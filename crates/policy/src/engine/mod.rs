@@ -27,6 +27,7 @@ mod codes;
 mod doubts;
 mod few;
 mod hosts;
+mod overlay;
 mod policies;
 mod profiles;
 mod reach;
@@ -38,12 +39,15 @@ mod workloads;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use calico_model::{KindName, ResourceKey, WorkloadEndpoint};
+use ipnet::IpNet;
 
+pub use self::overlay::BlockHolders;
 use self::{
     cluster::Cluster,
     codes::Codes,
     doubts::Doubts,
     hosts::HostEndpoints,
+    overlay::Overlay,
     policies::Policies,
     profiles::Profiles,
     settings::{Effective, FelixSettings},
@@ -71,6 +75,7 @@ pub struct Engine {
     hosts: HostEndpoints,
     doubts: Doubts,
     cluster: Cluster,
+    overlay: Overlay,
     felix: FelixSettings,
     effective: Effective,
     /// Settings and lists may not be those that follow from configurations, pools and nodes.
@@ -107,6 +112,7 @@ impl Engine {
             hosts: HostEndpoints::default(),
             doubts: Doubts::default(),
             cluster,
+            overlay: Overlay::default(),
             felix,
             effective,
             unsettled: true,
@@ -139,7 +145,23 @@ impl Engine {
         out.extend(profiles.removals);
         out.extend(policies.removals);
         out.extend(sets.removals);
+        out.extend(self.overlay.flush(&self.node, &self.effective.tunnels));
         out
+    }
+
+    /// Takes in who holds a block of addresses; `None` for a block that is not there (any more).
+    pub fn absorb_block(&mut self, block: IpNet, holders: Option<BlockHolders>) {
+        self.overlay.set_block(block, holders);
+    }
+
+    /// Forgets all blocks, and with the next flush the routes to them.
+    pub fn forget_blocks(&mut self) {
+        self.overlay.forget_blocks();
+    }
+
+    /// True if blocks matter: a pool uses VXLAN, so the routes to its blocks are this host's to make.
+    pub fn wants_blocks(&self) -> bool {
+        self.overlay.wants_blocks()
     }
 
     /// The objects that are governed closed on this host, and those that cannot be used, sorted, each once; of policies
@@ -150,6 +172,7 @@ impl Engine {
             unusable.map(|(object, reason)| Problem { object: object.clone(), reason: reason.clone() }).collect();
         let found = self.workloads.problems().chain(self.hosts.problems()).chain(self.policies.problems());
         let found = found.chain(self.profiles.problems()).chain(self.effective.problems.iter().cloned());
+        let found = found.chain(self.overlay.problems());
         problems.extend(found.filter(|problem| !self.unusable.contains_key(&problem.object)));
         problems.sort();
         problems

@@ -9,7 +9,7 @@ use calico_model::{FelixConfiguration, FelixConfigurationSpec, KindName, Port, P
 use calico_selector::parse;
 use ipnet::IpNet;
 
-use super::cluster::Cluster;
+use super::{cluster::Cluster, overlay::Parameters};
 use crate::{
     Problem,
     endpoint::network,
@@ -22,6 +22,10 @@ use crate::{
 const DEFAULT: &str = "default";
 /// The IANA port of VXLAN.
 const VXLAN_PORT: u16 = 4789;
+/// Upstream's network identifier of VXLAN.
+const VXLAN_VNI: u32 = 4096;
+/// The least MTU that a link with IPv4, with IPv6 can have (RFC 791, RFC 8200).
+const LEAST_MTU: [u32; 2] = [68, 1280];
 /// The greatest `logActionRateLimitBurst` that the field allows. The kernel refuses what takes too long to earn at the
 /// rate, and one refused rule is a whole refused write.
 const MAX_LOG_BURST: u32 = 9999;
@@ -31,6 +35,8 @@ const MAX_LOG_BURST: u32 = 9999;
 pub(super) struct Effective {
     /// For the dataplane.
     pub(super) settings: Settings,
+    /// Of the tunnels between hosts.
+    pub(super) tunnels: Parameters,
     /// Workloads may use the foreign sources that their endpoints list.
     pub(super) spoofing: bool,
     /// Floating addresses are in force.
@@ -158,7 +164,8 @@ impl FelixSettings {
         let spoofing =
             reader.word("workloadSourceSpoofing", |spec| &spec.workload_source_spoofing, switch, false) == Some(true);
         let floating = reader.word("floatingIPs", |spec| &spec.floating_ips, switch, false) == Some(true);
-        Effective { settings, spoofing: spoofing && !closed, floating, problems: reader.problems }
+        let tunnels = reader.tunnels(settings.vxlan_port);
+        Effective { settings, tunnels, spoofing: spoofing && !closed, floating, problems: reader.problems }
     }
 
     /// The configurations that hold here, the one that decides first in front.
@@ -294,6 +301,33 @@ impl<'a> Reader<'a> {
         let enabled = self.first(|spec| spec.vxlan_enabled).map_or(pools, |(_, enabled)| enabled);
         let port = self.first(|spec| spec.vxlan_port).and_then(|(_, port)| u16::try_from(port).ok());
         enabled.then(|| port.filter(|&port| port > 0).unwrap_or(VXLAN_PORT))
+    }
+
+    fn tunnels(&mut self, port: Option<u16>) -> Parameters {
+        let vni = self.first(|spec| spec.vxlan_vni).map_or(VXLAN_VNI, |(name, vni)| match u32::try_from(vni) {
+            Ok(vni @ 1..=0xff_ffff) => vni,
+            _ => {
+                let reason = format!("not a network identifier (1 to 16777215); it is {VXLAN_VNI}");
+                self.problem(name, "vxlanVNI", &vni.to_string(), &reason);
+                VXLAN_VNI
+            }
+        });
+        let mtu = [
+            self.mtu("vxlanMTU", |spec| spec.vxlan_mtu, LEAST_MTU[0]),
+            self.mtu("vxlanMTUV6", |spec| spec.vxlan_mtu_v6, LEAST_MTU[1]),
+        ];
+        Parameters { port, vni, mtu }
+    }
+
+    /// 0 is upstream's word for what fits.
+    fn mtu(&mut self, field: &str, get: impl Fn(&'a FelixConfigurationSpec) -> Option<i64>, least: u32) -> Option<u32> {
+        let (name, mtu) = self.first(get).filter(|(_, mtu)| *mtu != 0)?;
+        let usable = u32::try_from(mtu).ok().filter(|mtu| (least..=65535).contains(mtu));
+        if usable.is_none() {
+            let reason = format!("not an MTU ({least} to 65535); what fits is taken");
+            self.problem(name, field, &mtu.to_string(), &reason);
+        }
+        usable
     }
 
     fn nat_outgoing(&mut self) -> NatOutgoing {

@@ -62,6 +62,7 @@ fn sizes(engine: &Engine) -> Vec<(&'static str, usize)> {
     let mut sizes = engine.policies.sizes().to_vec();
     sizes.extend(engine.profiles.sizes());
     sizes.extend(engine.workloads.sizes());
+    sizes.extend(engine.overlay.sizes());
     sizes.extend([
         ("codes", engine.codes.len()),
         ("host endpoints", engine.hosts.len()),

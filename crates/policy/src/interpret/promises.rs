@@ -47,7 +47,13 @@ impl Programmed {
             Instruction::Hosts { addresses } => {
                 (!addresses.is_sorted_by(|a, b| a < b)).then(|| "they are not sorted".to_owned())
             }
-            Instruction::Pools { .. } | Instruction::Settings(_) => None,
+            Instruction::VtepRemove { address } => missing(self.vteps.contains_key(address), "tunnel end point"),
+            Instruction::RouteRemove { destination } => missing(self.routes.contains_key(destination), "route"),
+            Instruction::Pools { .. }
+            | Instruction::Settings(_)
+            | Instruction::Tunnels(_)
+            | Instruction::VtepUpdate { .. }
+            | Instruction::RouteUpdate { .. } => None,
         }
     }
 

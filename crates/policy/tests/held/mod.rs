@@ -128,6 +128,11 @@ impl Host {
                 held.settings = settings;
                 "settings".into()
             }
+            Instruction::Tunnels(_) => "tunnels".into(),
+            Instruction::VtepUpdate { vtep } => format!("vtep {}", vtep.address),
+            Instruction::VtepRemove { address } => format!("-vtep {address}"),
+            Instruction::RouteUpdate { destination, .. } => format!("route {destination}"),
+            Instruction::RouteRemove { destination } => format!("-route {destination}"),
         }
     }
 
