@@ -66,6 +66,13 @@ pub(super) fn rules(
     changes
 }
 
+/// Whether rules of a wanted chain are not there as they are wanted.
+pub(super) fn differ(wanted: &Wanted, there: &Saved) -> bool {
+    wanted.iter().any(|((table, chain), hashes)| {
+        there.get(table).and_then(|saved| saved.chains.get(chain)).is_none_or(|there| there != hashes)
+    })
+}
+
 /// One jump from each chain of iptables' own that needs one, and no other rule of ours in chains that are not ours.
 fn jumps(table: Table, hooks: &BTreeSet<KernelChain>, there: &SavedTable, tolerant: bool) -> (String, bool) {
     let mut text = String::new();
@@ -147,9 +154,9 @@ pub(super) fn was_changed(before: &Saved, now: &Saved) -> bool {
 /// The changes of sets: what must be there before rules name it, and what may go when they no longer do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SetChanges {
-    /// New sets and members.
+    /// New sets; members that come, or those that go where these come first.
     pub first: String,
-    /// Members that go.
+    /// Members that go, or come.
     pub last: String,
     /// Sets that go.
     pub unused: Vec<String>,
@@ -166,6 +173,8 @@ pub(super) enum SetWant {
         added: HashSet<String>,
         /// Those that go.
         removed: HashSet<String>,
+        /// Those that go come first.
+        shrinks_first: bool,
     },
     /// That it is not there.
     Gone,
@@ -177,13 +186,13 @@ pub(super) fn sets(wanted: &BTreeMap<String, SetWant>, there: &HashMap<String, S
     let nothing = HashSet::new();
     for (name, want) in wanted {
         let there = there.get(name);
-        let (added, removed) = match want {
+        let (added, removed, shrinks_first) = match want {
             SetWant::Gone => {
                 changes.unused.extend(there.map(|_| name.clone()));
                 continue;
             }
-            SetWant::Whole(want) => (&want.members, there.map_or(&nothing, |set| &set.members)),
-            SetWant::Part { added, removed } => (added, removed),
+            SetWant::Whole(want) => (&want.members, there.map_or(&nothing, |set| &set.members), false),
+            SetWant::Part { added, removed, shrinks_first } => (added, removed, *shrinks_first),
         };
         if let (SetWant::Whole(want), None) = (want, there) {
             changes.first.push_str(&super::sets::create(name, &want.kind));
@@ -193,11 +202,15 @@ pub(super) fn sets(wanted: &BTreeMap<String, SetWant>, there: &HashMap<String, S
             members.sort_unstable();
             members
         };
+        let (grow, shrink) = match shrinks_first {
+            false => (&mut changes.first, &mut changes.last),
+            true => (&mut changes.last, &mut changes.first),
+        };
         for member in sorted(added, removed) {
-            changes.first.push_str(&format!("add {name} {member}\n"));
+            grow.push_str(&format!("add {name} {member}\n"));
         }
         for member in sorted(removed, added) {
-            changes.last.push_str(&format!("del {name} {member}\n"));
+            shrink.push_str(&format!("del {name} {member}\n"));
         }
     }
     changes
@@ -286,7 +299,10 @@ mod tests {
             ("cali40b".to_owned(), SetWant::Gone),
             ("cali40c".to_owned(), SetWant::Whole(set("hash:net family inet", &["10.0.0.0/8"]))),
             ("cali40d".to_owned(), SetWant::Gone),
-            ("cali40e".to_owned(), SetWant::Part { added: texts(&["1", "2"]), removed: texts(&["2", "3"]) }),
+            (
+                "cali40e".to_owned(),
+                SetWant::Part { added: texts(&["1", "2"]), removed: texts(&["2", "3"]), shrinks_first: false },
+            ),
         ]);
         let changes = sets(&wanted, &there);
         assert_eq!(

@@ -178,6 +178,12 @@ impl Layout {
         layout
     }
 
+    /// Whether one of iptables' chains is in this table and in no other.
+    pub(super) fn is_only_in(&self, table: Table, chain: &str) -> bool {
+        let is_in = |table: &Table| self.chains.contains_key(&(*table, chain.to_owned()));
+        Table::ALL.iter().all(|other| is_in(other) == (*other == table))
+    }
+
     fn reach(&mut self, model: &Model, table: Table, chain: &str) {
         let mut waiting = vec![chain];
         while let Some(chain) = waiting.pop() {

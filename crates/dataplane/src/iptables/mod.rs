@@ -8,16 +8,19 @@
 //!
 //! What must hold:
 //!
-//! - **Never half a policy.** Sets grow before the rules that name them are written and shrink afterwards; a table
-//!   changes at once or not at all; the tables change in the order in which packets meet them.
+//! - **Never half a policy.** A table changes at once or not at all, and the tables change in the order in which packets
+//!   meet them; members of sets that cannot change by themselves change together with the rules ([`editions`]). So a
+//!   packet of which raw, mangle and nat say the same before and after gets the old verdict or the new one, and never
+//!   another.
 //! - **Known by its comment.** Each rule carries a hash of its own text. A restart compares hashes and touches nothing
 //!   that is as wanted, counters included; a rule that somebody changed has lost its hash or has another one.
 //! - **One jump** from each of iptables' own chains, first in it (last for source NAT), put back when it is gone.
 //! - **Nothing else is touched**: chains whose name starts with `cali-`, sets with `cali40` or `cali60`, rules with our
 //!   comment. An earlier Felix used the same names; what it left is taken over, and goes if it is not wanted.
 //!
-//! What cannot be as with nftables: a change of several tables or sets is not one moment but a few, in an order in
-//! which nothing opens that is closed both before and after. Changes by others are noticed at once only with
+//! What cannot be as with nftables: a change of several tables is not one moment but a few. A packet that untracked or
+//! pre-DNAT policy, or a floating address, treats in another way than before may for these milliseconds meet what is new
+//! there and what is old behind it. Changes by others are noticed at once only with
 //! iptables-nft, whose tables are nftables tables; those of iptables-legacy and of ipset tell nobody, so there it
 //! takes until everything is read again. And iptables-legacy forgets the state of limits of connections and rates
 //! whenever a table is written.
@@ -26,6 +29,7 @@ mod command;
 mod detect;
 mod diff;
 mod dispatch;
+mod editions;
 mod layout;
 mod list;
 mod lower;
@@ -49,7 +53,7 @@ pub(crate) use detect::{Variant, choose};
 use diff::{SetWant, Wanted};
 use layout::{Context, Layout, Line, Source, Table};
 pub(crate) use list::of_interface as list_interface;
-use model::{Model, SetChange};
+use model::Model;
 pub(crate) use name::CHAIN_PREFIX;
 use save::{Saved, SavedSet};
 
@@ -85,7 +89,7 @@ struct FamilyState {
     there: Option<Saved>,
     /// What was there when it was last known.
     before: Option<Saved>,
-    /// Sets that are known under another than their first name.
+    /// Sets that are known under another than their first name: in a later edition, or because that name was taken.
     evasions: BTreeMap<String, u32>,
     /// When jumps were found displaced.
     displaced: VecDeque<Instant>,
@@ -207,7 +211,13 @@ impl Iptables {
             self.sets = None;
         }
         let all = self.read_sets().await?;
-        let sets: Vec<_> = families.iter().map(|family| (*family, self.wanted_sets(*family, all))).collect();
+        let mut sets = Vec::new();
+        for family in families {
+            let mut wanted = self.wanted_sets(*family, all);
+            self.render(*family);
+            self.renew_sets(*family, &mut wanted);
+            sets.push((*family, wanted.wants));
+        }
         // Until all is done it is not known what is there, also if this future is dropped half-way.
         let mut there = self.sets.take().unwrap_or_default();
         let changes: Vec<_> = sets.iter().map(|(family, sets)| (*family, diff::sets(sets, &there))).collect();
@@ -341,46 +351,6 @@ impl Iptables {
             return_allowed: self.return_allowed,
             evasions: self.families[family.index()].evasions.clone(),
         }
-    }
-
-    /// What is wanted of sets, by ipset's names: of all if they were just read, else of those that changed. May choose
-    /// another name for one, and then all rules are looked at again.
-    fn wanted_sets(&mut self, family: Family, all: bool) -> BTreeMap<String, SetWant> {
-        let Some(there) = &self.sets else { return BTreeMap::new() };
-        let mut wanted = BTreeMap::new();
-        let FamilyState { model, evasions, wanted: rules, .. } = &mut self.families[family.index()];
-        let mut changes = model.take_changed_sets();
-        let mut names = BTreeSet::new();
-        for (set, content) in &model.sets {
-            let Some(kind) = sets::kind(family, content) else { continue };
-            let evasion = evasions.get(set).copied().unwrap_or_default();
-            let is_other = |number: &u32| there.get(&name::set(family, set, *number)).is_some_and(|s| s.kind != kind);
-            let free = (evasion..).find(|number| !is_other(number)).unwrap_or(evasion);
-            if free != evasion {
-                tracing::warn!(set, "a set of another type has the name of this one, which gets a further one");
-                evasions.insert(set.clone(), free);
-                rules.clear();
-            }
-            let name = name::set(family, set, free);
-            let known = !all && free == evasion;
-            let members = |elements| sets::members(family, elements);
-            match changes.remove(set) {
-                None if known => {}
-                Some(SetChange::Part { added, removed }) if known => {
-                    let want = SetWant::Part { added: members(&added), removed: members(&removed) };
-                    wanted.insert(name.clone(), want);
-                }
-                _ => {
-                    let want = SavedSet { kind, members: members(&content.elements) };
-                    wanted.insert(name.clone(), SetWant::Whole(want));
-                }
-            }
-            names.insert(name);
-        }
-        let ours = there.keys().filter(|name| name.starts_with(name::set_prefix(family)));
-        let unused = ours.filter(|name| !names.contains(*name) && !self.stubborn.contains(*name));
-        wanted.extend(unused.map(|name| (name.clone(), SetWant::Gone)));
-        wanted
     }
 
     async fn restore_sets(&mut self, text: &str, written: &mut Written) -> Result<(), Error> {

@@ -51,6 +51,8 @@ pub(super) struct Model {
     pub sets: BTreeMap<String, ModelSet>,
     /// Chains whose text says what is in a map or set.
     askers: HashMap<String, BTreeSet<String>>,
+    /// Chains whose text names a set.
+    users: HashMap<String, BTreeSet<String>>,
     /// Chains whose text may have changed since [`take_changed`](Self::take_changed).
     changed_chains: BTreeSet<String>,
     /// Sets likewise, with what changed.
@@ -174,6 +176,21 @@ impl Model {
         }
     }
 
+    /// The rules that name a set, with their chains, and whether they ask for what is not in it.
+    pub(super) fn uses(&self, set: &str) -> impl Iterator<Item = (&str, &Rule, bool)> {
+        let chains = self.users.get(set).into_iter().flatten().filter_map(|chain| self.chains.get(chain));
+        let rules = chains.flat_map(|chain| chain.rules.iter().map(|rule| (chain.name.as_str(), rule)));
+        rules.flat_map(move |(chain, rule)| {
+            let asked = named(rule).filter(move |(name, _)| *name == set);
+            asked.map(move |(_, negated)| (chain, rule, negated))
+        })
+    }
+
+    /// Notes that a set has another name in ipset, so that all text that names it is another one.
+    pub(super) fn set_renamed(&mut self, set: &str) {
+        self.changed_chains.extend(self.users.get(set).into_iter().flatten().cloned());
+    }
+
     /// Names of chains whose text may have changed since the last call.
     pub(super) fn take_changed_chains(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.changed_chains)
@@ -240,19 +257,22 @@ impl Model {
                 self.chains.insert(head.name.clone(), chain);
             }
             OpKind::DeleteChain { name } => {
-                self.chains.remove(name)?;
-                self.forget_asker(name);
+                let chain = self.chains.remove(name)?;
+                self.forget(name, &chain.rules);
                 self.changed_chains.insert(name.clone());
             }
             OpKind::FlushChain { name } => {
-                self.chains.get_mut(name)?.rules.clear();
-                self.forget_asker(name);
+                let rules = std::mem::take(&mut self.chains.get_mut(name)?.rules);
+                self.forget(name, &rules);
                 self.changed_chains.insert(name.clone());
             }
             OpKind::AddRule { chain, rule } => {
                 self.chains.get_mut(chain)?.rules.push(rule.clone());
                 for set in spelled_out(rule) {
                     self.askers.entry(set.to_owned()).or_default().insert(chain.clone());
+                }
+                for (set, _) in named(rule) {
+                    self.users.entry(set.to_owned()).or_default().insert(chain.clone());
                 }
                 self.changed_chains.insert(chain.clone());
             }
@@ -267,6 +287,7 @@ impl Model {
         let sets = std::mem::take(&mut self.sets);
         self.changed_sets.extend(sets.into_keys().map(|name| (name, SetChange::Whole)));
         self.askers.clear();
+        self.users.clear();
     }
 
     fn add_set(&mut self, family: Family, name: &str, spec: SetSpec) {
@@ -311,9 +332,19 @@ impl Model {
         }
     }
 
-    fn forget_asker(&mut self, chain: &str) {
-        for askers in self.askers.values_mut() {
-            askers.remove(chain);
+    /// These rules of a chain are gone.
+    fn forget(&mut self, chain: &str, rules: &[Rule]) {
+        let forget = |sets: &mut HashMap<String, BTreeSet<String>>, set: &str| {
+            if let Some(chains) = sets.get_mut(set) {
+                chains.remove(chain);
+                if chains.is_empty() {
+                    sets.remove(set);
+                }
+            }
+        };
+        for rule in rules {
+            spelled_out(rule).for_each(|set| forget(&mut self.askers, set));
+            named(rule).for_each(|(set, _)| forget(&mut self.users, set));
         }
     }
 }
@@ -347,4 +378,14 @@ fn spelled_out(rule: &Rule) -> impl Iterator<Item = &str> {
         _ => None,
     });
     sets.chain(maps)
+}
+
+/// The sets of ipset that a rule's text names, and whether it asks for what is not in them.
+fn named(rule: &Rule) -> impl Iterator<Item = (&str, bool)> {
+    rule.matches.iter().filter_map(|condition| match condition {
+        Match::AddressSet { set, negated, .. } | Match::PortMemberSet { set, negated, .. } => {
+            Some((set.as_str(), *negated))
+        }
+        _ => None,
+    })
 }

@@ -27,7 +27,7 @@ fn told(state: &State, variant: Variant) -> Iptables {
 fn text(iptables: &mut Iptables, family: Family) -> String {
     iptables.sets = Some(HashMap::new());
     let sets = iptables.wanted_sets(family, true);
-    let sets = diff::sets(&sets, &HashMap::new());
+    let sets = diff::sets(&sets.wants, &HashMap::new());
     iptables.render(family);
     let context = iptables.context(family);
     let state = &iptables.families[family.index()];

@@ -3,6 +3,9 @@
 //! One document, endpoint or setting changes at a time, as one event of the datastore would; the back end is one of the
 //! settings. Hand-made packets of which both states say the same go out without a pause while the kernel gets from the
 //! one to the other.
+//!
+//! With nftables that is all packets. The tables of iptables change one after another, each at once, so there it is
+//! those of which also all tables before the last say the same ([`Expectation::early`]).
 
 use std::{
     fmt::Write as _,
@@ -65,8 +68,9 @@ impl Walk<'_> {
         changed
     }
 
-    /// The shots of which two states say the same, with what they say.
-    fn steady(&self, shots: &[Shot], states: [&State; 2]) -> Vec<(Probe, Answer)> {
+    /// The shots of which two states say the same, with what they say. If not everything changes `at_once`, all tables
+    /// must say the same.
+    fn steady(&self, shots: &[Shot], states: [&State; 2], at_once: bool) -> Vec<(Probe, Answer)> {
         let topology = &self.scenarios.topology;
         let oracles = states.map(|state| world::oracle(topology, state));
         let mut spoken = Spoken::default();
@@ -80,7 +84,9 @@ impl Walk<'_> {
             // of a route and of rules, which are no single act of the kernel.
             let fate =
                 |expectation: &Expectation| (expectation.verdict.is_allow(), expectation.answer == Answer::Allow);
-            let same = fate(&before) == fate(&after) && before.packet.to == after.packet.to;
+            let same = fate(&before) == fate(&after)
+                && before.packet.to == after.packet.to
+                && (at_once || before.early() == after.early());
             let answer = if before.answer == Answer::Allow { Answer::Allow } else { Answer::Drop };
             let Shot { from, to, destination, source_port, content, .. } = *shot;
             let probe =
@@ -91,8 +97,13 @@ impl Walk<'_> {
     }
 
     /// Gets from one state to another under load; what is wrong.
-    fn change(&mut self, before: &State, after: &State, shots: &[Shot], tally: &mut Tally) -> Option<String> {
-        let steady = self.steady(shots, [before, after]);
+    fn change(
+        &mut self,
+        before: &State,
+        after: &State,
+        steady: &[(Probe, Answer)],
+        tally: &mut Tally,
+    ) -> Option<String> {
         let probes: Vec<Probe> = steady.iter().map(|(probe, _)| probe.clone()).collect();
         self.rig.forget_connections().unwrap();
         self.rig.prober.late();
@@ -148,13 +159,16 @@ impl Walk<'_> {
             return Some(format!("{error}\n{}", world::documents(&before, &self.usual)));
         }
         for at in 0..CHANGES {
+            let last = self.backend;
             if at == SWITCH {
                 self.backend = self.other_backend();
             } else {
                 documents = self.neighbour(&documents);
             }
             let after = state(self.scenarios, &documents, self.backend).unwrap();
-            if let Some(report) = self.change(&before, &after, &shots, tally) {
+            let at_once = [last, self.backend] == [Backend::Nftables; 2];
+            let steady = self.steady(&shots, [&before, &after], at_once);
+            if let Some(report) = self.change(&before, &after, &steady, tally) {
                 return Some(report);
             }
             if let Err(error) = self.rig.is_written_by(self.backend) {

@@ -10,7 +10,7 @@ use calico_packets::{
     wire::SYN,
 };
 use calico_policy::{
-    oracle::{self, Why},
+    oracle::{self, List, Stage, Why},
     packet::{Addressed, Hop, Packet, Tracking, Transport, Verdict},
 };
 
@@ -53,6 +53,21 @@ pub(crate) struct Expectation {
     pub(crate) verdict: Verdict,
     seen: IpAddr,
     why: Vec<Why>,
+    /// Its destination is translated by us.
+    floats: bool,
+}
+
+impl Expectation {
+    /// What becomes of the packet before the table in which most policy is, as far as it matters for what follows: the
+    /// stations there with their verdicts, and whether it is translated.
+    pub(crate) fn early(&self) -> (Vec<(Stage, Verdict, bool)>, bool) {
+        let is_early =
+            |stage: Stage| matches!(stage, Stage::SourceCheck | Stage::Policy(List::Untracked | List::PreDnat, _));
+        let request = self.why.first().into_iter().flat_map(|why| &why.steps);
+        let stations =
+            request.filter(|step| is_early(step.stage)).map(|step| (step.stage, step.verdict, step.allows_by_rule()));
+        (stations.collect(), self.floats)
+    }
 }
 
 /// Who has spoken to whom in a round by a protocol without ports. Such packets all belong to one connection, so one in
@@ -145,7 +160,7 @@ pub(crate) fn differences(
 }
 
 fn compare(shot: &Shot, expectation: Expectation, outcome: Outcome) -> Option<Mismatch> {
-    let Expectation { packet, answer, verdict, seen, why } = expectation;
+    let Expectation { packet, answer, verdict, seen, why, floats: _ } = expectation;
     let same = match (answer, outcome.answer) {
         (Answer::Allow, Answer::Allow) => {
             let asked = shot.manner == Manner::Converse && matches!(shot.content, Content::Udp { .. });
@@ -184,7 +199,8 @@ pub(crate) fn expect(
     };
     let seen = oracle.seen_source(&packet);
     let why = [Some(flow.request), flow.reply].into_iter().flatten().map(|(_, why)| why).collect();
-    Expectation { packet, answer, verdict, seen, why }
+    let floats = floats(oracle, shot.destination);
+    Expectation { packet, answer, verdict, seen, why, floats }
 }
 
 /// The packet as the oracle takes it, and whether routing brings it to where it is waited for.
