@@ -2,7 +2,8 @@
 //!
 //! Everything is typed and sorted: equal facts give an equal value and so an equal file, and no text of a user's
 //! reaches the file unless it went through [`Password`], [`interface_pattern`] or [`description`], which let nothing
-//! through that could end a string and go on as configuration.
+//! through that could end a string and go on as configuration. The rules of BGPFilters come as statements that were
+//! put together from such values (see the module `filters`).
 
 use std::{
     fmt,
@@ -31,6 +32,9 @@ pub struct BirdConfig {
     pub verbosity: Verbosity,
     /// Patterns of interfaces that BIRD shall not see, beside the built-in ones.
     pub ignored_interfaces: Vec<String>,
+    /// The local preference of routes of which no filter said another, if some filter of the cluster speaks of
+    /// priorities; all nodes must then say the same.
+    pub normal_preference: Option<u32>,
     /// IPv4, then IPv6; always both.
     pub families: [FamilyConfig; 2],
 }
@@ -56,6 +60,12 @@ pub struct FamilyConfig {
     pub encapsulated: Vec<IpNet>,
     /// Service ranges: announced, never in the kernel.
     pub services: Vec<IpNet>,
+    /// Communities of what this node announces.
+    pub tags: Vec<Tag>,
+    /// Neighbours that are reached through a gateway of their own.
+    pub gateways: Vec<Gateway>,
+    /// The lists of BGPFilters that the peers of this family call.
+    pub functions: Vec<FilterFunction>,
     /// The neighbours: mesh, global, node; each by address.
     pub peers: Vec<Peer>,
 }
@@ -65,6 +75,63 @@ impl FamilyConfig {
     pub(crate) fn is_single(prefix: &IpNet) -> bool {
         prefix.prefix_len() == prefix.max_prefix_len()
     }
+}
+
+/// Communities for routes to a prefix and to what is inside it, where this node is the first to announce them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Tag {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// BIRD's statements that add the communities.
+    pub statements: Vec<String>,
+}
+
+/// A fixed route to a neighbour, so that no announcement of anybody's can lead elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Gateway {
+    /// The neighbour's address, as a prefix of one address.
+    pub peer: IpNet,
+    /// Where it is reached.
+    pub gateway: IpAddr,
+}
+
+/// The way that routes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Direction {
+    /// From a peer.
+    Import,
+    /// To a peer.
+    Export,
+}
+
+impl Direction {
+    /// What a peer does.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::Import => "import",
+            Self::Export => "export",
+        }
+    }
+}
+
+/// One list of a BGPFilter as a function in BIRD's language.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FilterFunction {
+    /// Its name, to be quoted.
+    pub symbol: String,
+    /// The filter's name, reduced to what is safe in a comment.
+    pub filter: String,
+    /// The rules in order, one statement each; `same_as` is the parameter, true where the peer is in this AS.
+    pub statements: Vec<String>,
+}
+
+/// What the filters of a peer do in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Screen {
+    /// The functions to ask, in this order.
+    pub calls: Vec<String>,
+    /// Nothing is exchanged, because a filter cannot be followed.
+    pub closed: bool,
 }
 
 /// Why a session exists; the first part of its name.
@@ -125,6 +192,17 @@ pub struct Peer {
     pub use_node_address: bool,
     /// A router outside of the cluster in another AS: the number of routes it may send is limited.
     pub external: bool,
+    /// The neighbour is in this node's AS, as this node shows it to the neighbour (iBGP).
+    pub internal: bool,
+    /// The BGPFilters by name, in order.
+    #[serde(skip)]
+    pub filters: Vec<String>,
+    /// What they do to routes from the neighbour.
+    pub import: Screen,
+    /// What they do to routes to the neighbour.
+    pub export: Screen,
+    /// The gateway that leads to the neighbour; without one the kernel's routes do.
+    pub reachable_by: Option<IpAddr>,
     /// TCP MD5 password.
     pub password: Option<Password>,
     /// Next hop of what is announced.
@@ -157,6 +235,11 @@ impl Peer {
             passive: false,
             use_node_address: true,
             external: false,
+            internal: false,
+            filters: Vec::new(),
+            import: Screen::default(),
+            export: Screen::default(),
+            reachable_by: None,
             password: None,
             next_hop: NextHop::Auto,
             reflector_cluster_id: None,

@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    config::{BirdConfig, FamilyConfig, Verbosity, description, interface_pattern},
+    community,
+    config::{BirdConfig, FamilyConfig, Gateway, Tag, Verbosity, description, interface_pattern},
+    filters::{self, Library},
     peers::{self, Sessions},
     secrets::Secrets,
     state::{HostAddress, NodeFacts, Problem, State},
@@ -55,6 +57,8 @@ pub(crate) struct Context<'a> {
     pub(crate) cluster_as: AsNumber,
     /// The configuration of the cluster; empty without one.
     pub(crate) cluster: &'a BGPConfigurationSpec,
+    /// The BGPFilters.
+    pub(crate) filters: &'a Library,
 }
 
 impl Context<'_> {
@@ -87,7 +91,8 @@ impl State {
         let cluster = self.settings.get("default").unwrap_or(&none);
         let cluster_as = cluster.as_number.filter(|number| number.0 != 0).unwrap_or(DEFAULT_AS);
         let local_as = me.as_number.unwrap_or(cluster_as);
-        let context = Context { state: self, me, local_as, cluster_as, cluster };
+        let filters = Library::new(&self.filters);
+        let context = Context { state: self, me, local_as, cluster_as, cluster, filters: &filters };
 
         let mut problems: Vec<Problem> = self.unreadable().collect();
         for (name, node) in &self.nodes {
@@ -106,8 +111,12 @@ impl Context<'_> {
         let name = &self.state.node;
         let own = self.settings(name);
         let bind_mode = own.and_then(|own| own.bind_mode.as_ref()).or(self.cluster.bind_mode.as_ref());
-        let families =
-            [self.family(4, self.me.v4, sessions.v4, problems), self.family(6, self.me.v6, sessions.v6, problems)];
+        let tags = community::tags(own, self.cluster, problems);
+        unfollowed(self.cluster, own, problems);
+        let families = [
+            self.family(4, self.me.v4, sessions.v4, &tags, problems),
+            self.family(6, self.me.v6, sessions.v6, &tags, problems),
+        ];
         BirdConfig {
             node: description(name),
             router_id: router_id(name, self.me.v4),
@@ -116,6 +125,7 @@ impl Context<'_> {
             strict_bind: bind_mode.is_some_and(|mode| mode == "NodeIP"),
             verbosity: self.verbosity(own, problems),
             ignored_interfaces: self.ignored_interfaces(own, problems),
+            normal_preference: self.filters.priorities.then_some(filters::NORMAL_PREFERENCE),
             families,
         }
     }
@@ -153,6 +163,7 @@ impl Context<'_> {
         v: u8,
         host: Option<HostAddress>,
         peers: Vec<crate::config::Peer>,
+        tags: &[Tag],
         problems: &mut Vec<Problem>,
     ) -> FamilyConfig {
         let of_family = |net: &IpNet| matches!(net, IpNet::V4(_)) == (v == 4);
@@ -171,6 +182,11 @@ impl Context<'_> {
             no_export: pools(|pool| pool.disable_bgp_export),
             encapsulated: pools(is_encapsulated),
             services: sorted(self.services(problems).into_iter().filter(of_family).collect()),
+            tags: tags.iter().filter(|tag| of_family(&tag.prefix)).cloned().collect(),
+            gateways: gateways(&peers),
+            functions: self
+                .filters
+                .functions(v, peers.iter().flat_map(|p| p.import.calls.iter().chain(&p.export.calls))),
             peers,
         }
     }
@@ -217,6 +233,54 @@ impl Context<'_> {
         found
     }
 }
+
+/// Fixed routes to neighbours, one each: two sessions with one neighbour share the first by port.
+fn gateways(peers: &[crate::config::Peer]) -> Vec<Gateway> {
+    let stated = peers.iter().filter_map(|peer| {
+        let gateway = peer.reachable_by?;
+        Some(Gateway { peer: peer.address.into(), gateway })
+    });
+    let mut gateways: Vec<Gateway> = stated.collect();
+    gateways.sort();
+    gateways.dedup_by_key(|gateway| gateway.peer);
+    gateways
+}
+
+/// Says what of the settings is not followed.
+fn unfollowed(cluster: &BGPConfigurationSpec, own: Option<&BGPConfigurationSpec>, problems: &mut Vec<Problem>) {
+    let mut say = |subject: &str, reason: &str| problems.push(Problem::new(subject, reason));
+    let services = [&cluster.service_cluster_ips, &cluster.service_external_ips, &cluster.service_load_balancer_ips];
+    if services.into_iter().any(|ranges| !ranges.is_empty()) {
+        say(
+            "BGPConfiguration default",
+            "service ranges are for Kubernetes: without it there is no service to announce; \
+             what peers announce of them is passed on and stays out of the kernel",
+        );
+    }
+    for (name, settings) in [("default", Some(cluster)), ("of this node", own)] {
+        let Some(settings) = settings else { continue };
+        let subject = format!("BGPConfiguration {name}");
+        for (member, usual, reason) in UNFOLLOWED {
+            let stated = settings.extra.get(*member).filter(|value| !value.is_null());
+            if stated.is_some_and(|value| value.to_string().trim_matches('"') != *usual) {
+                say(&subject, &format!("{member} is not followed: {reason}"));
+            }
+        }
+    }
+}
+
+/// Members of a BGPConfiguration that are not followed, the value that makes no difference, and why not.
+const UNFOLLOWED: &[(&str, &str, &str)] = &[
+    (
+        "programClusterRoutes",
+        "EnabledNoEncapOnly",
+        "BIRD writes the routes of pools without encapsulation into the kernel, felix those of the others",
+    ),
+    ("ipv4NormalRoutePriority", "1024", "BIRD's routes have one fixed metric, 2048"),
+    ("ipv6NormalRoutePriority", "1024", "BIRD's routes have one fixed metric, 2048"),
+    ("localWorkloadPeeringIPV4", "", "there is no BGP with workloads"),
+    ("localWorkloadPeeringIPV6", "", "there is no BGP with workloads"),
+];
 
 fn is_encapsulated(pool: &IPPoolSpec) -> bool {
     [pool.vxlan_mode, pool.ipip_mode].into_iter().flatten().any(|mode| mode != EncapMode::Never)

@@ -20,10 +20,12 @@
 
 mod affinity;
 pub mod bird;
+mod community;
 mod config;
 mod decide;
 mod duration;
 mod file;
+mod filters;
 mod link;
 mod overrides;
 mod peer_options;
@@ -33,7 +35,10 @@ mod run;
 mod secrets;
 mod state;
 
-pub use config::{AddPaths, BirdConfig, FamilyConfig, NextHop, Password, Peer, PeerKind, Verbosity};
+pub use config::{
+    AddPaths, BirdConfig, FamilyConfig, FilterFunction, Gateway, NextHop, Password, Peer, PeerKind, Screen, Tag,
+    Verbosity,
+};
 pub use decide::{Decision, Waiting};
 pub use render::{KERNEL_METRIC, Template, TemplateError};
 pub use run::{Options, Report, RunError, run};

@@ -1,13 +1,17 @@
 //! The options of a BGPPeer beside who the neighbours are.
 
+use std::net::IpAddr;
+
 use calico_model::{AsNumber, BGPPeerSpec};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     config::{NextHop, Password, Peer},
     duration,
+    peers::neighbour,
     secrets::{SecretKeyRef, Secrets},
+    state::is_host,
 };
 
 /// The longest restart time that fits the capability's twelve bits (RFC 4724).
@@ -26,6 +30,8 @@ pub(crate) struct PeerOptions {
     restart_time: Option<u16>,
     keepalive_time: Option<u16>,
     allow_local_as: Option<u32>,
+    filters: Vec<String>,
+    reachable_by: Option<IpAddr>,
 }
 
 /// The members as stored.
@@ -45,6 +51,13 @@ struct Wire {
     filters: Option<Vec<String>>,
     local_workload_selector: Option<String>,
     reachable_by: Option<String>,
+    failure_detection_mode: Option<String>,
+    // Read where the neighbours are chosen.
+    #[serde(rename = "reversePeering")]
+    _reverse_peering: Option<String>,
+    /// Members not known here.
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -65,16 +78,16 @@ impl PeerOptions {
     ) -> Result<Self, String> {
         let wire: Wire =
             serde_json::from_value(Value::Object(spec.extra.clone())).map_err(|error| error.to_string())?;
-        if wire.filters.is_some_and(|filters| !filters.is_empty()) {
-            return Err("filters are not supported yet, and without them more would be exchanged".into());
-        }
         if wire.local_workload_selector.is_some_and(|selector| !selector.is_empty()) {
-            return Err("localWorkloadSelector is not supported".into());
+            return Err("localWorkloadSelector (BGP with workloads of this node) is not supported".into());
+        }
+        if let Some((member, _)) = wire.unknown.iter().find(|(_, value)| !value.is_null()) {
+            return Err(format!("{member:?} is not known here, and could be what keeps the session safe"));
+        }
+        if wire.failure_detection_mode.is_some_and(|mode| !matches!(mode.as_str(), "" | "None")) {
+            problem("failureDetectionMode: there is no BFD; a dead neighbour is noticed by the hold time, three times keepaliveTime".into());
         }
         let password = wire.password.map(|password| secrets.password(&password.secret_key_ref)).transpose();
-        if wire.reachable_by.is_some_and(|gateway| !gateway.is_empty()) {
-            problem("reachableBy is not supported; the kernel's routes must lead to the neighbour".into());
-        }
         let mut seconds = |text: Option<String>, read: fn(&str) -> Option<u16>, field: &str| {
             let text = text?;
             let found = read(&text);
@@ -92,6 +105,8 @@ impl PeerOptions {
             restart_time: seconds(wire.max_restart_time, restart_time, "maxRestartTime"),
             keepalive_time: seconds(wire.keepalive_time, keepalive_time, "keepaliveTime"),
             allow_local_as: wire.num_allowed_local_as_numbers.filter(|count| *count != 0),
+            filters: wire.filters.unwrap_or_default(),
+            reachable_by: gateway(wire.reachable_by.as_deref(), spec, problem),
         })
     }
 
@@ -104,6 +119,25 @@ impl PeerOptions {
         peer.restart_time = self.restart_time;
         peer.keepalive_time = self.keepalive_time;
         peer.allow_local_as = self.allow_local_as;
+        peer.filters.clone_from(&self.filters);
+        peer.reachable_by = self.reachable_by.filter(|gateway| gateway.is_ipv4() == peer.address.is_ipv4());
+    }
+}
+
+/// `reachableBy`: the gateway that leads to the neighbour.
+fn gateway(text: Option<&str>, spec: &BGPPeerSpec, problem: &mut dyn FnMut(String)) -> Option<IpAddr> {
+    let text = text.filter(|text| !text.is_empty())?;
+    let mut unusable = |why: &str| {
+        problem(format!("reachableBy {text:?} {why}; the kernel's routes must lead to the neighbour"));
+        None
+    };
+    let Some(gateway) = text.parse().ok().filter(|gateway| is_host(*gateway)) else {
+        return unusable("cannot be the address of a gateway");
+    };
+    match neighbour(&spec.peer_ip) {
+        Ok((address, _)) if address.is_ipv4() == gateway.is_ipv4() => Some(gateway),
+        Ok(_) => unusable("is of another family than peerIP"),
+        Err(_) => unusable("needs a peerIP"),
     }
 }
 

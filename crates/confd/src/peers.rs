@@ -18,7 +18,7 @@ use calico_model::{AsNumber, BGPPeerSpec};
 use calico_selector::Selector;
 
 use crate::{
-    config::{AddPaths, Password, Peer, PeerKind, description},
+    config::{AddPaths, Direction, Password, Peer, PeerKind, description},
     decide::{BGP_PORT, Context},
     peer_options::PeerOptions,
     secrets::{SecretKeyRef, Secrets},
@@ -55,7 +55,12 @@ pub(crate) fn sessions(context: &Context<'_>, secrets: &dyn Secrets, problems: &
     mesh(context, secrets, &mut claims);
 
     let mut sessions = Sessions::default();
-    for peer in claims.by_place.into_values().filter_map(|claim| claim.peer) {
+    let Claims { by_place, problems } = claims;
+    for mut peer in by_place.into_values().filter_map(|claim| claim.peer) {
+        let v = if peer.address.is_ipv4() { 4 } else { 6 };
+        peer.internal = peer.as_number == peer.local_as.unwrap_or(context.local_as.0);
+        peer.import = context.filters.screen(&peer.filters, v, Direction::Import, problems);
+        peer.export = context.filters.screen(&peer.filters, v, Direction::Export, problems);
         if peer.address.is_ipv4() { &mut sessions.v4 } else { &mut sessions.v6 }.push(peer);
     }
     for list in [&mut sessions.v4, &mut sessions.v6] {
@@ -269,6 +274,9 @@ fn target(spec: &BGPPeerSpec, context: &Context<'_>) -> Result<Option<Target>, S
         let (address, port) = neighbour(&spec.peer_ip)?;
         return Ok(here.has(me, mine).then_some(Target::Address(address, port)));
     }
+    if spec.extra.get("localWorkloadSelector").and_then(|value| value.as_str()).is_some_and(|text| !text.is_empty()) {
+        return Err("localWorkloadSelector (BGP with workloads of this node) is not supported".into());
+    }
     if spec.peer_selector.is_empty() {
         return Err("it names no neighbour (peerIP or peerSelector)".into());
     }
@@ -317,7 +325,7 @@ fn selector(text: &str, field: &str) -> Result<Selector, String> {
 }
 
 /// A neighbour's address, with or without a port.
-fn neighbour(text: &str) -> Result<(IpAddr, Option<u16>), String> {
+pub(crate) fn neighbour(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     let plain = text.parse::<IpAddr>().map(|address| (address, None));
     let (address, port) = plain
         .or_else(|_| text.parse::<SocketAddr>().map(|socket| (socket.ip(), Some(socket.port()))))

@@ -11,8 +11,8 @@ use std::{
 };
 
 use calico_model::{
-    AnyResource, AsNumber, BGPConfigurationSpec, BGPPeerSpec, Change, DecodeError, IPPoolSpec, KindName, Node,
-    ResourceKey,
+    AnyResource, AsNumber, BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec, Change, DecodeError, IPPoolSpec, KindName,
+    Node, ResourceKey,
 };
 use calico_store::{Entry, Event, KvEvent};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -125,6 +125,7 @@ pub struct State {
     /// `default` and `node.<name>`.
     pub(crate) settings: BTreeMap<String, BGPConfigurationSpec>,
     pub(crate) peers: BTreeMap<String, BGPPeerSpec>,
+    pub(crate) filters: BTreeMap<String, BGPFilterSpec>,
     pub(crate) pools: BTreeMap<String, IPPoolSpec>,
     /// Own blocks, by the key of their affinity.
     pub(crate) blocks: BTreeMap<String, IpNet>,
@@ -142,6 +143,7 @@ impl State {
             nodes: BTreeMap::new(),
             settings: BTreeMap::new(),
             peers: BTreeMap::new(),
+            filters: BTreeMap::new(),
             pools: BTreeMap::new(),
             blocks: BTreeMap::new(),
             unreadable: BTreeMap::new(),
@@ -151,7 +153,8 @@ impl State {
 
     /// The prefixes of the datastore that a syncer must follow for node `node`.
     pub fn prefixes(node: &str) -> Vec<String> {
-        let kinds = [KindName::BGPConfiguration, KindName::BGPPeer, KindName::IPPool, KindName::Node];
+        let kinds =
+            [KindName::BGPConfiguration, KindName::BGPFilter, KindName::BGPPeer, KindName::IPPool, KindName::Node];
         kinds.into_iter().map(ResourceKey::prefix).chain([affinity::prefix(node)]).collect()
     }
 
@@ -208,6 +211,7 @@ impl State {
             AnyResource::Node(node) => replace(&mut self.nodes, name, NodeFacts::of(node)),
             AnyResource::BGPConfiguration(settings) => replace(&mut self.settings, name, settings.spec),
             AnyResource::BGPPeer(peer) => replace(&mut self.peers, name, peer.spec),
+            AnyResource::BGPFilter(filter) => replace(&mut self.filters, name, filter.spec),
             AnyResource::IPPool(pool) => replace(&mut self.pools, name, pool.spec),
             _ => false,
         };
@@ -221,6 +225,7 @@ impl State {
             KindName::Node => self.nodes.remove(name).is_some(),
             KindName::BGPConfiguration => self.settings.remove(name).is_some(),
             KindName::BGPPeer => self.peers.remove(name).is_some(),
+            KindName::BGPFilter => self.filters.remove(name).is_some(),
             KindName::IPPool => self.pools.remove(name).is_some(),
             _ => false,
         };

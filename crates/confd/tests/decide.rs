@@ -6,34 +6,19 @@ mod common;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use calico_confd::{BirdConfig, NextHop, PeerKind, State, Template, Waiting};
+use calico_confd::{NextHop, PeerKind, State, Template, Waiting};
 use calico_model::{DecodeError, KindName, ResourceKey};
 use calico_store::{Event, KvEvent};
 use common::{
-    Known, NODE, affinity, affinity_key, bird_accepts, decide, labelled, node, peer, pool, remove, set, settings, state,
+    Known, NODE, affinity, affinity_key, bird_accepts, config, decide, filter, labelled, node, peer, pool, problems,
+    remove, set, settings, state, with,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
-/// This node with an IPv4 address, and these.
-fn with(events: impl IntoIterator<Item = Event>) -> Vec<Event> {
-    [node(NODE, json!({"ipv4Address": "10.192.0.5/16"}))].into_iter().chain(events).collect()
-}
-
-fn config(events: Vec<Event>) -> BirdConfig {
-    decide(events).unwrap().config
-}
-
 /// The IPv4 sessions by name.
 fn sessions(events: Vec<Event>) -> Vec<String> {
     config(events).families[0].peers.iter().map(|peer| peer.name.clone()).collect()
-}
-
-/// The problems after these events; the configuration must still be one that BIRD accepts.
-fn problems(events: Vec<Event>) -> Vec<String> {
-    let decision = decide(events).unwrap();
-    bird_accepts(&Template::built_in().render(&decision.config).unwrap()).unwrap();
-    decision.problems.iter().map(ToString::to_string).collect()
 }
 
 fn nets(texts: &[&str]) -> Vec<ipnet::IpNet> {
@@ -291,7 +276,7 @@ fn a_peer_that_cannot_be_had_as_asked_gets_no_session() {
     for option in [
         json!({"password": {"secretKeyRef": {"name": "tor", "key": "missing"}}}),
         json!({"password": {}}),
-        json!({"filters": ["mine"]}),
+        json!({"colour": "blue"}),
         json!({"localWorkloadSelector": "all()"}),
         json!({"nextHopMode": "Sideways"}),
         json!({"ttlSecurity": 999}),
@@ -332,6 +317,7 @@ fn peers_that_make_no_sense_cost_only_themselves() {
         json!({"peerIP": "10.192.0.8", "nodeSelector": "a =="}),
         json!({"peerIP": "10.192.0.8", "nodeSelector": "  "}),
         json!({"peerSelector": "a =="}),
+        json!({"localWorkloadSelector": "all()", "asNumber": 64999}),
     ] {
         let events = || with([good(), peer("bad", bad.clone())]);
         assert_eq!(sessions(events()), ["Global_10_192_0_9"], "{bad}");
@@ -355,7 +341,13 @@ fn options_at_their_limits_are_accepted_by_bird() {
         (json!({"maxRestartTime": "4096s"}), false),
         (json!({"maxRestartTime": "soon"}), false),
         (json!({"numAllowedLocalASNumbers": 10}), true),
-        (json!({"reachableBy": "10.192.0.1"}), false),
+        (json!({"reachableBy": "10.192.0.1"}), true),
+        (json!({"reachableBy": "fd00::1"}), false),
+        (json!({"reachableBy": "gateway"}), false),
+        (json!({"reachableBy": ""}), true),
+        (json!({"failureDetectionMode": "None"}), true),
+        (json!({"failureDetectionMode": "BFDIfDirectlyConnected"}), false),
+        (json!({"reversePeering": "Auto", "localWorkloadSelector": ""}), true),
         (json!({"keepOriginalNextHop": true}), true),
     ] {
         let mut spec = json!({"peerIP": "10.192.0.9", "asNumber": 65000});
@@ -423,6 +415,15 @@ fn records() -> Vec<Event> {
         peer("p2", json!({"peerIP": "10.192.0.7", "asNumber": 65001})),
         peer("p3", json!({"nodeSelector": "all()", "peerSelector": "has(rack)"})),
         peer("p4", json!({"peerIP": "bad"})),
+        peer(
+            "p5",
+            json!({"peerIP": "172.20.0.1", "asNumber": 65000, "filters": ["f2", "f1"], "reachableBy": "10.192.0.1"}),
+        ),
+        filter("f1", json!({"importV4": [{"action": "Accept", "priority": 3}]})),
+        filter(
+            "f2",
+            json!({"importV4": [{"action": "Reject", "cidr": "10.0.0.0/8", "matchOperator": "In"}], "exportV4": [{}]}),
+        ),
         labelled(KindName::Node, "host9", json!({"rack": "1"}), json!({"bgp": {"ipv4Address": "10.192.0.9"}})),
     ]);
     for at in 2..6 {
@@ -462,7 +463,7 @@ fn a_joining_node_only_adds_lines() {
 fn what_a_syncer_must_follow() {
     let prefixes = State::prefixes("host1");
     assert!(prefixes.contains(&"/calico/ipam/v2/host/host1/".to_owned()));
-    for kind in ["bgpconfigurations", "bgppeers", "ippools", "nodes"] {
+    for kind in ["bgpconfigurations", "bgpfilters", "bgppeers", "ippools", "nodes"] {
         assert!(prefixes.contains(&format!("/calico/resources/v3/projectcalico.org/{kind}/")), "{kind}");
     }
 }

@@ -105,8 +105,51 @@ fn peers_of_every_sort() {
         affinity("10.60.3.7/32", "confirmed"),
         affinity("10.60.4.0/26", "pending"),
     ]);
+    let services = "BGPConfiguration default: service ranges are for Kubernetes: without it there is no service to \
+                    announce; what peers announce of them is passed on and stays out of the kernel";
     let problem = "BGPPeer unreadable: \"tor/x\" cannot be the name or key of a secret; its neighbours get no session";
-    check("peers_of_every_sort", events, &[problem]);
+    check("peers_of_every_sort", events, &[services, problem]);
+}
+
+#[test]
+fn filters_communities_gateways() {
+    let mut events = two_nodes();
+    let filter = |name: &str, spec| set(KindName::BGPFilter, name, spec);
+    events.extend([
+        settings(json!({
+            "communities": [{"name": "gold", "value": "65000:1"}],
+            "prefixAdvertisements": [
+                {"cidr": "192.168.0.0/16", "communities": ["gold", "64512:50:5364"]},
+                {"cidr": "fd80:24e2:f998:72d6::/64", "communities": ["65000:6"]},
+            ],
+        })),
+        filter(
+            "tor.in",
+            json!({
+                "importV4": [
+                    {"action": "Reject", "cidr": "172.20.0.0/16", "matchOperator": "In", "prefixLength": {"min": 24}},
+                    {"action": "Accept", "communities": {"values": ["65000:42"]}, "peerType": "eBGP",
+                     "operations": [{"setPriority": {"value": 512}}]},
+                    {"action": "Reject", "asPathPrefix": [65000, 65009]},
+                ],
+                "importV6": [{"action": "Accept", "cidr": "2001:db8::/32", "matchOperator": "In"}, {"action": "Reject"}],
+            }),
+        ),
+        filter(
+            "tor.out",
+            json!({"exportV4": [{"action": "Accept", "source": "RemotePeers", "interface": "eth*",
+                "operations": [{"prependASPath": {"prefix": [64512, 64513]}}, {"addCommunity": {"value": "64512:666"}}]}]}),
+        ),
+        filter("odd", json!({"exportV6": [{"action": "Accept", "colour": "blue"}]})),
+        peer(
+            "fabric",
+            json!({"peerIP": "172.31.0.1", "asNumber": 65000, "filters": ["tor.in", "tor.out"], "reachableBy": "10.192.0.9"}),
+        ),
+        peer("fabric6", json!({"peerIP": "fd00:192::4", "asNumber": 64512, "filters": ["tor.in", "odd"]})),
+    ]);
+    let problem =
+        "BGPFilter odd: exportV6[0]: \"colour\" is not known here; peers with this filter export no IPv6 routes";
+    check("filters_communities_gateways", events, &[problem]);
 }
 
 #[test]

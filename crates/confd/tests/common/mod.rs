@@ -6,7 +6,7 @@ pub(crate) mod net;
 
 use std::{collections::BTreeMap, fs, process::Command};
 
-use calico_confd::{Decision, Password, SecretError, SecretKeyRef, Secrets, State, Waiting};
+use calico_confd::{BirdConfig, Decision, Password, SecretError, SecretKeyRef, Secrets, State, Template, Waiting};
 use calico_model::{AnyResource, Change, KindName, ResourceKey, Revision};
 use calico_store::{Entry, Event, KvEvent};
 use serde_json::{Value, json};
@@ -104,4 +104,26 @@ pub(crate) fn bird_accepts(text: &str) -> Result<(), String> {
     fs::write(&path, text).unwrap();
     let output = Command::new("bird").arg("-p").arg("-c").arg(&path).output().expect("BIRD 2 is installed (bird2)");
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// This node with an IPv4 address, and these.
+pub(crate) fn with(events: impl IntoIterator<Item = Event>) -> Vec<Event> {
+    [node(NODE, json!({"ipv4Address": "10.192.0.5/16"}))].into_iter().chain(events).collect()
+}
+
+/// The configuration after these events.
+pub(crate) fn config(events: Vec<Event>) -> BirdConfig {
+    decide(events).unwrap().config
+}
+
+/// The problems after these events; the configuration must still be one that BIRD accepts.
+pub(crate) fn problems(events: Vec<Event>) -> Vec<String> {
+    let decision = decide(events).unwrap();
+    bird_accepts(&Template::built_in().render(&decision.config).unwrap()).unwrap();
+    decision.problems.iter().map(ToString::to_string).collect()
+}
+
+/// A BGPFilter.
+pub(crate) fn filter(name: &str, spec: serde_json::Value) -> Event {
+    set(KindName::BGPFilter, name, spec)
 }
