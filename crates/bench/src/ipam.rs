@@ -21,7 +21,7 @@ use crate::{felix, report::Report};
 /// Hosts of each measure, and its name.
 const CROWDS: [(usize, &str); 2] = [(1, "one"), (8, "eight")];
 /// Addresses that a host takes: some blocks full, and less than the most that a host may have.
-const ASSIGNMENTS: usize = 500;
+const ASSIGNMENTS: usize = 250;
 /// Room for all blocks of all hosts.
 const POOL: &str = "10.66.0.0/16";
 
