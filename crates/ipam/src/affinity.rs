@@ -166,6 +166,12 @@ impl AffinityState {
     }
 }
 
+impl fmt::Display for AffinityState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Legacy { "confirmed" } else { self.as_str() })
+    }
+}
+
 impl FromStr for AffinityState {
     type Err = Infallible;
 

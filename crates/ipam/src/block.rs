@@ -22,6 +22,10 @@ use crate::{
     wire::{self, null_is_empty},
 };
 
+mod fault;
+
+pub use fault::BlockFault;
+
 /// An address's place in its block, from 0.
 pub type Ordinal = usize;
 
@@ -81,7 +85,8 @@ impl Attribute {
         self.handle_id.as_deref().map(HandleId::from).filter(|handle| !handle.is_empty())
     }
 
-    fn is_windows_reserved(&self) -> bool {
+    /// True for what a Windows host sets aside; such addresses have a handle in name only.
+    pub(crate) fn is_windows_reserved(&self) -> bool {
         self.handle_id.as_deref().is_some_and(|handle| handle.eq_ignore_ascii_case(WINDOWS_RESERVED_HANDLE))
     }
 }
@@ -240,33 +245,30 @@ impl Block {
     /// # Errors
     /// A word on what is wrong with it; such a block must not be used or written.
     pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let block = Self::from_damaged_json(bytes)?;
+        block.check_queue().map_err(|fault| fault.to_string()).map(|()| block)
+    }
+
+    /// Reads a stored block although its queue may be wrong: who holds what is certain, what is free is not. Enough
+    /// to look and to release, not to assign.
+    ///
+    /// # Errors
+    /// A word on what is wrong with it.
+    pub(crate) fn from_damaged_json(bytes: &[u8]) -> Result<Self, String> {
+        let block = Self::from_json_unchecked(bytes)?;
+        block.check_held().map_err(|fault| fault.to_string()).map(|()| block)
+    }
+
+    /// Reads a stored block whatever is wrong with it, to be told by [`faults`](Self::faults).
+    ///
+    /// # Errors
+    /// The JSON error.
+    pub fn from_json_unchecked(bytes: &[u8]) -> Result<Self, String> {
         let mut block: Self = wire::decode(bytes)?;
         if let (None, Some(host)) = (&block.affinity, block.legacy_owner.take()) {
             block.affinity = Some(Owner::host(host).to_string());
         }
-        block.check().map(|()| block)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let size = range::size(self.cidr);
-        if size > 1 << MAX_BLOCK_BITS || self.cidr != self.cidr.trunc() {
-            return Err(format!("{} is not the prefix of a block", self.cidr));
-        }
-        if self.allocations.len() as u128 != size {
-            return Err(format!("{} allocations for {size} addresses", self.allocations.len()));
-        }
-        let attributes = self.attributes().len();
-        if let Some(index) = self.allocations.iter().flatten().find(|index| **index >= attributes) {
-            return Err(format!("an allocation names attribute {index} of {attributes}"));
-        }
-        let mut seen = vec![false; self.allocations.len()];
-        for ordinal in &self.unallocated {
-            let free = self.allocations.get(*ordinal).is_some_and(Option::is_none);
-            if !free || std::mem::replace(&mut seen[*ordinal], true) {
-                return Err(format!("ordinal {ordinal} is listed as free but is not, or is listed twice"));
-            }
-        }
-        Ok(())
+        Ok(block)
     }
 
     /// The stored form.

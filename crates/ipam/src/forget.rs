@@ -5,7 +5,9 @@
 //! Only somebody who keeps others from assigning with the handle can tell such a count from one that another call
 //! is about to make true, so only such a caller can have it removed.
 
-use crate::{HandleId, Ipam, error::AccessError, retry::is_race};
+use calico_model::Revision;
+
+use crate::{Handle, HandleId, Ipam, error::AccessError, ipam::Stored, retry::is_race};
 
 impl Ipam {
     /// Deletes a handle that holds no address, whatever it counts. `Ok(false)` if it holds some, or is not there.
@@ -19,12 +21,8 @@ impl Ipam {
         let mut retry = self.retry(format!("handle {id}"));
         loop {
             let Some(stored) = self.handle(id).await? else { return Ok(false) };
-            let config = self.get_config().await?;
-            for cidr in stored.value.blocks() {
-                let block = self.block(cidr, &config).await?;
-                if block.is_some_and(|block| !block.value.held_by(id).is_empty()) {
-                    return Ok(false);
-                }
+            if self.holds_addresses(id, &stored).await? {
+                return Ok(false);
             }
             match self.kv().delete(&id.key(), stored.revision).await {
                 Ok(()) => return Ok(true),
@@ -32,6 +30,37 @@ impl Ipam {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+impl Ipam {
+    /// Deletes a handle that has not changed since it had `revision`, when it was seen to hold nothing. `Ok(false)`
+    /// if it has changed, is gone, or holds an address after all.
+    ///
+    /// # Errors
+    /// The datastore's.
+    pub async fn delete_idle_handle(&self, id: &HandleId, revision: Revision) -> Result<bool, AccessError> {
+        let Some(stored) = self.handle(id).await?.filter(|stored| stored.revision == revision) else {
+            return Ok(false);
+        };
+        if self.holds_addresses(id, &stored).await? {
+            return Ok(false);
+        }
+        match self.kv().delete(&id.key(), revision).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_race(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn holds_addresses(&self, id: &HandleId, handle: &Stored<Handle>) -> Result<bool, AccessError> {
+        for cidr in handle.value.blocks() {
+            let block = self.damaged_block(cidr).await?;
+            if block.is_some_and(|block| !block.value.held_by(id).is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -117,6 +117,16 @@ impl Handle {
         true
     }
 
+    /// Sets a count, and drops the block at zero. Returns whether it was another.
+    pub(crate) fn set(&mut self, block: IpNet, count: usize) -> bool {
+        let (key, count) = (block.to_string(), i64::try_from(count).unwrap_or(i64::MAX));
+        let before = match count {
+            0 => self.counts.remove(&key),
+            count => self.counts.insert(key, count),
+        };
+        before != (count > 0).then_some(count)
+    }
+
     /// Drops a block that no longer exists. Returns whether it was there.
     pub(crate) fn forget(&mut self, block: IpNet) -> bool {
         self.counts.remove(&block.to_string()).is_some()

@@ -66,6 +66,10 @@ impl Ipam {
         Self { backoff, ..self }
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn kv(&self) -> &dyn Kv {
         &**self.store.kv()
     }
@@ -183,6 +187,20 @@ impl Ipam {
             stored.value.collect(config.cooldown(), self.now());
         }
         Ok(stored)
+    }
+
+    /// A block to release from, with addresses whose cool-down is over freed in memory. Its queue may be damaged.
+    pub(crate) async fn block_to_release(&self, cidr: IpNet, config: &Config) -> Result<Option<Stored<Block>>, Error> {
+        let mut stored = self.damaged_block(cidr).await?;
+        if let Some(stored) = &mut stored {
+            stored.value.collect(config.cooldown(), self.now());
+        }
+        Ok(stored)
+    }
+
+    /// A block as it is stored, although its queue may be damaged: to look at and to release from.
+    pub(crate) async fn damaged_block(&self, cidr: IpNet) -> Result<Option<Stored<Block>>, Error> {
+        self.read(&block_key(cidr), Block::from_damaged_json).await
     }
 
     /// A block as it is stored.

@@ -39,6 +39,7 @@ mod affinities;
 mod affinity;
 mod assign;
 mod assign_ip;
+mod audit;
 mod auto_assign;
 mod block;
 mod claim;
@@ -62,10 +63,11 @@ mod wire;
 pub use affinities::Claimed;
 pub use affinity::{Affinity, AffinityKey, AffinityKeyError, AffinityState, Owner, OwnerError, OwnerKind};
 pub use assign_ip::AssignIp;
+pub use audit::{Allocation, Audit, Finding, Snapshot, StoredBlock, Use, User};
 pub use auto_assign::{Assigned, AutoAssign};
 pub use block::{
-    Attribute, BLOCK_ROOT, Block, HostReserved, Mismatch, Ordinal, Sequences, WINDOWS_RESERVED_HANDLE, block_key,
-    parse_block_key,
+    Attribute, BLOCK_ROOT, Block, BlockFault, HostReserved, Mismatch, Ordinal, Sequences, WINDOWS_RESERVED_HANDLE,
+    block_key, parse_block_key,
 };
 pub use config::{CONFIG_KEY, Config, ConfigError, DEFAULT_MAX_BLOCKS};
 pub use error::{AccessError, AffinityError, AssignError, ConfigureError, LookupError, PoolError, ReleaseError};

@@ -85,7 +85,7 @@ impl Ipam {
         let Some(stored) = self.handle(handle).await? else { return Ok(None) };
         let mut addresses = Vec::new();
         for cidr in stored.value.blocks() {
-            match self.raw_block(cidr).await {
+            match self.damaged_block(cidr).await {
                 Ok(Some(block)) => addresses.extend(block.value.held_by(handle)),
                 Ok(None) => tracing::debug!(%handle, block = %cidr, "the handle names a block that is gone"),
                 Err(error @ calico_store::Error::Corrupt { .. }) => {
@@ -98,17 +98,18 @@ impl Ipam {
         Ok(Some(addresses))
     }
 
-    /// The block of an address: where its pool says, disabled pools included, else wherever it is.
+    /// The block of an address: where its pool says, disabled pools included, else wherever it is. What is free in it
+    /// may be damaged.
     async fn locate(&self, address: IpAddr) -> Result<Option<Stored<Block>>, LookupError> {
         let pools = self.pools().await?;
         let pool = pools.containing(address);
         if let Some(pool) = pool
-            && let Some(block) = self.raw_block(pool.block_of(address)).await?
+            && let Some(block) = self.damaged_block(pool.block_of(address)).await?
         {
             return Ok(Some(block));
         }
         match (self.find_block(address, &mut None).await?, pool) {
-            (Some(block), _) => Ok(self.raw_block(block).await?),
+            (Some(block), _) => Ok(self.damaged_block(block).await?),
             (None, Some(_)) => Ok(None),
             (None, None) => Err(LookupError::NotInPool { address }),
         }
@@ -154,6 +155,10 @@ impl Ipam {
             if let Some(alternate) = &update.alternate {
                 attribute.alternate = nonempty(alternate);
             }
+            block
+                .value
+                .check_queue()
+                .map_err(|fault| calico_store::Error::Corrupt { key: block.value.key(), cause: fault.to_string() })?;
             block.value.replace_attribute(ordinal, &attribute);
             match self.update_block(block).await {
                 Ok(_) => return Ok(()),
@@ -199,7 +204,7 @@ impl Ipam {
             })
             .collect();
         let mut orphans = Vec::new();
-        for block in self.all_blocks().await? {
+        for block in self.countable_blocks().await? {
             let usage = block_usage(&block, &reservations);
             match pools.iter_mut().find(|(cidr, _)| cidr.contains(&block.cidr)) {
                 Some((_, pool)) => {
@@ -212,13 +217,22 @@ impl Ipam {
         Ok(Utilization { pools: pools.into_iter().map(|(_, pool)| pool).collect(), orphans })
     }
 
-    /// All blocks that can be read, in key order, IPv4 first.
+    /// All blocks that can be used, in key order, IPv4 first.
     ///
     /// # Errors
     /// The datastore's.
     pub async fn all_blocks(&self) -> Result<Vec<Block>, AccessError> {
+        self.blocks_read_by(Block::from_json).await
+    }
+
+    /// All blocks that can be read, damaged ones included.
+    async fn countable_blocks(&self) -> Result<Vec<Block>, AccessError> {
+        self.blocks_read_by(Block::from_json_unchecked).await
+    }
+
+    async fn blocks_read_by(&self, parse: fn(&[u8]) -> Result<Block, String>) -> Result<Vec<Block>, AccessError> {
         let listing = self.kv().list(crate::block::BLOCK_ROOT).await?;
-        let decode = |entry| match Stored::decode(entry, Block::from_json) {
+        let decode = |entry| match Stored::decode(entry, parse) {
             Ok(stored) => Some(stored.value),
             Err(error) => {
                 tracing::warn!(%error, "skipping a block that cannot be read");
@@ -248,9 +262,11 @@ fn empty(cidr: IpNet, reservations: &Reservations) -> Usage {
     Usage { cidr, capacity, in_use: 0, reserved, available: capacity - reserved.min(capacity) }
 }
 
+/// What is not in the queue counts as in use, which of a damaged block is what upstream counts.
 fn block_usage(block: &Block, reservations: &Reservations) -> Usage {
-    let (in_use, available) = (block.in_use().count() as u128, block.free(reservations) as u128);
-    Usage { in_use, available, ..empty(block.cidr, reservations) }
+    let (in_queue, available) = (block.unallocated.len() as u128, block.free(reservations) as u128);
+    let empty = empty(block.cidr, reservations);
+    Usage { in_use: empty.capacity.saturating_sub(in_queue), available, ..empty }
 }
 
 impl Usage {

@@ -164,7 +164,7 @@ impl Ipam {
     ) -> Result<FromBlock, AccessError> {
         let mut retry = self.retry(format!("block {cidr}"));
         loop {
-            let Some(mut block) = self.block(cidr, config).await? else { return Ok(FromBlock::NoBlock) };
+            let Some(mut block) = self.block_to_release(cidr, config).await? else { return Ok(FromBlock::NoBlock) };
             let ordinals = requests.iter().filter_map(|request| {
                 let ordinal = block.value.ordinal(request.address)?;
                 let handle = request.handle.clone().filter(|handle| !handle.is_empty());
@@ -255,7 +255,7 @@ impl Ipam {
     ) -> Result<Vec<IpAddr>, AccessError> {
         let mut retry = self.retry(format!("block {cidr}"));
         loop {
-            let Some(mut block) = self.block(cidr, config).await? else {
+            let Some(mut block) = self.block_to_release(cidr, config).await? else {
                 self.forget_block(handle, cidr).await?;
                 return Ok(Vec::new());
             };
