@@ -15,10 +15,12 @@ use crate::{
     Error, Options,
     family::Family,
     ifname::IfName,
+    iptables::{self, Iptables, Variant},
     netlink::{Nft, Rtnl},
     op::{Op, OpKind},
     ruleset::TABLE,
     state::State,
+    writer::{has_nftables, left_by_iptables},
 };
 
 /// How the kernel differs from what is wanted.
@@ -32,10 +34,11 @@ pub struct Comparison {
 
 /// Compares the rules of this network namespace with what all instructions together ask for.
 ///
-/// Counters, routes, settings of interfaces and single rules in other programs' chains are not looked at.
+/// Counters, routes, settings of interfaces and single rules in other programs' chains are not looked at. Whoever is to
+/// write the rules, of the others it is only said that they have left some.
 ///
 /// # Errors
-/// [`Error::Kernel`] without the right to read rules.
+/// [`Error::Kernel`] without the right to read rules; [`Error::Program`] if those of iptables cannot be read.
 pub async fn compare(instructions: Vec<Instruction>) -> Result<Comparison, Error> {
     let options = Arc::new(Options::default());
     let mut state = State::new(options.clone());
@@ -44,11 +47,6 @@ pub async fn compare(instructions: Vec<Instruction>) -> Result<Comparison, Error
         if let Err(refused) = state.absorb(instruction) {
             comparison.differences.push(format!("{} cannot be programmed: {}", refused.subject, refused.reason));
         }
-    }
-    if state.settings().renderer == Renderer::Iptables {
-        comparison.impossible =
-            Some("the rules of this host are iptables', which are compared by felix only".to_owned());
-        return Ok(comparison);
     }
     let rtnl = Rtnl::open(options.route_protocol)?;
     let links = rtnl.links().await?;
@@ -64,6 +62,20 @@ pub async fn compare(instructions: Vec<Instruction>) -> Result<Comparison, Error
     }
     state.flush();
     let nft = Nft::open()?;
+    let (renderer, backend) = (state.settings().renderer, state.settings().iptables_backend);
+    let has_nftables = has_nftables(&nft).await;
+    if renderer == Renderer::Iptables || (renderer == Renderer::Auto && !has_nftables) {
+        match iptables::choose(backend).await {
+            Ok(variant) => comparison.differences.extend(with_iptables(&state, variant, options).await?),
+            Err(error) => comparison.impossible = Some(error.to_string()),
+        }
+        for family in Family::ALL {
+            if has_nftables && nft.has_table(family).await? {
+                comparison.differences.push(format!("left over: table {family} {TABLE} of nftables"));
+            }
+        }
+        return Ok(comparison);
+    }
     for family in Family::ALL {
         let read = nft.read_table(family).await?;
         state.read_back(family, read);
@@ -71,7 +83,33 @@ pub async fn compare(instructions: Vec<Instruction>) -> Result<Comparison, Error
     let plan = state.plan();
     let ops: Vec<&Op> = plan.transactions().flatten().collect();
     comparison.differences.extend(ops.iter().filter_map(|op| difference(op, &ops)));
+    for variant in Variant::ALL {
+        for family in Family::ALL {
+            if left_by_iptables(&nft, variant, family).await {
+                comparison.differences.push(format!("left over: rules of {} for {family}", variant.program()));
+            }
+        }
+    }
     Ok(comparison)
+}
+
+/// The rules are iptables'.
+async fn with_iptables(state: &State, variant: Variant, options: Arc<Options>) -> Result<Vec<String>, Error> {
+    let mut iptables = Iptables::open(variant, options)?;
+    iptables.set_return_allowed(state.settings().return_allowed);
+    // Nothing was read, so the plan makes everything.
+    for op in state.plan().transactions().flatten() {
+        iptables.absorb(op)?;
+    }
+    let mut differences = iptables.compared().await?;
+    for other in Variant::ALL.into_iter().filter(|other| *other != variant) {
+        for family in Family::ALL {
+            if left_by_iptables(&Nft::open()?, other, family).await {
+                differences.push(format!("left over: rules of {} for {family}", other.program()));
+            }
+        }
+    }
+    Ok(differences)
 }
 
 /// A step in words; those that follow from another one say nothing new.

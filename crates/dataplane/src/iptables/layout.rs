@@ -120,7 +120,16 @@ pub(super) struct Line {
 impl Line {
     /// A rule with its comment.
     pub(super) fn new(conditions: &str, target: &str, human: Option<&str>) -> Self {
-        let human = human.map(comment).unwrap_or_default();
+        Self::with(conditions, target, human.map(comment).unwrap_or_default())
+    }
+
+    /// A rule that only helps another one of the same comment: whoever adds up the packets of that leaves it out.
+    pub(super) fn aside(conditions: &str, target: &str, human: Option<&str>) -> Self {
+        let human = human.map(|human| comment(human) + ASIDE);
+        Self::with(conditions, target, human.unwrap_or_default())
+    }
+
+    fn with(conditions: &str, target: &str, human: String) -> Self {
         let hash = name::hash(&[conditions, target, &human]);
         let space = if human.is_empty() { "" } else { " " };
         let comment = format!("-m comment --comment \"{COMMENT_PREFIX}{hash}{space}{human}\"");
@@ -132,6 +141,9 @@ impl Line {
 
 /// What the comment of each of our rules starts with; a hash follows.
 pub(super) const COMMENT_PREFIX: &str = "cali:";
+
+/// What the words for people end with in a rule that only helps another one.
+pub(super) const ASIDE: &str = " (part of it)";
 
 /// What a family's rules depend on beside the model.
 pub(super) struct Context {
@@ -220,9 +232,10 @@ pub(super) fn render(source: &Source, table: Table, model: &Model, context: &Con
             let rules = around.chain.iter().flat_map(|chain| &chain.rules);
             let lines = rules.flat_map(|rule| {
                 let comment = rule.comment.as_deref();
-                lower(rule, &around)
-                    .into_iter()
-                    .map(move |Lowered { conditions, target }| Line::new(&conditions, &target, comment))
+                lower(rule, &around).into_iter().map(move |Lowered { conditions, target, counts }| {
+                    let line = if counts { Line::new } else { Line::aside };
+                    line(&conditions, &target, comment)
+                })
             });
             BTreeMap::from([(name::chain(chain), lines.collect())])
         }

@@ -7,7 +7,7 @@ use super::{
     command::run,
     detect::{Programs, Variant},
     dispatch,
-    layout::{COMMENT_PREFIX, Table},
+    layout::{ASIDE, COMMENT_PREFIX, Table},
     name::{self, CHAIN_PREFIX, HASH_LENGTH},
     save::Words,
 };
@@ -119,7 +119,7 @@ fn parse(saved: &str) -> BTreeMap<Table, Chains> {
 
 fn rule_of(counter: &str, body: &str) -> Rule {
     let counter = counter.strip_prefix('[').and_then(|counter| counter.split_once(':'));
-    let counter = counter.and_then(|(packets, bytes)| Some((packets.parse().ok()?, bytes.parse().ok()?)));
+    let mut counter = counter.and_then(|(packets, bytes)| Some((packets.parse().ok()?, bytes.parse().ok()?)));
     let (mut interface, mut comment, mut leads_to) = (None, None, None);
     let mut words = Words(body);
     while let Some(word) = words.next() {
@@ -128,7 +128,13 @@ fn rule_of(counter: &str, body: &str) -> Rule {
             "--comment" => {
                 let said = words.next().unwrap_or_default();
                 let human = said.strip_prefix(COMMENT_PREFIX).and_then(|rest| rest.get(HASH_LENGTH + 1..));
-                comment = human.map(str::to_owned);
+                comment = human.map(|human| match human.strip_suffix(ASIDE) {
+                    Some(human) => {
+                        counter = None;
+                        human.to_owned()
+                    }
+                    None => human.to_owned(),
+                });
             }
             "-j" | "-g" => leads_to = words.next().filter(|target| target.starts_with(CHAIN_PREFIX)),
             _ => {}
@@ -163,6 +169,10 @@ mod tests {
         assert_eq!((listed.counter, listed.leads_to.as_deref()), (Some((7, 420)), Some("cali-ee-x")));
         let plain = rule_of("[0:0", "-m comment --comment cali:0123456789abcdef -j DROP").listed;
         assert_eq!((plain.text.as_str(), plain.comment, plain.leads_to), ("-j DROP", None, None));
+        let aside =
+            format!("-m comment --comment \"cali:0123456789abcdef profile web ingress[0] allow{ASIDE}\" -j RETURN");
+        let aside = rule_of("[7:420", &aside).listed;
+        assert_eq!((aside.comment.as_deref(), aside.counter), (Some("profile web ingress[0] allow"), None));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) struct Lowered {
     pub conditions: String,
     /// `-j …` or `-g …`; empty for a rule that only counts.
     pub target: String,
+    /// Each packet that the dataplane's rule is about meets one of those with this, and no other packet does.
+    pub counts: bool,
 }
 
 /// The scratch bit: next to the dataplane's own.
@@ -77,7 +79,7 @@ pub(super) fn lower(rule: &Rule, around: &dyn Surroundings) -> Vec<Lowered> {
     for condition in &rule.matches {
         if conditions.add(condition, around).is_none() {
             tracing::error!(?condition, "iptables cannot express this; everything that gets to the rule is dropped");
-            return vec![Lowered { conditions: String::new(), target: "-j DROP".to_owned() }];
+            return vec![Lowered { conditions: String::new(), target: "-j DROP".to_owned(), counts: true }];
         }
     }
     let Some(conditions) = conditions.resolve(around.family()) else { return Vec::new() };
@@ -114,17 +116,17 @@ fn in_place(conditions: &Resolved, steps: &[Step], around: &dyn Surroundings) ->
     let mut lowered = Vec::new();
     let mut marked = 0;
     let verdict = if around.base().is_some() { 0 } else { around.options().marks() };
-    for step in steps {
+    for (at, step) in steps.iter().enumerate() {
         if marked != 0 {
             let conditions = join(&[&has(marked, marked), &step.conditions]);
-            lowered.push(Lowered { conditions, target: step.target.clone() });
+            lowered.push(Lowered { conditions, target: step.target.clone(), counts: at == 0 });
         } else {
             lowered.extend(conditions.alternatives.iter().map(|alternative| {
                 // One protocol to a rule; that of a target is the one that has been checked.
                 let again = step.conditions.starts_with("-p ") && alternative.starts_with("-p ");
                 let extra = if again { "" } else { &step.conditions };
                 let conditions = join(&[alternative, extra, &conditions.stateful]);
-                Lowered { conditions, target: step.target.clone() }
+                Lowered { conditions, target: step.target.clone(), counts: at == 0 }
             }));
         }
         marked |= step.marks & verdict;
@@ -137,19 +139,21 @@ fn in_a_block(conditions: &Resolved, steps: &[Step], around: &dyn Surroundings) 
     let bit = scratch(around.options());
     let is_set = has(bit, bit);
     let mark = |value: u32| format!("-j MARK --set-xmark {value:#x}/{bit:#x}");
-    let mut lowered = vec![Lowered { conditions: String::new(), target: mark(0) }];
+    let aside = |conditions, target| Lowered { conditions, target, counts: false };
+    let mut lowered = vec![aside(String::new(), mark(0))];
     let (first, last) = match conditions.alternatives.as_slice() {
         [_] => (conditions.stateful.as_str(), ""),
         _ => ("", conditions.stateful.as_str()),
     };
     for alternative in &conditions.alternatives {
-        lowered.push(Lowered { conditions: join(&[alternative, first]), target: mark(bit) });
+        lowered.push(aside(join(&[alternative, first]), mark(bit)));
     }
     for excluded in &conditions.none_of {
-        lowered.push(Lowered { conditions: join(&[&is_set, excluded]), target: mark(0) });
+        lowered.push(aside(join(&[&is_set, excluded]), mark(0)));
     }
-    for step in steps {
-        lowered.push(Lowered { conditions: join(&[&is_set, &step.conditions, last]), target: step.target.clone() });
+    for (at, step) in steps.iter().enumerate() {
+        let conditions = join(&[&is_set, &step.conditions, last]);
+        lowered.push(Lowered { conditions, target: step.target.clone(), counts: at == 0 });
     }
     lowered
 }

@@ -26,6 +26,7 @@
 //! whenever a table is written.
 
 mod command;
+mod compare;
 mod detect;
 mod diff;
 mod dispatch;

@@ -73,6 +73,8 @@ once_more!(large:
     odd_words_hold_up_nothing,
 );
 
+once_more!(looking: a_listing_names_the_rules_and_counts_their_packets);
+
 once_more!(lifecycle: under_constant_change_nothing_allowed_is_lost_and_nothing_denied_leaks);
 
 /// Runs a test with both kinds of iptables.
