@@ -79,7 +79,7 @@ impl Library {
                 }
                 None => {
                     screen.closed = true;
-                    let what = "does not exist; peers with this filter exchange no routes until it does";
+                    let what = "is missing, or not valid; peers with this filter exchange no routes";
                     problems.push(Problem::new(format_args!("BGPFilter {name}"), what));
                 }
             }

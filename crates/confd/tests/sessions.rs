@@ -7,62 +7,11 @@ mod common;
 use std::time::{Duration, Instant};
 
 use calico_confd::bird::{Client, SessionKind, needs_recovery};
-use calico_store::MemoryKv;
-use common::net::{Host, Switch, put_block, put_node, put_peer, put_pool, put_settings, until};
+use common::net::{
+    Host, Switch, address4, address6, block4, block6, cluster, join, put_block, put_peer, put_pool, put_settings,
+    start, until, until_blocks,
+};
 use serde_json::json;
-
-const POOLS: [(&str, &str); 2] = [("p4", "10.244.0.0/16"), ("p6", "fd00:244::/48")];
-
-fn block4(last: u8) -> String {
-    format!("10.244.{last}.0/26")
-}
-
-fn block6(last: u8) -> String {
-    format!("fd00:244:0:{last}::/122")
-}
-
-fn address4(last: u8) -> String {
-    format!("10.192.0.{last}")
-}
-
-fn address6(last: u8) -> String {
-    format!("fd00:192::{last}")
-}
-
-/// A datastore with pools and with these hosts and their blocks.
-fn cluster(hosts: &[u8]) -> MemoryKv {
-    let kv = MemoryKv::new();
-    for (name, cidr) in POOLS {
-        put_pool(&kv, name, json!({"cidr": cidr}));
-    }
-    for last in hosts {
-        join(&kv, *last);
-    }
-    kv
-}
-
-fn join(kv: &MemoryKv, last: u8) {
-    put_node(kv, last);
-    put_block(kv, last, &block4(last));
-    put_block(kv, last, &block6(last));
-}
-
-async fn start(switch: &Switch, kv: &MemoryKv, last: u8) -> Host {
-    let mut host = Host::new(switch, last);
-    host.add_workload_interface();
-    host.agent.start(kv);
-    host.start_bird(false).await;
-    host
-}
-
-/// Waits until `host` routes the blocks of `other` to it.
-async fn until_blocks(host: &Host, other: u8) {
-    let what = format!("host{} routes the blocks of host{other}", host.last);
-    until(&what, Duration::from_secs(10), || async {
-        host.has_route(&block4(other), &address4(other)) && host.has_route(&block6(other), &address6(other))
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn two_hosts_learn_each_others_blocks() {
@@ -253,17 +202,11 @@ async fn what_is_never_announced() {
         ["- 10.244.2.0/26 via 10.192.0.2 metric 2048", "- 10.244.3.9 via 10.192.0.2 metric 2048"],
         "the tunnelled block is felix's to program"
     );
-    let table = route_table(&there).await;
+    let table = there.table().await;
     assert!(table.contains("10.60.1.0/26"), "but it is announced:\n{table}");
     for never in ["10.50.", "172.30.", "10.244.2.9"] {
         assert!(!table.contains(never), "{never} in\n{table}");
     }
-}
-
-async fn route_table(host: &Host) -> String {
-    let mut client = Client::connect(&host.agent.options.socket_path).await.unwrap();
-    let reply = client.ask("show route").await.unwrap();
-    reply.lines.into_iter().map(|(_, line)| line + "\n").collect()
 }
 
 /// A router that wants to be everything: its announcements reach neither table nor kernel.

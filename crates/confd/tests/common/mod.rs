@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it")]
 
 pub(crate) mod net;
+pub(crate) mod routers;
 
 use std::{collections::BTreeMap, fs, process::Command};
 

@@ -33,11 +33,11 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, limit: Duration,
 }
 
 /// A process that ends with this value.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Starts a program that the kernel ends with the calling thread.
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         Self(command.stdin(Stdio::null()).spawn().expect("the program is installed"))
     }
 }
@@ -273,6 +273,18 @@ impl Host {
         .await;
     }
 
+    /// BIRD's own routes, all tables, as it writes them.
+    pub(crate) async fn table(&self) -> String {
+        self.told("show route").await
+    }
+
+    /// BIRD's answer to a command, as lines.
+    pub(crate) async fn told(&self, command: &str) -> String {
+        let mut client = Client::connect(&self.agent.options.socket_path).await.unwrap();
+        let reply = client.ask(command).await.unwrap();
+        reply.lines.into_iter().map(|(_, line)| line + "\n").collect()
+    }
+
     /// The kernel's routes of protocol `bird`, as `prefix via gateway metric number`, sorted.
     pub(crate) fn bird_routes(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -380,8 +392,20 @@ fn put(kv: &MemoryKv, plural: &str, kind: &str, name: &str, spec: Value) {
 
 /// Writes the record of host number `last`, as its start-up does.
 pub(crate) fn put_node(kv: &MemoryKv, last: u8) {
-    let bgp = json!({"ipv4Address": format!("10.192.0.{last}/16"), "ipv6Address": format!("fd00:192::{last}/64")});
-    put(kv, "nodes", "Node", &name(last), json!({"bgp": bgp}));
+    put(kv, "nodes", "Node", &name(last), json!({"bgp": identity(last)}));
+}
+
+/// The same for a route reflector, which has the label `rr`.
+pub(crate) fn put_reflector(kv: &MemoryKv, last: u8, cluster_id: &str) {
+    let mut bgp = identity(last);
+    bgp["routeReflectorClusterID"] = json!(cluster_id);
+    let value = json!({"kind": "Node", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": name(last), "labels": {"rr": "yes"}}, "spec": {"bgp": bgp}});
+    kv.put(&format!("/calico/resources/v3/projectcalico.org/nodes/{}", name(last)), value.to_string());
+}
+
+fn identity(last: u8) -> Value {
+    json!({"ipv4Address": format!("10.192.0.{last}/16"), "ipv6Address": format!("fd00:192::{last}/64")})
 }
 
 pub(crate) fn put_pool(kv: &MemoryKv, name: &str, spec: Value) {
@@ -390,6 +414,10 @@ pub(crate) fn put_pool(kv: &MemoryKv, name: &str, spec: Value) {
 
 pub(crate) fn put_peer(kv: &MemoryKv, name: &str, spec: Value) {
     put(kv, "bgppeers", "BGPPeer", name, spec);
+}
+
+pub(crate) fn put_filter(kv: &MemoryKv, name: &str, spec: Value) {
+    put(kv, "bgpfilters", "BGPFilter", name, spec);
 }
 
 pub(crate) fn put_settings(kv: &MemoryKv, spec: Value) {
@@ -401,4 +429,57 @@ pub(crate) fn put_block(kv: &MemoryKv, last: u8, block: &str) {
     let family = if block.contains(':') { "ipv6" } else { "ipv4" };
     let key = format!("/calico/ipam/v2/host/{}/{family}/block/{}", name(last), block.replace('/', "-"));
     kv.put(&key, r#"{"state":"confirmed","deleted":false}"#);
+}
+
+const POOLS: [(&str, &str); 2] = [("p4", "10.244.0.0/16"), ("p6", "fd00:244::/48")];
+
+pub(crate) fn block4(last: u8) -> String {
+    format!("10.244.{last}.0/26")
+}
+
+pub(crate) fn block6(last: u8) -> String {
+    format!("fd00:244:0:{last}::/122")
+}
+
+pub(crate) fn address4(last: u8) -> String {
+    format!("10.192.0.{last}")
+}
+
+pub(crate) fn address6(last: u8) -> String {
+    format!("fd00:192::{last}")
+}
+
+/// A datastore with pools and with these hosts and their blocks.
+pub(crate) fn cluster(hosts: &[u8]) -> MemoryKv {
+    let kv = MemoryKv::new();
+    for (name, cidr) in POOLS {
+        put_pool(&kv, name, json!({"cidr": cidr}));
+    }
+    for last in hosts {
+        join(&kv, *last);
+    }
+    kv
+}
+
+pub(crate) fn join(kv: &MemoryKv, last: u8) {
+    put_node(kv, last);
+    put_block(kv, last, &block4(last));
+    put_block(kv, last, &block6(last));
+}
+
+pub(crate) async fn start(switch: &Switch, kv: &MemoryKv, last: u8) -> Host {
+    let mut host = Host::new(switch, last);
+    host.add_workload_interface();
+    host.agent.start(kv);
+    host.start_bird(false).await;
+    host
+}
+
+/// Waits until `host` routes the blocks of `other` to it.
+pub(crate) async fn until_blocks(host: &Host, other: u8) {
+    let what = format!("host{} routes the blocks of host{other}", host.last);
+    until(&what, Duration::from_secs(10), || async {
+        host.has_route(&block4(other), &address4(other)) && host.has_route(&block6(other), &address6(other))
+    })
+    .await;
 }
