@@ -67,6 +67,12 @@ impl Context<'_> {
         self.state.settings.get(&format!("node.{node}"))
     }
 
+    /// True if this node is to listen on its own addresses only.
+    pub(crate) fn strict_bind(&self) -> bool {
+        let own = self.settings(&self.state.node).and_then(|own| own.bind_mode.as_ref());
+        own.or(self.cluster.bind_mode.as_ref()).is_some_and(|mode| mode == "NodeIP")
+    }
+
     /// Where a node listens, if not on port 179.
     pub(crate) fn listen_port(&self, node: &str) -> Option<u16> {
         let own = self.settings(node).and_then(|settings| settings.listen_port);
@@ -110,7 +116,6 @@ impl Context<'_> {
     fn config(&self, sessions: Sessions, problems: &mut Vec<Problem>) -> BirdConfig {
         let name = &self.state.node;
         let own = self.settings(name);
-        let bind_mode = own.and_then(|own| own.bind_mode.as_ref()).or(self.cluster.bind_mode.as_ref());
         let tags = community::tags(own, self.cluster, problems);
         unfollowed(self.cluster, own, problems);
         let families = [
@@ -122,7 +127,7 @@ impl Context<'_> {
             router_id: router_id(name, self.me.v4),
             local_as: self.local_as.0,
             listen_port: self.listen_port(name),
-            strict_bind: bind_mode.is_some_and(|mode| mode == "NodeIP"),
+            strict_bind: self.strict_bind(),
             verbosity: self.verbosity(own, problems),
             ignored_interfaces: self.ignored_interfaces(own, problems),
             normal_preference: self.filters.priorities.then_some(filters::NORMAL_PREFERENCE),

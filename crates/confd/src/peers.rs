@@ -250,6 +250,10 @@ impl<'a> Rule<'a> {
             return;
         };
         options.apply(&mut peer);
+        if !peer.use_node_address && context.strict_bind() {
+            let reason = "sourceAddress None makes BIRD listen on all addresses, in spite of bindMode NodeIP";
+            claims.problems.push(Problem::new(format_args!("BGPPeer {}", self.name), reason));
+        }
         let local_as = peer.local_as.unwrap_or(context.local_as.0);
         reflect(&mut peer, local_as, context.me.cluster_id, node.and_then(|node| node.cluster_id));
         claims.add(place, claim(Some(peer)));

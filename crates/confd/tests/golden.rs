@@ -108,7 +108,8 @@ fn peers_of_every_sort() {
     let services = "BGPConfiguration default: service ranges are for Kubernetes: without it there is no service to \
                     announce; what peers announce of them is passed on and stays out of the kernel";
     let problem = "BGPPeer unreadable: \"tor/x\" cannot be the name or key of a secret; its neighbours get no session";
-    check("peers_of_every_sort", events, &[services, problem]);
+    let bind = "BGPPeer here: sourceAddress None makes BIRD listen on all addresses, in spite of bindMode NodeIP";
+    check("peers_of_every_sort", events, &[services, bind, problem]);
 }
 
 #[test]

@@ -165,7 +165,7 @@ pub struct Session {
     pub bgp_state: Option<BgpState>,
     /// Everything from BIRD's sixth column on: the session state and the last error, inner blanks kept.
     pub info: String,
-    /// The last error in BIRD's words.
+    /// The last error in BIRD's words, forgotten once the session is up.
     pub last_error: Option<String>,
     /// Routes accepted from the peer, all channels together.
     pub imported: u64,
@@ -180,8 +180,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// The last error taken apart, `None` without one or if it is of no known form. It stays after the session has
-    /// recovered, until the next one.
+    /// The last error taken apart, `None` without one or if it is of no known form. BIRD forgets it once the session
+    /// is up.
     pub fn error(&self) -> Option<LastError> {
         LastError::parse(self.last_error.as_deref()?)
     }
