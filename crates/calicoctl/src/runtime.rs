@@ -2,7 +2,10 @@
 //!
 //! The trait is the seam: tests put a recording engine here and let any step fail.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use calico_confd::bird;
@@ -28,6 +31,16 @@ pub(crate) trait Runtime: Send + Sync {
 
     /// BIRD's sessions.
     async fn sessions(&self) -> Result<Vec<bird::Session>, bird::Error>;
+
+    /// Where the passwords of BGP sessions are kept, `<name>/<key>`.
+    fn bgp_secrets(&self) -> PathBuf {
+        calico_confd::SECRETS_DIR.into()
+    }
+
+    /// How many packets the kernel dropped because of their TCP MD5 signature; 0 where it does not say.
+    fn md5_failures(&self) -> bird::Md5Failures {
+        bird::md5_failures().unwrap_or_default()
+    }
 
     /// As [`calico_startup::check_bgp_port`].
     fn check_bgp_port(&self) -> Result<(), StartupError>;

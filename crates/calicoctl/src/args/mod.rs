@@ -24,9 +24,9 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use bgp::BgpCommand;
+pub(crate) use bgp::{BgpCommand, NodeBgpCommand, NodePeerCommand, PeerAdd, PeerCommand, PeerRemove, PeerShow};
 pub(crate) use checksystem::Checksystem;
-pub(crate) use config::ConfigCommand;
+pub(crate) use config::{ConfigCommand, NodeConfigCommand, Setting};
 pub(crate) use container::{
     ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand, ContainerLabelCommand,
 };
@@ -123,7 +123,7 @@ pub(crate) enum Command {
     },
     /// Set whom all hosts talk BGP with, and how
     #[command(subcommand_required = true, arg_required_else_help = true)]
-    #[command(after_help = bgp::EXAMPLES)]
+    #[command(override_usage = bgp::USAGE, after_help = bgp::EXAMPLES)]
     Bgp {
         /// What to do.
         #[command(subcommand)]
@@ -175,7 +175,7 @@ pub(crate) enum Command {
     Confirm(Confirm),
     /// Show and set configuration values
     #[command(subcommand_required = true, arg_required_else_help = true)]
-    #[command(after_help = config::EXAMPLES)]
+    #[command(override_usage = config::USAGE, after_help = config::EXAMPLES)]
     Config {
         /// What to do.
         #[command(subcommand)]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::OutputArgs;
+use super::{OutputArgs, bgp};
 
 const EXAMPLES: &str = "\
 Without a word after it, `calicoctl node` starts the service: it checks this host, runs the
@@ -80,6 +80,16 @@ pub(crate) enum NodeCommand {
     /// List the hosts and their BGP settings
     #[command(after_help = "Examples:\n  calicoctl node show\n  calicoctl node show -o yaml")]
     Show(OutputArgs),
+    /// Say whether the service on this host is up and whom it talks BGP with: `calicoctl status`
+    #[command(after_help = "Examples:\n  calicoctl node status\n  calicoctl node status -o json")]
+    Status(OutputArgs),
+    /// Set whom this host alone talks BGP with
+    #[command(subcommand_required = true, arg_required_else_help = true, after_help = bgp::NODE_EXAMPLES)]
+    Bgp {
+        /// What to do.
+        #[command(subcommand)]
+        command: bgp::NodeBgpCommand,
+    },
 }
 
 const REMOVE_EXAMPLES: &str = "\

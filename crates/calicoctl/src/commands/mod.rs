@@ -58,7 +58,8 @@ pub(crate) fn format(command: &Command) -> Format {
         Command::Checksystem(args) => args.format(),
         Command::Manual(args) => args.format(),
         Command::Node(node) => match &node.command {
-            Some(NodeCommand::Show(output)) => output.format,
+            Some(NodeCommand::Show(output) | NodeCommand::Status(output)) => output.format,
+            Some(NodeCommand::Bgp { command }) => command.format(),
             _ => Format::Table,
         },
         Command::Container {
@@ -168,6 +169,8 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
             Some(NodeCommand::Stop { force }) => node_stop::stop(ctx, *force).await,
             Some(NodeCommand::Remove(remove)) => node_remove::remove(ctx, remove).await,
             Some(NodeCommand::Show(_)) => node_show::show(ctx).await,
+            Some(NodeCommand::Status(_)) => status::status(ctx).await,
+            Some(NodeCommand::Bgp { command }) => bgp::run_node(ctx, command).await,
         },
         Command::Container { command } => container::run(ctx, command).await,
         Command::Endpoint { command } => match command {

@@ -85,12 +85,18 @@ impl<T: Into<String>> From<T> for Cell {
 pub(crate) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
+    left: bool,
 }
 
 impl Table {
     /// An empty table.
     pub(crate) fn new(columns: &[Column]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self { columns: columns.to_vec(), rows: Vec::new(), left: false }
+    }
+
+    /// With headings and cells at the left instead of in the middle.
+    pub(crate) fn left(self) -> Self {
+        Self { left: true, ..self }
     }
 
     /// Adds a row, one cell per column.
@@ -122,12 +128,16 @@ impl fmt::Display for Table {
             })
             .collect();
 
+        let placed = |text: &str, width: usize| match self.left {
+            true => format!("{text:<width$}"),
+            false => centred(text, width),
+        };
         let mut boxes = comfy_table::Table::new();
         boxes.load_style(BOXES).set_content_arrangement(ContentArrangement::Disabled);
-        boxes.set_header(headings.iter().zip(&widths).map(|(heading, &width)| centred(heading, width)));
+        boxes.set_header(headings.iter().zip(&widths).map(|(heading, &width)| placed(heading, width)));
         for row in &rows {
             boxes.add_row(row.iter().zip(&widths).map(|(lines, &width)| {
-                let lines: Vec<String> = lines.iter().map(|line| centred(line, width)).collect();
+                let lines: Vec<String> = lines.iter().map(|line| placed(line, width)).collect();
                 comfy_table::Cell::new(lines.join("\n")).set_alignment(CellAlignment::Left)
             }));
         }
@@ -183,6 +193,20 @@ mod tests {
 | IPv4 CIDR | Options |
 +-----------+---------+
 +-----------+---------+
+";
+        assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn at_the_left_where_the_classic_tool_has_it_so() {
+        let mut table = Table::new(&[Column::new("Global IPv4 BGP Peer", "peer"), Column::new("AS Num", "as")]).left();
+        table.push(vec!["10.0.0.1".into(), "64555".into()]);
+        let expected = "\
++----------------------+--------+
+| Global IPv4 BGP Peer | AS Num |
++----------------------+--------+
+| 10.0.0.1             | 64555  |
++----------------------+--------+
 ";
         assert_eq!(table.to_string(), expected);
     }

@@ -26,6 +26,9 @@ pub(crate) struct FakeRuntime {
     /// What the health port answers.
     pub(crate) outside: Mutex<Option<Health>>,
     pub(crate) sessions: Mutex<Vec<bird::Session>>,
+    /// Where passwords of BGP sessions are kept.
+    pub(crate) secrets: Mutex<PathBuf>,
+    pub(crate) md5: Mutex<bird::Md5Failures>,
     /// What a container that is run says, and whether it then goes on running.
     pub(crate) script: Mutex<(Vec<&'static str>, bool)>,
     /// What was run last.
@@ -47,6 +50,8 @@ impl Default for FakeRuntime {
             images: Mutex::default(),
             outside: Mutex::default(),
             sessions: Mutex::default(),
+            secrets: Mutex::new("/nowhere".into()),
+            md5: Mutex::default(),
             script: Mutex::new((vec!["node name: host-1", "Calico node started successfully"], true)),
             ran: Mutex::default(),
             paths: Mutex::default(),
@@ -146,6 +151,14 @@ impl Runtime for FakeRuntime {
             return Err(bird::Client::connect(Path::new("/nowhere/bird.ctl")).await.expect_err("nothing is there"));
         }
         Ok(self.sessions.lock().unwrap().clone())
+    }
+
+    fn bgp_secrets(&self) -> PathBuf {
+        self.secrets.lock().unwrap().clone()
+    }
+
+    fn md5_failures(&self) -> bird::Md5Failures {
+        *self.md5.lock().unwrap()
     }
 
     fn check_bgp_port(&self) -> Result<(), StartupError> {

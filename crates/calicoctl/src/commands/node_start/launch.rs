@@ -41,7 +41,7 @@ const ETCD_FILES: [(&str, &str); 4] = [
 const XTABLES_LOCK: &str = "/run/xtables.lock";
 
 /// Folders that an operator may have filled; the service only reads them.
-const OPERATORS_FOLDERS: [&str; 2] = ["/etc/calico/confd/templates", "/etc/calico/bgp-secrets"];
+const OPERATORS_FOLDERS: [&str; 2] = ["/etc/calico/confd/templates", calico_confd::SECRETS_DIR];
 
 /// Starts the container, in place of one that is there. Others may start one when this one has started, also if it is
 /// attended.
@@ -55,6 +55,11 @@ pub(super) async fn launch(
     for folder in [settings.log_dir.as_path(), Path::new(RUN_DIR), Path::new("/var/lib/calico")] {
         let made = ctx.runtime.make_folder(folder);
         made.map_err(|error| Failure::new(format!("{} cannot be made.", folder.display())).cause(&error))?;
+    }
+    // So that the service sees a password that is put there while it runs.
+    if let Err(error) = ctx.runtime.make_folder(Path::new(calico_confd::SECRETS_DIR)) {
+        ctx.console
+            .note(&format!("warning: no BGP session can have a password: {}: {error}", calico_confd::SECRETS_DIR));
     }
     make_sure_of_image(ctx, settings).await?;
     let service = service(ctx, settings, caller, &name);
