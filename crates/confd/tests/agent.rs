@@ -23,7 +23,7 @@ fn built_in() -> String {
 }
 
 async fn until_reported(agent: &Agent, what: &str) {
-    until(&format!("the agent reports {what:?}"), Duration::from_secs(20), || async {
+    until(&format!("the agent reports {what:?}"), Duration::from_secs(60), || async {
         agent.reports.reason().contains(what) || agent.reports.problems().iter().any(|problem| problem.contains(what))
     })
     .await;
@@ -124,7 +124,7 @@ async fn an_operators_template_takes_over_and_a_broken_one_does_not() {
     agent
         .until_text("the built-in template", |text| text.contains("scan time 10;") && text.contains("10_192_0_5"))
         .await;
-    until("no problem is left", Duration::from_secs(5), || async { agent.reports.problems().is_empty() }).await;
+    until("no problem is left", Duration::from_secs(60), || async { agent.reports.problems().is_empty() }).await;
 }
 
 #[tokio::test]

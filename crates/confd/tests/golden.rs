@@ -146,7 +146,8 @@ fn filters_communities_gateways() {
             "fabric",
             json!({"peerIP": "172.31.0.1", "asNumber": 65000, "filters": ["tor.in", "tor.out"], "reachableBy": "10.192.0.9"}),
         ),
-        peer("fabric6", json!({"peerIP": "fd00:192::4", "asNumber": 64512, "filters": ["tor.in", "odd"]})),
+        peer("fabric6", json!({"peerIP": "fd00:192::4", "asNumber": 64512, "filters": ["tor.in", "odd"],
+            "reachableBy": "fd00:192::9"})),
     ]);
     let problem =
         "BGPFilter odd: exportV6[0]: \"colour\" is not known here; peers with this filter export no IPv6 routes";

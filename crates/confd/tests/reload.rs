@@ -98,7 +98,7 @@ fn cluster() -> MemoryKv {
 
 async fn until_ready(agent: &Agent, wanted: bool) {
     let what = format!("ready is {wanted}");
-    until(&what, Duration::from_secs(20), || async {
+    until(&what, Duration::from_secs(60), || async {
         agent.reports.ready.lock().unwrap().as_ref().is_some_and(|r| r.0 == wanted)
     })
     .await;
@@ -115,7 +115,7 @@ async fn a_configuration_that_the_daemon_refuses_is_taken_back_and_tried_again()
 
     daemon.answer_with(REFUSED);
     put_node(&kv, 3);
-    until("the refusal is reported", Duration::from_secs(10), || async {
+    until("the refusal is reported", Duration::from_secs(60), || async {
         agent.reports.reason().contains("bird.cfg:7:1 out of luck")
     })
     .await;
@@ -140,13 +140,13 @@ async fn a_burst_is_one_reload_and_an_unchanged_text_is_none() {
         put_node(&kv, last);
     }
     agent.until_text("the last of the burst", |text| text.contains("Mesh_10_192_0_199")).await;
-    until("BIRD has it", Duration::from_secs(5), || async { daemon.configured() > before }).await;
+    until("BIRD has it", Duration::from_secs(60), || async { daemon.configured() > before }).await;
     assert!(daemon.configured() <= before + 3, "{} reloads for one burst", daemon.configured() - before);
     let after = daemon.configured();
     put_node(&kv, 199);
     put_pool(&kv, "p4", json!({"cidr": "10.244.0.0/16", "natOutgoing": true}));
     let looks = daemon.0.lock().unwrap().looks;
-    until("time has passed", Duration::from_secs(10), || async { daemon.0.lock().unwrap().looks > looks + 10 }).await;
+    until("time has passed", Duration::from_secs(60), || async { daemon.0.lock().unwrap().looks > looks + 10 }).await;
     assert_eq!(daemon.configured(), after, "nothing that BIRD depends on has changed");
 }
 
@@ -171,7 +171,7 @@ async fn a_restarted_daemon_is_noticed_and_told_to_read_the_file() {
     task.abort();
     std::fs::remove_file(&agent.options.socket_path).unwrap();
     until_ready(&agent, false).await;
-    until("the reason", Duration::from_secs(10), || async { agent.reports.reason().contains("is it running?") }).await;
+    until("the reason", Duration::from_secs(60), || async { agent.reports.reason().contains("is it running?") }).await;
     let (daemon, _task) = Daemon::start(&agent.options.socket_path, DONE);
     until_ready(&agent, true).await;
     assert_eq!(daemon.configured(), 1);

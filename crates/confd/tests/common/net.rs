@@ -60,7 +60,7 @@ impl Namespace {
         let start = Instant::now();
         let own = fs::read_link("/proc/self/ns/net").unwrap();
         while fs::read_link(namespace.path()).ok().is_none_or(|other| other == own) {
-            assert!(start.elapsed() < Duration::from_secs(10), "no namespace; is this root?");
+            assert!(start.elapsed() < Duration::from_secs(60), "no namespace; is this root?");
             std::thread::yield_now();
         }
         namespace.run("ip link set lo up");
@@ -201,7 +201,7 @@ impl Agent {
     }
 
     pub(crate) async fn until_text(&self, what: &str, holds: impl Fn(&str) -> bool) {
-        until(what, Duration::from_secs(20), || async { holds(&self.text()) }).await;
+        until(what, Duration::from_secs(60), || async { holds(&self.text()) }).await;
     }
 }
 
@@ -267,7 +267,7 @@ impl Host {
     /// Waits until this many sessions are up.
     pub(crate) async fn until_established(&self, count: usize) {
         let what = format!("{count} sessions of {} are up", name(self.last));
-        until(&what, Duration::from_secs(20), || async {
+        until(&what, Duration::from_secs(60), || async {
             self.sessions().await.iter().filter(|session| session.established).count() == count
         })
         .await;
@@ -395,6 +395,13 @@ pub(crate) fn put_node(kv: &MemoryKv, last: u8) {
     put(kv, "nodes", "Node", &name(last), json!({"bgp": identity(last)}));
 }
 
+/// The same in an AS of its own.
+pub(crate) fn put_node_in_as(kv: &MemoryKv, last: u8, number: u32) {
+    let mut bgp = identity(last);
+    bgp["asNumber"] = json!(number);
+    put(kv, "nodes", "Node", &name(last), json!({"bgp": bgp}));
+}
+
 /// The same for a route reflector, which has the label `rr`.
 pub(crate) fn put_reflector(kv: &MemoryKv, last: u8, cluster_id: &str) {
     let mut bgp = identity(last);
@@ -478,7 +485,7 @@ pub(crate) async fn start(switch: &Switch, kv: &MemoryKv, last: u8) -> Host {
 /// Waits until `host` routes the blocks of `other` to it.
 pub(crate) async fn until_blocks(host: &Host, other: u8) {
     let what = format!("host{} routes the blocks of host{other}", host.last);
-    until(&what, Duration::from_secs(10), || async {
+    until(&what, Duration::from_secs(60), || async {
         host.has_route(&block4(other), &address4(other)) && host.has_route(&block6(other), &address6(other))
     })
     .await;

@@ -43,7 +43,7 @@ impl Router {
              --vty_socket {folder} -A 127.0.0.1 -P 0 --log stdout"
         );
         router.start(Path::new("unshare"), &["--mount", "sh", "-c", &line]);
-        until("FRR answers (package frr)", Duration::from_secs(30), || async {
+        until("FRR answers (package frr)", Duration::from_secs(60), || async {
             router.vtysh("show bgp summary json").is_some()
         })
         .await;
@@ -57,7 +57,7 @@ impl Router {
         let (config, api) = (router.path("gobgp.toml"), router.api());
         let arguments = ["-f", &config, "-p", "--pprof-disable", "--api-hosts", &api];
         router.start(Path::new("gobgpd"), &arguments);
-        until("GoBGP answers (package gobgpd)", Duration::from_secs(30), || async {
+        until("GoBGP answers (package gobgpd)", Duration::from_secs(60), || async {
             router.gobgp_try("neighbor -j").is_some()
         })
         .await;
