@@ -77,6 +77,7 @@ async fn frr_with_filters_communities_passwords_and_ttl_security() {
     put_settings(
         &kv,
         json!({
+            "bindMode": "NodeIP",
             "communities": [{"name": "gold", "value": "64512:100"}],
             "prefixAdvertisements": [{"cidr": "10.244.0.0/16", "communities": ["gold", "64512:50:5364"]}],
         }),
@@ -123,6 +124,9 @@ async fn frr_with_filters_communities_passwords_and_ttl_security() {
     here.workload("add", "10.244.2.9/32");
     here.workload("add", "10.244.3.9/32");
     here.workload("add", "10.50.2.9/32");
+    let listening = here.namespace.run("ss -ltnH");
+    let at: Vec<&str> = listening.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+    assert!(at.iter().all(|at| matches!(*at, "10.192.0.2:179" | "[fd00:192::2]:179")) && at.len() >= 2, "{at:?}");
 
     from_frr(here).await;
     to_frr(here, &frr).await;
@@ -199,11 +203,11 @@ async fn wrong_password(there: &Host) {
     assert!(!session.established && session.imported == 0, "{session:?}");
 }
 
-/// GoBGP in AS 65002, host number 67, on a port of its own. It sits on an address that only a gateway leads to, and
+/// GoBGP in AS 4200000002, host number 67, on a port of its own. It sits on an address that only a gateway leads to, and
 /// sees this cluster as AS 64999 in IPv6.
 const GOBGP: &str = r#"
 [global.config]
-  as = 65002
+  as = 4200000002
   router-id = "10.192.0.67"
   port = 1791
 [[neighbors]]
@@ -246,13 +250,13 @@ async fn gobgp_behind_a_gateway_with_next_hops_and_as_numbers() {
     put_peer(
         &kv,
         "g4",
-        json!({"node": "host2", "peerIP": "172.31.0.1:1791", "asNumber": 65002, "password": secret, "filters": ["large"],
+        json!({"node": "host2", "peerIP": "172.31.0.1:1791", "asNumber": "64086.59906", "password": secret, "filters": ["large"],
             "reachableBy": "10.192.0.67", "nextHopMode": "Keep", "numAllowedLocalASNumbers": 1, "keepaliveTime": "20s"}),
     );
     put_peer(
         &kv,
         "g6",
-        json!({"node": "host2", "peerIP": "[fd00:192::67]:1791", "asNumber": 65002, "localASNumber": 64999,
+        json!({"node": "host2", "peerIP": "[fd00:192::67]:1791", "asNumber": 4_200_000_002_u32, "localASNumber": 64999,
             "sourceAddress": "None"}),
     );
     let gobgp = Router::gobgp(&switch, 67, &["172.31.0.1/32"], GOBGP).await;
@@ -287,6 +291,7 @@ async fn gobgp_behind_a_gateway_with_next_hops_and_as_numbers() {
     to_gobgp(&gobgp).await;
     let session = here.sessions().await.into_iter().find(|s| s.local_as == Some(64999)).unwrap();
     assert_eq!(session.peer_address, Some("fd00:192::67".parse().unwrap()));
+    assert_eq!(session.peer_as, Some(4_200_000_002));
 }
 
 /// Next hops: kept in IPv4, this host in IPv6, where the path shows the other AS number too.
