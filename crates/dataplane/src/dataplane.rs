@@ -1,7 +1,7 @@
 //! The driver: wanted against present, step by step, in the order that keeps packets safe.
 //!
 //! One apply: what others changed is read again; rules first, in up to three transactions; then settings of
-//! interfaces; then routes, of which none is written before the rules of its interface are in force; last our single
+//! interfaces; then tunnels to other hosts; then routes, of which none is written before the rules of its interface are in force; last our single
 //! rules in other programs' chains. A failure of one object is reported and does not hold up the others.
 
 use std::{
@@ -23,6 +23,7 @@ use crate::{
     state::{Attachment, State},
     sysctl,
     tracker::Step,
+    vxlan::Overlay,
     writer::{Writer, has_nftables},
 };
 
@@ -40,6 +41,7 @@ pub struct Dataplane {
     conntrack: Conntrack,
     state: State,
     routing: Routing,
+    overlay: Overlay,
     /// Why an endpoint of this name cannot be programmed.
     refused: BTreeMap<String, String>,
     rp_filter: String,
@@ -84,6 +86,7 @@ impl Dataplane {
             conntrack: Conntrack::open()?,
             state: State::new(options.clone()),
             routing: Routing::new(&options),
+            overlay: Overlay::new(options.route_metric),
             refused: BTreeMap::new(),
             rp_filter: sysctl::default_rp_filter(),
             renderer_missing: None,
@@ -135,6 +138,7 @@ impl Dataplane {
             }
             _ => {}
         }
+        self.overlay.absorb(&instruction);
         if matches!(instruction, Instruction::Settings(_)) {
             self.filter_stale = [true; 2];
         }
@@ -170,6 +174,9 @@ impl Dataplane {
         }
         self.apply_rules(&mut report).await?;
         self.apply_settings(&mut report);
+        self.events.follow_neighbours(self.overlay.has_tunnel());
+        self.overlay.apply(&self.rtnl, &mut report).await?;
+        self.overlay.place(&mut self.routing);
         self.apply_routes(&mut report).await?;
         self.apply_foreign_rules(&mut report).await;
         // Another renderer's rules go when nothing depends on them any more, also in other programs' chains.
@@ -202,6 +209,7 @@ impl Dataplane {
         }
         self.rules.distrust();
         self.routing.stale = true;
+        self.overlay.distrust();
         self.links_stale = true;
         self.addresses_stale = true;
         self.filter_stale = [true; 2];
@@ -245,12 +253,24 @@ impl Dataplane {
                     }
                     // Names belong to addresses too.
                     self.addresses_stale = true;
-                    let event = if matters { Event::LinksChanged } else { Event::AddressesChanged };
-                    (matters || self.state.follows_addresses()).then_some(event)
+                    let tunnels = self.overlay.link_event(&link);
+                    // With a link go its routes and entries, and the kernel does not tell of each.
+                    self.routing.stale |= tunnels;
+                    match (matters, tunnels) {
+                        (true, _) => Some(Event::LinksChanged),
+                        (_, true) => Some(Event::TunnelsChanged),
+                        _ => self.state.follows_addresses().then_some(Event::AddressesChanged),
+                    }
                 }
-                Notice::Address => {
+                Notice::Address(seen) => {
                     self.addresses_stale = true;
-                    self.state.follows_addresses().then_some(Event::AddressesChanged)
+                    let matters = self.overlay.address_event(&seen) || self.state.follows_addresses();
+                    matters.then_some(Event::AddressesChanged)
+                }
+                Notice::Entry(entry) => {
+                    let matters = self.overlay.entry_event(&entry);
+                    self.routing.stale |= matters && !entry.forwarding;
+                    matters.then_some(Event::TunnelsChanged)
                 }
                 Notice::OurRoute => {
                     self.routing.stale = true;
@@ -554,6 +574,7 @@ impl Dataplane {
         }
         report.problems.extend(self.renderer_missing.iter().map(|reason| Problem::new("renderer", reason)));
         report.problems.extend(self.routing.problems());
+        report.problems.extend(self.overlay.problems().iter().cloned());
         for family in Family::ALL {
             if let Some(iptables) = self.others_drop[family.index()] {
                 let reason = format!(

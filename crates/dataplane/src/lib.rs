@@ -5,8 +5,8 @@
 //! in iptables it runs that program's own tools (`iptables`).
 //!
 //! It decides how instructions become nftables rules (`render`), in which transactions they are written (`table`),
-//! which routes lead to workloads (`routing`), and what is ours: the nftables tables `ip calico` and `ip6 calico`,
-//! routes with our protocol number, settings of interfaces with our prefix, and single rules with our comment in
+//! which routes lead to workloads (`routing`), also of other hosts (`vxlan`), and what is ours: the nftables tables `ip
+//! calico` and `ip6 calico`, routes with our protocol number, VXLAN devices with our two names, settings of interfaces with our prefix, and single rules with our comment in
 //! other programs' chains. It never touches anything else, never removes what it cannot recognise as its own, and
 //! never asks the datastore.
 //!
@@ -72,6 +72,7 @@ mod table;
 mod tracker;
 #[cfg(test)]
 mod vocabulary_tests;
+mod vxlan;
 mod writer;
 
 pub use compare::{Comparison, compare};

@@ -92,8 +92,9 @@ impl Bench {
 
 /// The shortest way to a state.
 fn as_instructions(programmed: &Programmed) -> Vec<Instruction> {
-    let Programmed { interfaces: _, sets, policies, profiles, endpoints, host_endpoints, hosts, pools, settings } =
-        programmed.clone();
+    let Programmed {
+        interfaces: _, sets, policies, profiles, endpoints, host_endpoints, hosts, pools, settings, ..
+    } = programmed.clone();
     let mut instructions =
         vec![Instruction::Settings(settings), Instruction::Hosts { addresses: hosts }, Instruction::Pools { pools }];
     instructions.extend(sets.into_iter().map(|(id, members)| {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::{Error, Options, family::Family, netlink::Rtnl, writer::Writer};
+use crate::{Error, Options, family::Family, netlink::Rtnl, vxlan::remove_devices, writer::Writer};
 
 /// The kernel's number of the protocol `bird` (rtnetlink(7), `RTPROT_BIRD`).
 const BIRD_PROTOCOL: u8 = 12;
 
-/// Takes our routes, the routes of our BIRD (those with `bird_metric`), our chains and sets of iptables, our single
+/// Takes our routes, our VXLAN devices, the routes of our BIRD (those with `bird_metric`), our chains and sets of iptables, our single
 /// rules in other programs' chains and our tables out of the kernel, in this order: packets stay closed until nothing
 /// leads to a workload any more. What is gone already is no error; a second call does nothing. Settings (forwarding)
 /// stay, as others may rely on them.
@@ -20,6 +20,7 @@ const BIRD_PROTOCOL: u8 = 12;
 /// [`Error::Kernel`] names the first object that the kernel did not let go.
 pub async fn purge(options: &Options, bird_metric: u32) -> Result<(), Error> {
     remove_routes(options.route_protocol, None).await?;
+    remove_devices(&Rtnl::open(options.route_protocol)?).await?;
     remove_routes(BIRD_PROTOCOL, Some(bird_metric)).await?;
     Writer::open(Arc::new(options.clone()))?.remove_everything().await
 }

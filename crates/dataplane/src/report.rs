@@ -34,6 +34,8 @@ pub struct Report {
     pub routes_added: usize,
     /// Routes and neighbour entries removed.
     pub routes_removed: usize,
+    /// Tunnel devices, their addresses and their forwarding entries made, changed or removed.
+    pub tunnel_changes: usize,
     /// Kernel settings of interfaces written.
     pub sysctls_written: usize,
     /// Addresses whose connection tracking entries were deleted.
@@ -55,6 +57,7 @@ impl Report {
             operations,
             routes_added,
             routes_removed,
+            tunnel_changes,
             sysctls_written,
             conntrack_cleaned,
             foreign_rules_written,
@@ -65,6 +68,7 @@ impl Report {
             + operations
             + routes_added
             + routes_removed
+            + tunnel_changes
             + sysctls_written
             + conntrack_cleaned
             + foreign_rules_written
@@ -97,8 +101,10 @@ pub enum Event {
     LinksChanged,
     /// A route that is ours or in the way of ours.
     RoutesChanged,
-    /// An address that a host endpoint may stand for came to an interface or went.
+    /// An address that a host endpoint may stand for, or a tunnel, came to an interface or went.
     AddressesChanged,
+    /// A tunnel device, or who is behind it.
+    TunnelsChanged,
     /// Notifications were lost; anything may have changed.
     Overrun,
 }

@@ -7,6 +7,9 @@
 //! An address that leaves an interface leaves connection tracking entries behind, which would let the next owner
 //! inherit what was allowed to the former. So moved addresses are listed, and are cleaned before they are routed anew.
 //!
+//! Routes to workloads of other hosts ([`Routing::place`]) come from the module `vxlan`, and are kept here because all
+//! routes with our protocol number are one desired state.
+//!
 //! No kernel access here: links come in as events, steps go out.
 
 use std::{
@@ -35,7 +38,9 @@ pub(crate) struct Route {
     pub metric: u32,
     /// The interface's index; 0 if it has none.
     pub interface: u32,
-    /// A unicast route straight to the interface, as we make them.
+    /// The next hop, for routes that do not lead straight to the interface.
+    pub gateway: Option<IpAddr>,
+    /// As we make them: straight to the interface, to a gateway that is taken to be behind it, or nowhere.
     pub plain: bool,
     /// The kernel's route type; 1 is unicast.
     pub kind: u8,
@@ -52,7 +57,8 @@ pub(crate) struct Neighbour {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} metric {} interface {}", self.destination, self.metric, self.interface)
+        write!(f, "{} metric {} interface {}", self.destination, self.metric, self.interface)?;
+        self.gateway.map_or(Ok(()), |gateway| write!(f, " via {gateway}"))
     }
 }
 
@@ -87,6 +93,12 @@ pub(crate) struct Routing {
     moved: BTreeSet<IpAddr>,
     routes: Tracker<Route, Fingerprint>,
     neighbours: Tracker<Neighbour, Fingerprint>,
+    /// Routes to other hosts, by destination.
+    placed: HashMap<IpNet, Route>,
+    /// Interfaces of tunnels, whose neighbour entries are ours too.
+    tunnels: [Option<u32>; 2],
+    /// Addresses that have come to a local interface, or left all, since somebody last asked.
+    decided: BTreeSet<IpAddr>,
     /// What is believed to be there may not be.
     pub(crate) stale: bool,
     /// Nothing was read yet since the start.
@@ -95,6 +107,8 @@ pub(crate) struct Routing {
 
 /// Routes have no content beyond their key.
 const THERE: Fingerprint = 1;
+/// `RTN_UNICAST`.
+pub(crate) const UNICAST: u8 = 1;
 
 impl Routing {
     /// Nothing wanted, nothing known.
@@ -113,6 +127,9 @@ impl Routing {
             moved: BTreeSet::new(),
             routes: Tracker::default(),
             neighbours: Tracker::default(),
+            placed: HashMap::new(),
+            tunnels: [None; 2],
+            decided: BTreeSet::new(),
             stale: true,
             first: true,
         }
@@ -197,8 +214,46 @@ impl Routing {
 
     /// Whether a route stands where one of ours is to be.
     pub(crate) fn concerns(&self, route: &Route) -> bool {
-        route.destination.prefix_len() == route.destination.max_prefix_len()
-            && self.claims.contains_key(&route.destination.addr())
+        let single = route.destination.prefix_len() == route.destination.max_prefix_len();
+        self.placed.contains_key(&route.destination) || (single && self.claims.contains_key(&route.destination.addr()))
+    }
+
+    /// Wants this route, and no other, to a destination on other hosts.
+    pub(crate) fn place(&mut self, destination: IpNet, route: Option<Route>) {
+        if self.placed.get(&destination) == route.as_ref() {
+            return;
+        }
+        if let Some(before) = self.placed.remove(&destination) {
+            self.routes.unwant(&before);
+        }
+        if let Some(route) = route {
+            self.routes.want(route.clone(), THERE);
+            self.placed.insert(destination, route);
+        }
+    }
+
+    /// Wants a neighbour entry on the interface of a tunnel, or no more.
+    pub(crate) fn place_neighbour(&mut self, neighbour: Neighbour, mac: Option<[u8; 6]>) {
+        match mac {
+            Some(mac) => self.neighbours.want(neighbour, mac_fingerprint(mac)),
+            None => self.neighbours.unwant(&neighbour),
+        }
+    }
+
+    /// The interfaces of tunnels. Entries of one that is gone have gone with it.
+    pub(crate) fn set_tunnels(&mut self, tunnels: [Option<u32>; 2]) {
+        self.stale |= tunnels != self.tunnels;
+        self.tunnels = tunnels;
+    }
+
+    /// Whether a workload of this host has an address, so that it is routed to its interface.
+    pub(crate) fn is_local(&self, address: &IpAddr) -> bool {
+        self.owners.contains_key(address)
+    }
+
+    /// Addresses of which [`is_local`](Self::is_local) may say something else than at the last call.
+    pub(crate) fn take_decided(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.decided)
     }
 
     /// Takes what was read for what is there.
@@ -208,7 +263,10 @@ impl Routing {
         }
         self.routes.read_back(routes.into_iter().map(|route| (route, THERE)).collect());
         // Permanent entries elsewhere are not ours.
-        let ours = neighbours.into_iter().filter(|(neighbour, _)| self.links.contains_key(&neighbour.interface));
+        let is_ours = |index: u32| {
+            self.links.contains_key(&index) || self.tunnels.iter().flatten().any(|tunnel| *tunnel == index)
+        };
+        let ours = neighbours.into_iter().filter(|(neighbour, _)| is_ours(neighbour.interface));
         self.neighbours.read_back(ours.map(|(neighbour, mac)| (neighbour, mac_fingerprint(mac))).collect());
         self.stale = false;
     }
@@ -217,8 +275,12 @@ impl Routing {
     /// all, may have had another owner meanwhile.
     fn distrust_addresses(&mut self, routes: &[Route]) {
         let mut there = HashMap::new();
-        for route in routes.iter().filter(|route| route.destination.prefix_len() == route.destination.max_prefix_len())
-        {
+        // Addresses of other hosts have routes of ours too.
+        let elsewhere = |route: &Route| {
+            route.gateway.is_some() || route.kind != UNICAST || self.tunnels.contains(&Some(route.interface))
+        };
+        let local = routes.iter().filter(|route| !elsewhere(route));
+        for route in local.filter(|route| route.destination.prefix_len() == route.destination.max_prefix_len()) {
             there.insert(route.destination.addr(), route.interface);
         }
         for (address, interface) in &there {
@@ -236,10 +298,7 @@ impl Routing {
 
     /// Neighbour entries to write or delete, with the address to write.
     pub(crate) fn neighbour_steps(&self) -> Vec<(Neighbour, Option<[u8; 6]>)> {
-        let mac = |neighbour: &Neighbour| {
-            self.neighbours.wanted(neighbour)?;
-            self.attached.get(&self.links.get(&neighbour.interface)?.name)?.mac
-        };
+        let mac = |neighbour: &Neighbour| self.neighbours.wanted(neighbour).map(|mac| mac_of(*mac));
         self.neighbours.steps().into_iter().map(|(neighbour, _)| (neighbour.clone(), mac(&neighbour))).collect()
     }
 
@@ -307,7 +366,14 @@ impl Routing {
     }
 
     fn route(&self, address: IpAddr, interface: u32) -> Route {
-        Route { destination: IpNet::from(address), metric: self.metric, interface, plain: true, kind: 1 }
+        Route {
+            destination: IpNet::from(address),
+            metric: self.metric,
+            interface,
+            gateway: None,
+            plain: true,
+            kind: UNICAST,
+        }
     }
 
     /// Decides anew which interface has an address.
@@ -328,6 +394,9 @@ impl Routing {
             Some(index) => self.owners.insert(address, index),
             None => self.owners.remove(&address),
         };
+        if before.is_some() != winner.is_some() {
+            self.decided.insert(address);
+        }
         if let Some(before) = before.filter(|before| Some(*before) != winner) {
             self.moved.insert(address);
             self.routes.unwant(&self.route(address, before));
@@ -344,8 +413,14 @@ impl Routing {
     }
 }
 
+/// A MAC address as content: all of it, so that it can be told from the fingerprint.
 fn mac_fingerprint(mac: [u8; 6]) -> Fingerprint {
     mac.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+fn mac_of(fingerprint: Fingerprint) -> [u8; 6] {
+    let [_, _, mac @ ..] = fingerprint.to_be_bytes();
+    mac
 }
 
 /// Addresses that no workload can have would take traffic that is the host's own or everybody's.

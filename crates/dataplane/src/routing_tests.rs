@@ -117,6 +117,7 @@ fn after_a_restart_strange_routes_of_ours_go_and_unrouted_addresses_are_cleaned(
         metric: 0,
         interface: 0,
         plain: false,
+        gateway: None,
         kind: 6,
     };
     let elsewhere = routing.route("10.0.0.9".parse().expect("an address"), 4);

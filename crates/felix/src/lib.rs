@@ -1,7 +1,8 @@
 //! Felix: datastore → policy engine → kernel, for the workloads of one host.
 //!
-//! One loop over three sources of events: the syncer (what is wanted changed), the dataplane (somebody else
-//! changed the kernel) and timers (retry, slow resync). Invariants, each with a test beside the loop:
+//! One loop over three sources of events: syncers (what is wanted changed), the dataplane (somebody else
+//! changed the kernel) and timers (retry, slow resync). Beside the resources a second syncer follows the blocks of
+//! addresses, but only while a pool uses VXLAN and routes to other hosts are felix' to make. Invariants, each with a test beside the loop:
 //!
 //! - Base rules are in place before the datastore is asked for anything: an unknown workload interface passes
 //!   nothing.
@@ -14,6 +15,7 @@
 //! The crate does no kernel access of its own: [`Driver`] is the seam, [`calico_dataplane::Dataplane`] the real one.
 //! Names to know: [`run`] is the agent, [`Health`] what it says of itself.
 
+mod blocks;
 mod driver;
 mod effort;
 mod health;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,11 +12,11 @@ use calico_policy::{
     Engine,
     instruction::{EndpointId, HostEndpointId, Instruction},
 };
-use calico_store::{Event, Store, Syncer, SyncerHandle};
+use calico_store::{Event, Kv, Store, Syncer, SyncerHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::{Driver, Health, effort::Effort};
+use crate::{Driver, Health, blocks::Blocks, effort::Effort};
 
 /// Settings of the agent.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ pub async fn run<D: Driver>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), D::Error> {
     driver.install_base().await?;
-    let mut felix = Felix::new(driver, &options);
+    let mut felix = Felix::new(driver, store.kv().clone(), &options);
     let mut syncer = Syncer::spawn(store.kv().clone(), vec![RESOURCE_ROOT.to_owned()]);
     tokio::pin!(shutdown);
     let mut last_report: Option<Instant> = None;
@@ -78,6 +79,8 @@ pub async fn run<D: Driver>(
 /// Why the loop woke up.
 enum Wake {
     Datastore(Vec<Event>),
+    /// Blocks of addresses.
+    Blocks(Vec<Event>),
     Disturbed,
     /// A disturbance that had to wait may be mended now.
     Mend,
@@ -88,6 +91,8 @@ enum Wake {
 struct Felix<D> {
     engine: Engine,
     driver: D,
+    kv: Arc<dyn Kv>,
+    blocks: Blocks,
     resync_every: Duration,
     /// The first snapshot is complete.
     in_sync: bool,
@@ -134,10 +139,12 @@ struct Retry {
 }
 
 impl<D: Driver> Felix<D> {
-    fn new(driver: D, options: &Options) -> Self {
+    fn new(driver: D, kv: Arc<dyn Kv>, options: &Options) -> Self {
         Self {
             engine: Engine::new(&options.node),
             driver,
+            kv,
+            blocks: Blocks::default(),
             resync_every: options.resync,
             in_sync: false,
             datastore_ready: false,
@@ -172,6 +179,7 @@ impl<D: Driver> Felix<D> {
                 // The syncer lives as long as its handle; pending keeps a bug there from becoming a busy loop.
                 None => std::future::pending().await,
             },
+            events = self.blocks.next() => Wake::Blocks(events),
             () = self.driver.disturbed() => Wake::Disturbed,
             () = sleep_until(retry_at.unwrap_or(self.next_resync)), if retry_at.is_some() => Wake::Retry,
             () = sleep_until(mend_at.unwrap_or(self.next_resync)), if mend_at.is_some() => Wake::Mend,
@@ -182,6 +190,11 @@ impl<D: Driver> Felix<D> {
     fn handle(&mut self, wake: Wake) {
         match wake {
             Wake::Datastore(events) => self.absorb(events),
+            Wake::Blocks(events) => {
+                self.health_is_old = true;
+                self.blocks.absorb(events, &mut self.engine);
+                self.flush_engine();
+            }
             Wake::Disturbed => self.disturbed(),
             Wake::Mend => self.mend(),
             // A write that failed left the kernel in a state that nobody knows.
@@ -270,6 +283,11 @@ impl<D: Driver> Felix<D> {
     /// snapshot would look like deletions.
     fn flush_engine(&mut self) {
         if !self.in_sync || !self.datastore_ready {
+            return;
+        }
+        self.blocks.follow(self.engine.wants_blocks(), &self.kv, &mut self.engine);
+        // Without all blocks, routes of an earlier run would look unwanted.
+        if !self.complete && !self.blocks.are_known() {
             return;
         }
         self.complete = true;
@@ -377,6 +395,8 @@ impl<D: Driver> Felix<D> {
         } else if !self.datastore_ready {
             let kept = if self.complete { ", the last known state is in force" } else { "" };
             format!("the datastore is not initialised or not ready (ClusterInformation){kept}")
+        } else if !self.complete {
+            "reading the blocks of addresses".to_owned()
         } else if let Some(cause) = &self.lost {
             format!("the datastore is unreachable, the last known state is in force: {cause}")
         } else {

@@ -109,6 +109,10 @@ async fn serve(
     }
     let services = start_services(args, node, bird, surroundings);
     let poller = tokio::spawn(poll_bird(surroundings.clone()));
+    let tunnels = tokio::spawn({
+        let (store, node) = (store.clone(), node.to_owned());
+        async move { calico_startup::keep_tunnel_addresses(&store, &node).await }
+    });
     let work = async {
         if restart {
             prepare_patiently(store, request).await?;
@@ -125,6 +129,7 @@ async fn serve(
     };
     info!("stopping; rules and routes stay in force");
     poller.abort();
+    tunnels.abort();
     for service in services {
         service.stop().await;
     }

@@ -36,7 +36,7 @@ mod problem;
 mod scope;
 
 pub use endpoint::INTERFACE_PREFIX;
-pub use engine::{BlockHolders, Engine};
+pub use engine::{BlockHolders, Engine, Tally};
 pub use problem::Problem;
 pub use scope::entity_selectors;
 

@@ -26,6 +26,9 @@
 //! # }
 //! ```
 //!
+//! A node needs one thing more while a pool uses VXLAN, and pools may change at any time: an address for its tunnel.
+//! [`keep_tunnel_addresses`] sees to that for as long as the service runs.
+//!
 //! Names to know: [`Request`] is what was asked for, [`Prepared`] what came of it, [`Step`] the steps in order.
 
 use calico_model::AsNumber;
@@ -44,6 +47,7 @@ mod progress;
 mod request;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub use bgp::{check_bgp_port, find_bird};
 pub use error::StartupError;
@@ -51,6 +55,7 @@ pub use forwarding::enable_forwarding;
 pub use name::node_name;
 pub use progress::{Progress, Step, Warning};
 pub use request::Request;
+pub use tunnel::{TunnelError, keep_tunnel_addresses, settle_tunnel_addresses};
 
 use crate::{
     address::Addresses,

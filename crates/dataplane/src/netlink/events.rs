@@ -4,15 +4,20 @@ use nlink::netlink::{AttrIter, MessageIter, NetlinkSocket, NlMsgHdr, NlMsgType, 
 
 use super::{
     nft_write::{SUBSYSTEM, msg},
-    rtnl::{link_event, seen_route},
+    rtnl::{link_event, seen_address, seen_route},
     socket::text,
+    vxlan::{SeenEntry, seen_entry},
 };
+use std::{cell::Cell, net::IpAddr};
+
 use crate::{error::Error, family::Family, ifname::IfName, routing::Route, ruleset::TABLE};
 
 /// Multicast groups: `NFNLGRP_NFTABLES`; `RTNLGRP_LINK`, `…_IPV4_IFADDR`, `…_IPV4_ROUTE`, `…_IPV6_IFADDR`,
 /// `…_IPV6_ROUTE`.
 const NFTABLES_GROUP: u32 = 7;
 const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// `RTNLGRP_NEIGH`.
+const NEIGHBOUR_GROUP: u32 = 3;
 /// Notifications of a large foreign change must fit, or they are lost and everything has to be read again.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
@@ -29,6 +34,17 @@ pub(crate) struct LinkEvent {
     pub gone: bool,
 }
 
+/// A change of an address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SeenAddress {
+    /// The interface's index.
+    pub interface: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// It went.
+    pub gone: bool,
+}
+
 /// Something that somebody else changed, or that we must look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
@@ -41,7 +57,9 @@ pub(crate) enum Notice {
     /// A link.
     Link(LinkEvent),
     /// An address came to an interface or went.
-    Address,
+    Address(SeenAddress),
+    /// A neighbour or forwarding entry of the interface of a tunnel, perhaps.
+    Entry(SeenEntry),
     /// A route that has our protocol number.
     OurRoute,
     /// A route of somebody else that took the place of one that was there.
@@ -57,6 +75,8 @@ pub(crate) struct Events {
     nft_port: u32,
     route_port: u32,
     protocol: u8,
+    /// Entries of neighbours are heard of.
+    neighbours: Cell<bool>,
 }
 
 impl Events {
@@ -76,7 +96,21 @@ impl Events {
             tracing::debug!(%error, "own notifications are sorted out by hand");
         }
         let route = open(Protocol::Route, "route notifications", &ROUTE_GROUPS)?;
-        Ok(Self { nft, route, nft_port, route_port, protocol })
+        Ok(Self { nft, route, nft_port, route_port, protocol, neighbours: Cell::new(false) })
+    }
+
+    /// Hears of neighbour and forwarding entries from now on, or no more. A host has many neighbours that do not
+    /// matter, so this is only for those with a tunnel.
+    pub(crate) fn follow_neighbours(&self, follow: bool) {
+        if self.neighbours.replace(follow) == follow {
+            return;
+        }
+        let group = NEIGHBOUR_GROUP;
+        let done = if follow { self.route.add_membership(group) } else { self.route.drop_membership(group) };
+        if let Err(error) = done {
+            // The slow net below finds what is not heard of.
+            tracing::warn!(%error, follow, "notifications of neighbour entries");
+        }
     }
 
     /// Waits until something is notified that may matter. Cancel-safe: what was received is returned at once.
@@ -156,7 +190,14 @@ impl Events {
                 let gone = kind == NlMsgType::RTM_DELLINK;
                 Some(Notice::Link(LinkEvent { index, name, running: running && !gone, gone }))
             }
-            NlMsgType::RTM_NEWADDR | NlMsgType::RTM_DELADDR => Some(Notice::Address),
+            kind @ (NlMsgType::RTM_NEWADDR | NlMsgType::RTM_DELADDR) => {
+                let (interface, address) = seen_address(payload)?;
+                Some(Notice::Address(SeenAddress { interface, address, gone: kind == NlMsgType::RTM_DELADDR }))
+            }
+            // Of forwarding entries the kernel does not say who made them.
+            kind @ (NlMsgType::RTM_NEWNEIGH | NlMsgType::RTM_DELNEIGH) if header.nlmsg_pid != self.route_port => {
+                Some(Notice::Entry(seen_entry(payload, kind == NlMsgType::RTM_DELNEIGH)?))
+            }
             kind @ (NlMsgType::RTM_NEWROUTE | NlMsgType::RTM_DELROUTE) if header.nlmsg_pid != self.route_port => {
                 let seen = seen_route(payload)?;
                 if seen.protocol == self.protocol {

@@ -12,16 +12,18 @@ mod nft_read;
 mod nft_write;
 mod rtnl;
 mod socket;
+mod vxlan;
 
 pub(crate) use conntrack::Conntrack;
-pub(crate) use events::{Events, LinkEvent, Notice};
+pub(crate) use events::{Events, LinkEvent, Notice, SeenAddress};
 pub(crate) use legacy::{
     filter_mentions as legacy_filter_mentions, forward_policy_is_drop as legacy_forward_policy_is_drop,
 };
 pub(crate) use nft_read::{FilterRule, FilterTable};
 pub(crate) use nft_write::ForeignOp;
-pub(crate) use rtnl::{Link, Rtnl};
+pub(crate) use rtnl::{Link, Rtnl, TYPE_BLACKHOLE};
 pub(crate) use socket::Socket;
+pub(crate) use vxlan::{Device, SeenEntry, VxlanParameters};
 
 /// The socket for nftables requests.
 pub(crate) struct Nft {

@@ -27,6 +27,10 @@ const MAIN_TABLE: u8 = 254;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const TYPE_UNICAST: u8 = 1;
+/// `RTN_BLACKHOLE`: what goes there is dropped silently.
+pub(crate) const TYPE_BLACKHOLE: u8 = 6;
+/// `RTNH_F_ONLINK`: the gateway is behind the interface whatever other routes say.
+const ONLINK: u32 = 4;
 /// `NUD_PERMANENT`.
 const PERMANENT: u16 = 0x80;
 /// `NTF_PROXY`.
@@ -58,7 +62,7 @@ pub(crate) struct Link {
 
 /// The socket for links, routes and neighbours.
 pub(crate) struct Rtnl {
-    socket: Socket,
+    pub(super) socket: Socket,
     protocol: u8,
 }
 
@@ -149,7 +153,7 @@ impl Rtnl {
     }
 
     /// A dump, repeated while it is interrupted by changes.
-    async fn dump<T>(
+    pub(super) async fn dump<T>(
         &self,
         what: &str,
         request: impl Fn() -> MessageBuilder,
@@ -170,40 +174,33 @@ impl Rtnl {
     }
 
     fn route_request(&self, kind: u16, flags: u16, route: &Route) -> MessageBuilder {
-        let Route { destination, metric, interface, plain, kind: route_type } = route;
+        let Route { destination, metric, interface, gateway, plain, kind: route_type } = route;
         let family = Family::of(destination);
         // Deleting one that is not as we make it: any scope matches.
-        let scope = match (family, plain) {
-            (Family::V4, true) => SCOPE_LINK,
-            (Family::V4, false) => 255,
-            (Family::V6, _) => SCOPE_UNIVERSE,
-        };
+        let scope = if family == Family::V4 && !plain { 255 } else { scope(family, *route_type, gateway.is_some()) };
+        let next_hop_flags: u32 = if *plain && gateway.is_some() { ONLINK } else { 0 };
         let mut request = MessageBuilder::new(kind, flags);
         let length = destination.prefix_len();
-        request.append_bytes(&[
-            family.number(),
-            length,
-            0,
-            0,
-            MAIN_TABLE,
-            self.protocol,
-            scope,
-            *route_type,
-            0,
-            0,
-            0,
-            0,
-        ]);
+        request.append_bytes(&[family.number(), length, 0, 0, MAIN_TABLE, self.protocol, scope, *route_type]);
+        request.append_bytes(&next_hop_flags.to_ne_bytes());
         append_address(&mut request, rta::DST, &destination.network());
         if *interface != 0 {
             request.append_attr_u32(rta::OIF, *interface);
+        }
+        if let Some(gateway) = gateway.filter(|_| *plain) {
+            append_address(&mut request, rta::GATEWAY, &gateway);
         }
         request.append_attr_u32(rta::PRIORITY, *metric);
         request
     }
 }
 
-fn append_address(request: &mut MessageBuilder, attribute: u16, address: &IpAddr) {
+/// The scope that our routes have, and that the kernel gives to such routes.
+fn scope(family: Family, route_type: u8, has_gateway: bool) -> u8 {
+    if family == Family::V4 && route_type == TYPE_UNICAST && !has_gateway { SCOPE_LINK } else { SCOPE_UNIVERSE }
+}
+
+pub(super) fn append_address(request: &mut MessageBuilder, attribute: u16, address: &IpAddr) {
     match address {
         IpAddr::V4(address) => request.append_attr(attribute, &address.octets()),
         IpAddr::V6(address) => request.append_attr(attribute, &address.octets()),
@@ -221,7 +218,7 @@ fn neighbour_request(kind: u16, flags: u16, neighbour: &Neighbour, state: u16) -
     request
 }
 
-fn native(payload: &[u8]) -> Option<u32> {
+pub(super) fn native(payload: &[u8]) -> Option<u32> {
     payload.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
@@ -247,7 +244,7 @@ pub(super) fn link_event(payload: &[u8]) -> Option<(u32, Option<IfName>, bool)> 
 
 /// Index and address of an `ifaddrmsg`. Of a point-to-point link attribute 2 is this end's, 1 the other end's; where
 /// there is only one, it is this end's.
-fn seen_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
+pub(super) fn seen_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
     let index = native(payload.get(4..8)?)?;
     let (mut local, mut other) = (None, None);
     for (kind, value) in AttrIter::new(payload.get(8..)?) {
@@ -269,24 +266,31 @@ pub(super) struct SeenRoute {
 }
 
 pub(super) fn seen_route(payload: &[u8]) -> Option<SeenRoute> {
-    let [family, length, _, _, table, protocol, scope, route_type, ..] = *payload else { return None };
+    let [family, length, _, _, table, protocol, seen_scope, route_type, ..] = *payload else { return None };
     let family = Family::from_number(family)?;
     let mut destination = family.address(0);
-    let (mut table, mut metric, mut interface, mut direct) = (u32::from(table), 0, 0, true);
+    let flags = native(payload.get(8..12)?)?;
+    let (mut table, mut metric, mut interface, mut single, mut gateway) = (u32::from(table), 0, 0, true, None);
     for (kind, value) in AttrIter::new(payload.get(12..)?) {
         match kind {
             rta::DST => destination = address(value)?,
             rta::OIF => interface = native(value)?,
             rta::PRIORITY => metric = native(value)?,
             rta::TABLE => table = native(value)?,
-            rta::GATEWAY | rta::MULTIPATH | rta::VIA | rta::NEXTHOP => direct = false,
+            rta::GATEWAY => gateway = address(value),
+            rta::MULTIPATH | rta::VIA | rta::NEXTHOP => single = false,
             _ => {}
         }
     }
     let destination = IpNet::new(destination, length).ok()?;
-    let right_scope = family == Family::V6 || scope == SCOPE_LINK;
-    let plain = direct && right_scope && route_type == TYPE_UNICAST;
-    let route = Route { destination, metric, interface, plain, kind: route_type };
+    // The kernel says of routes without interface that they are lo's, in IPv6.
+    if route_type == TYPE_BLACKHOLE {
+        interface = 0;
+    }
+    let right_scope = family == Family::V6 || seen_scope == scope(family, route_type, gateway.is_some());
+    let right_kind = route_type == TYPE_UNICAST || route_type == TYPE_BLACKHOLE;
+    let plain = single && right_scope && right_kind && (gateway.is_none() || flags & ONLINK != 0);
+    let route = Route { destination, metric, interface, gateway, plain, kind: route_type };
     (table == u32::from(MAIN_TABLE)).then_some(SeenRoute { route, protocol })
 }
 

@@ -14,3 +14,4 @@ mod looking;
 mod packets;
 mod purge;
 mod routes;
+mod vxlan;

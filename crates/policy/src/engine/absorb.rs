@@ -40,14 +40,21 @@ impl Engine {
     pub fn absorb(&mut self, change: Change) {
         match change {
             Change::Set { key, mut resource } => {
-                self.unusable.remove(&key);
+                self.now_usable(&key);
                 self.set(&key, &mut resource, None);
             }
             change @ Change::Unusable { .. } => self.set_unusable(change),
             Change::Remove { key } => {
-                self.unusable.remove(&key);
+                self.now_usable(&key);
                 self.remove(&key);
             }
+        }
+    }
+
+    /// Workload endpoints are the many of a cluster, and those of other hosts are no problem unless they are unusable.
+    fn now_usable(&mut self, key: &ResourceKey) {
+        if self.unusable.remove(key).is_some() || key.kind != KindName::WorkloadEndpoint {
+            self.doubt_problems();
         }
     }
 
@@ -79,6 +86,7 @@ impl Engine {
 
     fn note_unusable(&mut self, key: ResourceKey, reason: String) {
         self.unusable.insert(key, reason);
+        self.doubt_problems();
     }
 
     /// `fault`: why the record cannot be used as it stands, if it cannot. What is kept of the resource is taken out of
@@ -148,7 +156,7 @@ impl Engine {
                 self.index.remove(&item_key(key));
                 self.spoofers.remove(key);
                 self.policies.reach.remove(key);
-                self.workloads.set(key, None);
+                self.set_claim(key, None);
             }
             KindName::HostEndpoint => {
                 self.index.remove(&item_key(key));
@@ -195,6 +203,12 @@ impl Engine {
         }
     }
 
+    fn set_claim(&mut self, key: &ResourceKey, claim: Option<Result<Endpoint, String>>) {
+        if self.workloads.set(key, claim) {
+            self.doubt_problems();
+        }
+    }
+
     pub(super) fn set_workload(&mut self, key: &ResourceKey, resource: &mut WorkloadEndpoint, fault: Option<&str>) {
         if resource.spec.allow_spoofed_source_prefixes.is_empty() || fault.is_some() {
             self.spoofers.remove(key);
@@ -233,7 +247,7 @@ impl Engine {
             Some(Ok(_)) => self.policies.reach.put(key, labels, &spec.profiles, &self.index),
             _ => self.policies.reach.remove(key),
         }
-        self.workloads.set(key, claim);
+        self.set_claim(key, claim);
     }
 
     fn set_host_endpoint(&mut self, key: &ResourceKey, resource: &mut HostEndpoint, fault: Option<&str>) {

@@ -44,6 +44,11 @@ struct Sent {
 }
 
 impl HostEndpoints {
+    /// How many the dataplane has.
+    pub(super) fn programmed(&self) -> usize {
+        self.sent.len()
+    }
+
     /// Replaces what is known of an endpoint; `None` if it is not of this host (any more).
     pub(super) fn set(&mut self, name: &str, claim: Option<Claim>) {
         if self.claims.get(name) == claim.as_ref() {

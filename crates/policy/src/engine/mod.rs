@@ -33,6 +33,7 @@ mod profiles;
 mod reach;
 mod settings;
 mod stored;
+mod tally;
 mod tiers;
 mod workloads;
 
@@ -41,7 +42,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use calico_model::{KindName, ResourceKey, WorkloadEndpoint};
 use ipnet::IpNet;
 
-pub use self::overlay::BlockHolders;
+pub use self::{overlay::BlockHolders, tally::Tally};
 use self::{
     cluster::Cluster,
     codes::Codes,
@@ -84,6 +85,9 @@ pub struct Engine {
     spoofers: BTreeMap<ResourceKey, Box<WorkloadEndpoint>>,
     /// Stored objects that cannot be used, and why.
     unusable: BTreeMap<ResourceKey, String>,
+    problems_version: u64,
+    /// The next flush may change problems.
+    problems_follow: bool,
     sent: Sent,
 }
 
@@ -118,6 +122,8 @@ impl Engine {
             unsettled: true,
             spoofers: BTreeMap::new(),
             unusable: BTreeMap::new(),
+            problems_version: 0,
+            problems_follow: false,
             sent: Sent::default(),
         }
     }
@@ -125,6 +131,7 @@ impl Engine {
     /// What has changed since the last flush, to be applied in this order; the first one carries the pools and the
     /// settings even if there are none. Empty if nothing has changed.
     pub fn flush(&mut self) -> Vec<Instruction> {
+        self.problems_version += u64::from(std::mem::take(&mut self.problems_follow));
         let mut out = if self.settle() { self.flush_lists() } else { Vec::new() };
         for key in self.policies.reach.take_changed() {
             match key.kind {
@@ -151,11 +158,13 @@ impl Engine {
 
     /// Takes in who holds a block of addresses; `None` for a block that is not there (any more).
     pub fn absorb_block(&mut self, block: IpNet, holders: Option<BlockHolders>) {
+        self.doubt_problems();
         self.overlay.set_block(block, holders);
     }
 
     /// Forgets all blocks, and with the next flush the routes to them.
     pub fn forget_blocks(&mut self) {
+        self.doubt_problems();
         self.overlay.forget_blocks();
     }
 

@@ -289,9 +289,10 @@ impl Overlay {
         }
         let end = &self.nodes.get(to)?[at];
         let host = end.host?.addr();
-        let subnet = self.nodes.get(node).and_then(|ends| ends[at].host);
-        if mode == EncapMode::CrossSubnet && subnet.is_some_and(|own| own.contains(&host) && own.addr() != host) {
-            return Some(ClusterRoute::Direct { via: host });
+        let own = self.nodes.get(node).and_then(|ends| ends[at].host);
+        let own = own.filter(|own| own.contains(&host) && own.addr() != host);
+        if let Some(own) = own.filter(|_| mode == EncapMode::CrossSubnet) {
+            return Some(ClusterRoute::Direct { via: host, local: own.addr() });
         }
         let via = end.tunnel?;
         // Not the end of another node that has the same address.

@@ -99,7 +99,7 @@ impl Host {
         self.flush();
         let shown = |(destination, route): (&ipnet::IpNet, &ClusterRoute)| match route {
             ClusterRoute::Tunnel { via } => format!("{destination} tunnel {via}"),
-            ClusterRoute::Direct { via } => format!("{destination} direct {via}"),
+            ClusterRoute::Direct { via, .. } => format!("{destination} direct {via}"),
             ClusterRoute::Unassigned => format!("{destination} blackhole"),
         };
         self.programmed.routes.iter().map(shown).collect()

@@ -221,6 +221,11 @@ impl Policies {
         changes
     }
 
+    /// How many policies are in use, as of the last flush.
+    pub(super) fn in_use(&self) -> usize {
+        self.active.len()
+    }
+
     /// Policies in use that are governed closed.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         self.active.iter().filter_map(|(id, active)| {

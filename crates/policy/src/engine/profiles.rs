@@ -150,6 +150,11 @@ impl Profiles {
         changes
     }
 
+    /// How many profiles are in use, as of the last flush.
+    pub(super) fn in_use(&self) -> usize {
+        self.used.len()
+    }
+
     /// Profiles in use that are governed closed.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         self.used.iter().filter_map(|(name, used)| {

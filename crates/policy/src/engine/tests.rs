@@ -107,3 +107,57 @@ fn lists_of_endpoints_that_are_gone_are_forgotten() {
     }
     assert!(engine.policies.remembered() < 40, "{}", engine.policies.remembered());
 }
+
+#[test]
+fn the_tally_counts_what_was_sent() {
+    let mut engine = Engine::new("n1");
+    assert_eq!(engine.tally(), Tally::default());
+    cluster().into_iter().for_each(|change| engine.absorb(change));
+    let instructions = engine.flush();
+    let count =
+        |wanted: fn(&Instruction) -> bool| instructions.iter().filter(|instruction| wanted(instruction)).count();
+    let tally = Tally {
+        endpoints: count(|instruction| matches!(instruction, Instruction::EndpointUpdate { .. })),
+        host_endpoints: count(|instruction| matches!(instruction, Instruction::HostEndpointUpdate { .. })),
+        policies: count(|instruction| matches!(instruction, Instruction::PolicyUpdate { .. })),
+        profiles: count(|instruction| matches!(instruction, Instruction::ProfileUpdate { .. })),
+        sets: count(|instruction| matches!(instruction, Instruction::SetReplace { .. })),
+    };
+    assert_eq!(engine.tally(), tally);
+    assert_eq!((tally.endpoints, tally.host_endpoints, tally.policies, tally.profiles), (20, 1, 3, 2));
+    cluster().iter().for_each(|change| engine.absorb(Change::Remove { key: change.key().clone() }));
+    engine.flush();
+    assert_eq!(engine.tally(), Tally::default());
+}
+
+#[test]
+fn problems_change_only_with_their_version_and_other_hosts_endpoints_change_neither() {
+    let mut engine = Engine::new("n1");
+    let (mut version, mut problems, mut changed) = (engine.problems_version(), engine.problems(), 0);
+    let removals = cluster().into_iter().map(|change| Change::Remove { key: change.key().clone() });
+    for change in cluster().into_iter().chain(removals) {
+        for flush in [false, true] {
+            if flush {
+                engine.flush();
+            } else {
+                engine.absorb(change.clone());
+            }
+            if engine.problems() != problems {
+                assert_ne!(engine.problems_version(), version, "{change:?}");
+                changed += 1;
+            }
+            (version, problems) = (engine.problems_version(), engine.problems());
+        }
+    }
+    assert!(changed > 10, "{changed}");
+
+    cluster().into_iter().for_each(|change| engine.absorb(change));
+    engine.flush();
+    let version = engine.problems_version();
+    let Change::Set { key, resource } = endpoint(77) else { panic!("it is usable") };
+    let AnyResource::WorkloadEndpoint(mut remote) = *resource else { panic!("it is an endpoint") };
+    remote.spec.node = "n2".to_owned();
+    engine.absorb(Change::Set { key, resource: Box::new(AnyResource::WorkloadEndpoint(remote)) });
+    assert!(!engine.flush().is_empty(), "its address joins a set");
+    assert_eq!(engine.problems_version(), version);
+}

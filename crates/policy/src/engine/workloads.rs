@@ -41,16 +41,16 @@ struct Sent {
 }
 
 impl Workloads {
-    /// Replaces what is known of an endpoint; `None` if it is not of this host (any more).
-    pub(super) fn set(&mut self, key: &ResourceKey, claim: Option<Result<Endpoint, String>>) {
+    /// Replaces what is known of an endpoint; `None` if it is not of this host (any more). True if that has changed.
+    pub(super) fn set(&mut self, key: &ResourceKey, claim: Option<Result<Endpoint, String>>) -> bool {
         match &claim {
-            None if !self.known.remove(key) => return,
+            None if !self.known.remove(key) => return false,
             None => {}
             Some(_) => drop(self.known.insert(key.clone())),
         }
         let id = &EndpointId::of(key);
         if self.claims.get(id) == claim.as_ref() {
-            return;
+            return false;
         }
         if let Some(Ok(old)) = self.claims.remove(id) {
             let claimants = self.by_interface.get_mut(&old.interface).expect("claims are filed by interface");
@@ -69,6 +69,12 @@ impl Workloads {
         }
         self.dirty.insert(id.clone());
         self.claims.extend(claim.map(|claim| (id.clone(), claim)));
+        true
+    }
+
+    /// How many the dataplane has.
+    pub(super) fn programmed(&self) -> usize {
+        self.sent.len()
     }
 
     /// Notes that an endpoint's policies may have changed.

@@ -244,6 +244,11 @@ impl Index {
         self.sets.release(handle.0);
     }
 
+    /// How many sets are in use, as of the last flush.
+    pub(crate) fn sets_in_use(&self) -> usize {
+        self.sets.len()
+    }
+
     /// Files an item under its label keys and parents.
     fn note_item(&mut self, item: u32) {
         for (key, value) in self.items.labels(item).iter() {

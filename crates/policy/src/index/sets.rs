@@ -86,6 +86,10 @@ impl Sets {
         self.by_id.get(id).copied()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     pub(super) fn get(&self, set: u32) -> &SetState {
         &self.slab[set as usize]
     }

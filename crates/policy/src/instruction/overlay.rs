@@ -65,6 +65,8 @@ pub enum ClusterRoute {
     Direct {
         /// The host's address.
         via: IpAddr,
+        /// This host's own address in that subnet; the interface that has it carries the packets.
+        local: IpAddr,
     },
     /// A block of this host: what no workload has is dropped here and not sent to the default route and back.
     Unassigned,

@@ -4,3 +4,4 @@
 
 mod datastore;
 mod kernel;
+mod tunnel;
