@@ -5,7 +5,8 @@
 //! one session whatever names it: BIRD would take the two ends of two sessions for each other. The most specific
 //! source wins (node, global, mesh), then the first by name.
 //!
-//! A node is never its own neighbour: a BGPPeer for all nodes may be one of them.
+//! A BGPPeer for all nodes may be one of them. That node gets a session with itself, which stays `Idle` and does no
+//! harm: the status of every node shows the same peers, as operators of the classic commands know it.
 //!
 //! A BGPPeer that cannot be had as it was asked for, because its password is missing or because it names something
 //! that is not supported here, also takes its neighbour out of the less specific sources: a plainer session instead
@@ -223,9 +224,7 @@ impl<'a> Rule<'a> {
     fn claim_address(&self, address: IpAddr, port: Option<u16>, context: &Context<'_>, claims: &mut Claims<'_>) {
         let v = if address.is_ipv4() { 4 } else { 6 };
         // Normal for a peer of all nodes, some of which lack the family.
-        let Some(own) = context.me.address(v) else { return };
-        // As normal: the peer of all nodes is one of them.
-        if own.address == address {
+        if context.me.address(v).is_none() {
             return;
         }
         let node =

@@ -224,7 +224,7 @@ fn peers_of_all_of_one_and_of_some() {
     assert_eq!(sessions(with([tor(json!({"peerIP": "10.192.0.9:1790"}))])), ["Global_10_192_0_9_port_1790"]);
     assert_eq!(sessions(with([tor(json!({"peerIP": "10.192.0.9:179"}))])), ["Global_10_192_0_9"]);
     assert_eq!(sessions(with([tor(json!({"peerIP": "fd00::9"}))])), [""; 0], "this node has no IPv6");
-    assert_eq!(sessions(with([tor(json!({"peerIP": "10.192.0.5"}))])), [""; 0], "this node itself");
+    assert_eq!(sessions(with([tor(json!({"peerIP": "10.192.0.5"}))])), ["Global_10_192_0_5"], "this node itself");
 }
 
 #[test]

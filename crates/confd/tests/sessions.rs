@@ -321,7 +321,8 @@ async fn passwords_ports_and_a_peer_of_all_hosts_that_is_one_of_them() {
             .await;
     }
     let sessions = hosts[0].sessions().await;
-    assert!(sessions.iter().all(|session| session.kind == SessionKind::Mesh), "none with itself: {sessions:?}");
+    let itself = sessions.iter().find(|session| session.kind == SessionKind::Global).unwrap();
+    assert!(!itself.established && itself.peer_address == Some("10.192.0.2".parse().unwrap()), "{itself:?}");
     assert!(sessions.iter().any(|session| session.name == "Mesh_fd00_192__3_port_1790"));
     assert!(
         hosts[1].sessions().await.iter().all(|session| session.kind != SessionKind::Global || !session.established)
