@@ -72,6 +72,12 @@ impl Failure {
         failure
     }
 
+    /// The same, for words on the command line that are not understood.
+    pub(crate) fn not_understood(mut self) -> Self {
+        self.exit = Exit::Usage;
+        self
+    }
+
     /// The command was interrupted, and what it had begun has been undone.
     pub(crate) fn aborted() -> Self {
         Self::new("Aborted command.")

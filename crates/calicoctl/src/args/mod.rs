@@ -39,8 +39,8 @@ pub(crate) use ipam::IpamCommand;
 pub(crate) use manual::Manual;
 pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeStart};
 pub(crate) use policy::{Confirm, Plan, Probation, Rules, Way, Why};
-pub(crate) use pool::PoolCommand;
-pub(crate) use profile::ProfileCommand;
+pub(crate) use pool::{PoolCommand, PoolFormat, PoolOptions, PoolRangeCommand, TunnelMode};
+pub(crate) use profile::{ProfileCommand, ProfileRuleCommand, ProfileTag, ProfileTagCommand, RuleDirection};
 #[cfg(test)]
 pub(crate) use resource::Named;
 pub(crate) use resource::{Connection, Create, Delete, Files, Get, Label, Namespace, Patch, Validate, Write};
@@ -107,7 +107,7 @@ pub(crate) enum Command {
     },
     /// Add, remove and show profiles
     #[command(subcommand_required = true, arg_required_else_help = true)]
-    #[command(after_help = profile::EXAMPLES)]
+    #[command(override_usage = profile::USAGE, after_help = profile::EXAMPLES)]
     Profile {
         /// What to do.
         #[command(subcommand)]
@@ -115,7 +115,7 @@ pub(crate) enum Command {
     },
     /// Add, remove and show address pools
     #[command(subcommand_required = true, arg_required_else_help = true)]
-    #[command(after_help = pool::EXAMPLES)]
+    #[command(override_usage = pool::USAGE, after_help = pool::EXAMPLES)]
     Pool {
         /// What to do.
         #[command(subcommand)]

@@ -1,6 +1,6 @@
 //! From the classic order of words to the parser's.
 //!
-//! The classic grammar has commands that begin with a name: `container C ip add A`, `endpoint E profile set P`.
+//! The classic grammar has commands that begin with a name: `container C ip add A`, `profile P rule show`.
 //! In the parser's tree the fixed words come first (`container ip add C A`), because a name could be anything,
 //! even `add`. This module moves the name behind the fixed words and the options behind all words; it looks at the
 //! tree to know the fixed words and which options take a value, so that a new command needs no change here.
@@ -41,6 +41,11 @@ fn name_last(family: &Command, words: Vec<OsString>, help: bool) -> Vec<OsString
     }
     // A noun is a fixed word with verbs below it.
     let Some(noun) = word(2).and_then(|word| family.find_subcommand(word)).filter(|noun| noun.has_subcommands()) else {
+        let is_verb = |word: &str| family.get_subcommands().any(|noun| noun.find_subcommand(word).is_some());
+        // A misspelt noun is said better by the parser when the name is out of its way, too.
+        if !first_is_verb && word(3).is_some_and(is_verb) {
+            return [&words[..1], &words[2..]].concat();
+        }
         return words;
     };
     let in_order = |verb: OsString, rest: &[OsString]| {
@@ -99,9 +104,12 @@ fn takes_next_argument(value_options: &[String], option: &str) -> bool {
     value_options.iter().any(|known| known == option)
 }
 
-/// Every option of the tree that takes a value, with its dashes.
+/// Every option of the tree whose value may be the next argument, with its dashes.
 fn value_options(tree: &Command) -> Vec<String> {
-    let own = tree.get_arguments().filter(|arg| !arg.is_positional() && arg.get_action().takes_values());
+    // The value of `--vxlan=MODE` is never the next argument.
+    let takes_next =
+        |arg: &&clap::Arg| !arg.is_positional() && arg.get_action().takes_values() && !arg.is_require_equals_set();
+    let own = tree.get_arguments().filter(takes_next);
     let mut options: Vec<String> = own
         .flat_map(|arg| {
             let long = arg.get_long().map(|long| format!("--{long}"));

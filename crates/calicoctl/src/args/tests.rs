@@ -200,8 +200,8 @@ fn every_help_page_has_an_example_that_can_be_typed() {
         let (_, examples) = after.split_once("Examples:\n").unwrap_or_else(|| panic!("{words}: {after}"));
         let mut typed = 0;
         for example in examples.lines().filter_map(|line| line.trim().strip_prefix("calicoctl ")) {
-            // Comments stand at least two blanks behind the words, redirections behind `>`.
-            let example = example.split("  ").next().unwrap().split('>').next().unwrap();
+            // Comments stand at least two blanks behind the words, redirections behind `>` and `<`.
+            let example = example.split("  ").next().unwrap().split(['>', '<']).next().unwrap();
             let result = parsed(&format!("calicoctl {}", example.replace("(32 digits)", "")));
             assert!(result.is_ok(), "{words}: `{example}`: {}", result.unwrap_err());
             typed += 1;

@@ -33,7 +33,7 @@ use clap::CommandFactory;
 use crate::{
     args::{
         Cli, Command, CompletionShell, Connection, EndpointCommand, EndpointFilter, EndpointLabelCommand,
-        EndpointProfileCommand, NodeCommand, ProfileChange, ProfileCommand,
+        EndpointProfileCommand, NodeCommand, ProfileChange,
     },
     context::{Context, Terminal},
     failure::{Failure, sentence},
@@ -75,7 +75,7 @@ pub(crate) fn format(command: &Command) -> Format {
         Command::Endpoint {
             command: EndpointCommand::Profile { command: EndpointProfileCommand::Show { output, .. } },
         } => output.format,
-        Command::Profile { command: ProfileCommand::Show { output, .. } } => output.format,
+        Command::Profile { command } => command.format(),
         _ => Format::Table,
     }
 }
@@ -178,11 +178,7 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
             EndpointCommand::Profile { command } => endpoint_profiles(ctx, command).await,
             EndpointCommand::Label { command } => endpoint_labels(ctx, command).await,
         },
-        Command::Profile { command } => match command {
-            ProfileCommand::Add { profile } => profile::add(ctx, profile).await,
-            ProfileCommand::Remove { profile, no_check } => profile::remove(ctx, profile, *no_check).await,
-            ProfileCommand::Show { detailed, .. } => profile::show(ctx, *detailed).await,
-        },
+        Command::Profile { command } => profile::run(ctx, command).await,
     }
 }
 

@@ -1,0 +1,139 @@
+//! `pool remove`
+//!
+//! As upstream removes pools: the pool is disabled, so that nobody takes a block or an address of it any more; after a
+//! moment in which every host has noticed, the hosts' claims on its blocks are let go; then the pool is deleted.
+//! Addresses in use stay assigned in blocks without an owner, and their containers keep them.
+
+use std::time::Duration;
+
+use calico_ipam::Ipam;
+use calico_model::{IPPool, IPPoolSpec};
+use calico_store::Error;
+
+use super::{plan, stored, uses};
+use crate::{
+    commands::race::Races,
+    context::Context,
+    failure::{Exit, Failure, sentence},
+    output::Output,
+};
+
+/// How long hosts may take to notice that a pool is disabled.
+const NOTICE: Duration = Duration::from_millis(500);
+
+/// How many addresses are listed.
+const LISTED: usize = 20;
+
+/// `pool remove`
+pub(super) async fn remove(ctx: &Context, words: &[String]) -> Result<Output, Failure> {
+    let pools = stored(ctx).await?;
+    let (mut chosen, mut faults): (Vec<&IPPool>, Vec<Failure>) = (Vec::new(), Vec::new());
+    for word in words {
+        match find(&pools, word) {
+            Ok(pool) if chosen.iter().any(|chosen| chosen.name() == pool.name()) => {}
+            Ok(pool) => chosen.push(pool),
+            Err(failure) => faults.push(failure),
+        }
+    }
+    if let Some(failure) = Failure::together(faults) {
+        return Err(failure);
+    }
+    let _acting = ctx.interrupt.acting();
+    let mut lines = Vec::new();
+    for pool in chosen {
+        match remove_one(ctx, pool, &mut lines).await {
+            Ok(()) => {}
+            Err(failure) if lines.is_empty() => return Err(failure),
+            // What is done stays done.
+            Err(failure) => return Ok(Output::lines(lines).but(failure).exit(Exit::Failed)),
+        }
+    }
+    Ok(Output::lines(lines))
+}
+
+async fn remove_one(ctx: &Context, pool: &IPPool, lines: &mut Vec<String>) -> Result<(), Failure> {
+    ctx.interrupt.check()?;
+    retire(ctx, pool).await?;
+    lines.push(format!("Deleted IP Pool {}", pool.spec.cidr));
+    lines.extend(left(ctx, pool).await?);
+    Ok(())
+}
+
+/// The pool of a CIDR or of a name.
+fn find<'a>(pools: &'a [IPPool], word: &str) -> Result<&'a IPPool, Failure> {
+    if let Some(pool) = pools.iter().find(|pool| pool.name() == word) {
+        return Ok(pool);
+    }
+    let cidr = plan::cidr(word)?;
+    pools.iter().find(|pool| pool.spec.cidr == cidr).ok_or_else(|| {
+        let present: Vec<String> = pools.iter().map(|pool| pool.spec.cidr.to_string()).collect();
+        let hint = match &present[..] {
+            [] => "there are no pools".to_owned(),
+            present => format!("the pools are {}", present.join(", ")),
+        };
+        Failure::new(format!("{cidr} is not a configured pool.")).hint(hint)
+    })
+}
+
+async fn retire(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
+    let key = pool.key();
+    ctx.console.say("Disabling IP Pool");
+    let disabled = ctx.store.modify::<IPPoolSpec, Error>(&key, |pool| {
+        pool.spec.disabled = true;
+        Ok(())
+    });
+    match disabled.await {
+        Ok(_) => tokio::time::sleep(NOTICE).await,
+        // One that is gone meanwhile, or that could not be stored today: nobody allocates from either.
+        Err(Error::NotFound { .. } | Error::Invalid(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    ctx.console.say("Removing IPAM configuration for pool");
+    Ipam::new(ctx.store.clone()).release_pool_affinities(pool.spec.cidr).await.map_err(|error| {
+        Failure::new(sentence(&error))
+            .context("Conflicting modifications have been made to the IPAM configuration for this pool.")
+            .hint(format!("pool {} is disabled now; run the command again", pool.spec.cidr))
+    })?;
+    let mut races = Races::new(format!("IPPool {}", pool.name()));
+    let path = key.to_string();
+    while let Some(entry) = ctx.store.kv().get(&path).await? {
+        match ctx.store.kv().delete(&path, entry.revision).await {
+            Ok(()) => break,
+            Err(Error::Conflict { .. } | Error::NotFound { .. }) => races.lost().await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What still has addresses of a pool that is gone, and how to go on.
+async fn left(ctx: &Context, pool: &IPPool) -> Result<Vec<String>, Failure> {
+    let cidr = pool.spec.cidr;
+    let uses = uses::of(ctx, cidr).await?;
+    let Some(first) = uses.first() else { return Ok(Vec::new()) };
+    let mut lines = vec![match uses.len() {
+        1 => format!("1 address of {cidr} is still in use:"),
+        count => format!("{count} addresses of {cidr} are still in use:"),
+    }];
+    lines.extend(uses.iter().take(LISTED).map(|using| format!("  {}  {}", using.address, using.holder)));
+    if uses.len() > LISTED {
+        lines.push(format!("  … and {} more", uses.len() - LISTED));
+    }
+    lines.push(
+        "They stay with their holders, but other hosts do not learn their routes any more and nothing masquerades them."
+            .to_owned(),
+    );
+    lines.push("To go on:".to_owned());
+    let container = uses.iter().find_map(|using| Some((using.container.as_deref()?, using.address)));
+    match container {
+        Some((name, address)) => lines.push(format!(
+            "  take them back: on the container's host, calicoctl container {name} ip remove {address}, or calicoctl \
+             container remove {name}"
+        )),
+        None => lines.push(format!("  take them back: calicoctl ipam release {}", first.address)),
+    }
+    let options = super::show::options(&pool.spec).into_iter().filter(|option| option != "disabled");
+    let options: String = options.map(|option| format!(" --{option}")).collect();
+    lines.push(format!("  or keep them in use: calicoctl pool add {cidr}{options}"));
+    Ok(lines)
+}
