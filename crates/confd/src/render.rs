@@ -52,6 +52,15 @@ impl Template {
         Self { name: "the built-in template".into(), source: BUILT_IN.into() }
     }
 
+    /// True if a peer has filters and the template does not know that there can be some: one from before them, which
+    /// renders without an error and lets everything through.
+    pub(crate) fn overlooks_filters(&self, config: &BirdConfig) -> bool {
+        let peers = config.families.iter().flat_map(|family| &family.peers);
+        let screens = peers.flat_map(|peer| [&peer.import, &peer.export]);
+        let used = |word: &str, by: bool| by && !self.source.contains(word);
+        screens.into_iter().any(|screen| used(".calls", !screen.calls.is_empty()) || used(".closed", screen.closed))
+    }
+
     /// Renders a configuration.
     ///
     /// # Errors

@@ -233,6 +233,11 @@ impl<'a> Agent<'a> {
             };
             match self.try_template(&template, decision).await {
                 Ok(()) => {
+                    if template.overlooks_filters(&decision.config) {
+                        let reason = "does not apply BGPFilters, and peers have some: take over import.calls, \
+                                      import.closed, export.calls and export.closed from the built-in template";
+                        problems.push(Problem::new(&template.name, reason));
+                    }
                     self.overrides.worked(template);
                     return Ok(problems);
                 }

@@ -128,6 +128,25 @@ async fn an_operators_template_takes_over_and_a_broken_one_does_not() {
 }
 
 #[tokio::test]
+async fn an_operators_template_that_knows_no_filters_is_reported() {
+    let kv = cluster();
+    let mut agent = Agent::new("host2");
+    fs::write(&agent.options.template_override, "router id {{ router_id }};\nprotocol device { }\n").unwrap();
+    put_peer(&kv, "tor", json!({"peerIP": "10.192.0.9", "asNumber": 65000}));
+    agent.start(&kv);
+    until_reported(&agent, "is it running?").await;
+    assert_eq!(agent.reports.problems(), [""; 0], "there are no filters to apply");
+    put_peer(&kv, "tor", json!({"peerIP": "10.192.0.9", "asNumber": 65000, "filters": ["missing"]}));
+    until_reported(&agent, "does not apply BGPFilters").await;
+    fs::write(&agent.options.template_override, built_in()).unwrap();
+    agent.until_text("the closed session", |text| text.contains("import none;")).await;
+    until("only the missing filter is left to report", Duration::from_secs(60), || async {
+        agent.reports.problems().iter().all(|problem| problem.starts_with("BGPFilter missing: "))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_broken_template_on_a_new_node_gives_way_to_the_built_in_one() {
     let kv = cluster();
     let mut agent = Agent::new("host2");

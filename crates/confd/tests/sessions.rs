@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use calico_confd::bird::{Client, SessionKind, needs_recovery};
 use common::net::{
-    Host, Switch, address4, address6, block4, block6, cluster, join, put_block, put_filter, put_node_in_as, put_peer,
-    put_pool, put_settings, start, until, until_blocks,
+    Host, Switch, address4, address6, block4, block6, cluster, join, put_block, put_filter, put_host_settings,
+    put_node_in_as, put_peer, put_pool, put_settings, start, until, until_blocks,
 };
 use serde_json::json;
 
@@ -301,6 +301,7 @@ async fn passwords_ports_and_a_peer_of_all_hosts_that_is_one_of_them() {
         "nodeMeshPassword": {"secretKeyRef": {"name": "mesh", "key": "all"}},
     });
     put_settings(&kv, settings);
+    put_host_settings(&kv, 3, json!({"listenPort": 1791}));
     put_peer(&kv, "self", json!({"peerIP": "10.192.0.2:1790", "asNumber": 64512}));
     let mut hosts = Vec::new();
     for last in [2, 3] {
@@ -323,12 +324,14 @@ async fn passwords_ports_and_a_peer_of_all_hosts_that_is_one_of_them() {
     let sessions = hosts[0].sessions().await;
     let itself = sessions.iter().find(|session| session.kind == SessionKind::Global).unwrap();
     assert!(!itself.established && itself.peer_address == Some("10.192.0.2".parse().unwrap()), "{itself:?}");
-    assert!(sessions.iter().any(|session| session.name == "Mesh_fd00_192__3_port_1790"));
+    assert!(sessions.iter().any(|session| session.name == "Mesh_fd00_192__3_port_1791"));
     assert!(
         hosts[1].sessions().await.iter().all(|session| session.kind != SessionKind::Global || !session.established)
     );
     let listening = hosts[0].namespace.run("ss -ltnH");
     assert!(listening.contains(":1790 ") && !listening.contains(":179 "), "{listening}");
+    let listening = hosts[1].namespace.run("ss -ltnH");
+    assert!(listening.contains(":1791 ") && !listening.contains(":1790 "), "{listening}");
 
     hosts[1].agent.put_secret("mesh/all", "another word");
     until("a wrong password ends the session", Duration::from_secs(60), || async {

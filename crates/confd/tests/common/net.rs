@@ -431,6 +431,11 @@ pub(crate) fn put_settings(kv: &MemoryKv, spec: Value) {
     put(kv, "bgpconfigurations", "BGPConfiguration", "default", spec);
 }
 
+/// Settings of host number `last` alone.
+pub(crate) fn put_host_settings(kv: &MemoryKv, last: u8, spec: Value) {
+    put(kv, "bgpconfigurations", "BGPConfiguration", &format!("node.{}", name(last)), spec);
+}
+
 /// Gives host number `last` a block, as IPAM does.
 pub(crate) fn put_block(kv: &MemoryKv, last: u8, block: &str) {
     let family = if block.contains(':') { "ipv6" } else { "ipv4" };
