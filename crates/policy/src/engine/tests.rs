@@ -124,7 +124,8 @@ fn the_tally_counts_what_was_sent() {
         sets: count(|instruction| matches!(instruction, Instruction::SetReplace { .. })),
     };
     assert_eq!(engine.tally(), tally);
-    assert_eq!((tally.endpoints, tally.host_endpoints, tally.policies, tally.profiles), (20, 1, 3, 2));
+    // One of the twenty asks for foreign sources, which is not allowed.
+    assert_eq!((tally.endpoints, tally.host_endpoints, tally.policies, tally.profiles), (19, 1, 3, 2));
     cluster().iter().for_each(|change| engine.absorb(Change::Remove { key: change.key().clone() }));
     engine.flush();
     assert_eq!(engine.tally(), Tally::default());
@@ -149,7 +150,7 @@ fn problems_change_only_with_their_version_and_other_hosts_endpoints_change_neit
             (version, problems) = (engine.problems_version(), engine.problems());
         }
     }
-    assert!(changed > 10, "{changed}");
+    assert!(changed > 5, "{changed}");
 
     cluster().into_iter().for_each(|change| engine.absorb(change));
     engine.flush();
