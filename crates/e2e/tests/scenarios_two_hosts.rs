@@ -2,13 +2,14 @@
 //! at the head of `scenarios_one_host.rs`.
 #![allow(clippy::unwrap_used)]
 
-use calico_e2e::{Cluster, Workload, assert_closes_to, assert_matrix};
+use calico_e2e::{Cluster, Workload, assert_closes_to, assert_matrix, eventually};
 use serde_json::Value;
 
 #[test]
 fn two_hosts() {
     let cluster = Cluster::up(2, "");
     five_containers_and_three_profiles(&cluster);
+    a_pool_with_vxlan_is_tunnelled(&cluster);
     let mut four = ["main", "wa", "wb", "wc"].map(|name| cluster.run(if name == "main" { 1 } else { 2 }, name));
     for (workload, address) in four.iter_mut().zip(["192.168.11.1", "192.168.11.2", "192.168.11.3", "192.168.11.4"]) {
         workload.add(address);
@@ -122,5 +123,40 @@ fn endpoints_are_found_by_what_is_known_of_them(cluster: &Cluster, four: [&Workl
     for words in ["Hostname", "Orchestrator ID", "Workload ID", "Endpoint ID", "Addresses", "MAC", "Profiles", "State"]
     {
         assert!(table.contains(words), "{words} in {table}");
+    }
+}
+
+/// 4: what a pool with VXLAN sends to another host goes in packets between the hosts, so that no router in between needs
+/// to know the pool.
+fn a_pool_with_vxlan_is_tunnelled(cluster: &Cluster) {
+    let (host1, host2) = (cluster.lab.host(1), cluster.lab.host(2));
+    host1.ok("calicoctl pool add 10.4.0.0/16 --vxlan && calicoctl profile add TUNNEL");
+    // What arrives from the other host, as it is on the wire.
+    host2.ok("nft 'table ip wire { chain arrives { type filter hook prerouting priority -400; \
+         iifname eth0 udp dport 4789 counter; iifname eth0 ip saddr 10.4.0.0/16 counter; }; }'");
+    let (mut near, mut far) = (cluster.run(1, "near"), cluster.run(2, "far"));
+    near.add("10.4.0.1");
+    far.add("10.4.1.1");
+    for workload in [&near, &far] {
+        workload.calicoctl("profile set TUNNEL");
+    }
+    assert_matrix(&[&near, &far], &[("near", "far"), ("far", "near")]);
+    let arrived = host2.ok("nft list table ip wire");
+    let packets: Vec<u64> = arrived
+        .split("counter packets ")
+        .skip(1)
+        .map(|rest| rest.split_whitespace().next().unwrap().parse().unwrap())
+        .collect();
+    assert!(packets.len() == 2 && packets[0] > 0 && packets[1] == 0, "{arrived}");
+    host2.ok("nft delete table ip wire");
+    for host in [host1, host2] {
+        host.ok("ip link show vxlan.calico");
+    }
+    for workload in [&near, &far] {
+        workload.host.ok(&format!("calicoctl container remove {0} && docker rm -f {0}", workload.name));
+    }
+    host1.ok("calicoctl pool remove 10.4.0.0/16 && calicoctl profile remove TUNNEL");
+    for host in [host1, host2] {
+        eventually("the device to go with the pool", || !host.run("ip link show vxlan.calico").success());
     }
 }
