@@ -211,6 +211,15 @@ pub enum Mismatch {
     },
 }
 
+impl Mismatch {
+    /// The address that was not released.
+    pub fn address(&self) -> IpAddr {
+        match self {
+            Self::Sequence { address, .. } | Self::Handle { address, .. } => *address,
+        }
+    }
+}
+
 impl Block {
     /// A new block, all of it free but for what the host reserves.
     pub fn new(cidr: IpNet, owner: &Owner, reserved: Option<&HostReserved>, now: OffsetDateTime) -> Self {

@@ -30,12 +30,16 @@ pub(crate) use config::{ConfigCommand, NodeConfigCommand, Setting};
 pub(crate) use container::{
     ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand, ContainerLabelCommand,
 };
-pub(crate) use datastore::DatastoreCommand;
+#[cfg(test)]
+pub(crate) use datastore::Migrate;
+pub(crate) use datastore::{DatastoreCommand, MigrateCommand};
 pub(crate) use diags::Diags;
 pub(crate) use endpoint::{
     EndpointCommand, EndpointFilter, EndpointLabelCommand, EndpointProfileCommand, EndpointShow, ProfileChange,
 };
-pub(crate) use ipam::IpamCommand;
+#[cfg(test)]
+pub(crate) use ipam::IpamInfo;
+pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamRepair, IpamShow, IpamSplit};
 pub(crate) use manual::Manual;
 pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeStart};
 pub(crate) use policy::{Confirm, Plan, Probation, Rules, Way, Why};

@@ -97,8 +97,8 @@ pub struct Audit {
 impl Audit {
     /// Judges a snapshot. `now` is when it was taken.
     pub fn of(snapshot: &Snapshot, now: OffsetDateTime) -> Self {
-        let mut audit = Self::default();
-        audit.allocations = snapshot.readable_blocks().flat_map(allocations).collect();
+        let allocations = snapshot.readable_blocks().flat_map(allocations).collect();
+        let mut audit = Self { allocations, ..Self::default() };
         audit.attribute_uses(snapshot);
         audit.compare_uses(snapshot);
         audit.compare_handles(snapshot);

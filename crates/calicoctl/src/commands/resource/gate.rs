@@ -9,7 +9,7 @@ use crate::{context::Context, failure::Failure};
 ///
 /// # Errors
 /// The versions differ, or the cluster's cannot be read.
-pub(super) async fn check(ctx: &Context, allow_version_mismatch: bool) -> Result<(), Failure> {
+pub(crate) async fn check(ctx: &Context, allow_version_mismatch: bool) -> Result<(), Failure> {
     const HINT: &str = "use --allow-version-mismatch to go on all the same";
     if allow_version_mismatch {
         return Ok(());

@@ -30,6 +30,7 @@ mod words;
 mod write;
 
 pub(crate) use delete::delete;
+pub(crate) use gate::check as check_version;
 pub(crate) use get::get;
 pub(crate) use label::label;
 pub(crate) use patch::patch;
