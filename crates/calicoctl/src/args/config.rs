@@ -93,7 +93,7 @@ pub(crate) struct Setting {
     /// Take the value away, so that the default holds again
     #[arg(long, conflicts_with = "value", requires = "name")]
     pub(crate) remove: bool,
-    /// Also a setting of felix that is not known here: it is handed to felix as it is
+    /// Also a parameter of felix that has no field: stored unchecked, as an annotation, for upstream's felix alone
     #[arg(long, requires = "name")]
     pub(crate) force: bool,
     /// List also what can be set and is not

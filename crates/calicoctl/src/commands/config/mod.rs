@@ -197,7 +197,8 @@ async fn list<S: Kind>(ctx: &Context, resource: &str, all: bool) -> Result<Outpu
     Ok(table.into())
 }
 
-/// A parameter of felix that has no field: felix reads it from an annotation, and nobody checks it.
+/// A parameter of felix that has no field: upstream's felix reads it from an annotation, ours does not, and nobody
+/// checks it.
 async fn parameter(ctx: &Context, resource: &str, name: &str, setting: &Setting) -> Result<Output, Failure> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(Failure::new(format!("The configuration '{name}' is not recognized as a valid option."))
@@ -205,7 +206,7 @@ async fn parameter(ctx: &Context, resource: &str, name: &str, setting: &Setting)
     }
     let annotation = format!("{PARAMETER}{name}");
     if let Some(value) = &setting.value {
-        ctx.console.note("The --force option is set.");
+        ctx.console.note("The --force option is set. It is for upstream's felix: this one has no such parameter.");
         change::<FelixConfigurationSpec>(ctx, resource, |stored| {
             stored.metadata.annotations.insert(annotation.clone(), value.clone());
             Ok(())

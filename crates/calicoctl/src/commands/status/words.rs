@@ -30,6 +30,9 @@ pub(super) fn problem(session: &Session, facts: &Facts) -> Option<String> {
         return None;
     }
     let mut words = match session.error() {
+        Some(error) if is_over(session, &error.reason) => {
+            format!("{}; now {}", failed(session, error.origin, &error.reason, facts), unanswered(session, facts))
+        }
         Some(error) => failed(session, error.origin, &error.reason, facts),
         None => match &session.last_error {
             Some(other) => format!("BIRD says: {other}"),
@@ -40,6 +43,24 @@ pub(super) fn problem(session: &Session, facts: &Facts) -> Option<String> {
         words.push_str("; its routes are kept for a while, in case it restarts");
     }
     Some(words)
+}
+
+/// True if the error is that of an earlier session's end, and since then a new one is tried: BIRD keeps the error until
+/// the next, and silence is none.
+fn is_over(session: &Session, reason: &str) -> bool {
+    let tried = matches!(session.bgp_state, Some(BgpState::Connect | BgpState::Active | BgpState::Passive));
+    let ending = matches!(
+        reason,
+        "Administrative shutdown"
+            | "Administrative reset"
+            | "Cease"
+            | "Connection collision resolution"
+            | "Graceful restart"
+            | "Hold timer expired"
+            | "Other configuration change"
+            | "Peer de-configured"
+    );
+    tried && ending
 }
 
 fn limit_reached(session: &Session) -> Option<String> {
@@ -157,6 +178,7 @@ fn refused(session: &Session, reason: &str) -> String {
             "the neighbour heard nothing of us for its hold time: is the network between lossy?".into()
         }
         "Administrative shutdown" => "the neighbour's operator has switched the session off".into(),
+        "Other configuration change" => "the neighbour's configuration was changed".into(),
         "Administrative reset" => "the neighbour's operator has restarted the session".into(),
         "Peer de-configured" => "the neighbour's operator has removed this host as a neighbour".into(),
         "Connection rejected" => {
@@ -239,7 +261,7 @@ mod tests {
             ("Socket: Protocol not available", "the connection fails: protocol not available"),
             ("Error: Kernel MD5 auth failed", "does not take the password"),
             ("Error: Neighbor lost", "is the interface up?"),
-            ("Received: Administrative shutdown", "switched the session off"),
+            ("Received: Administrative shutdown", "switched the session off; now it does not answer"),
             ("BGP Error: Hold timer expired", "fell silent"),
             ("Automatic shutdown: Route limit exceeded", "route limit exceeded"),
             ("Received: Something of RFC 9999", "something of RFC 9999"),
@@ -260,6 +282,11 @@ mod tests {
         let counted = Facts { md5: Md5Failures { missing: 0, unexpected: 2, wrong: 7 }, ..Facts::default() };
         let words = said(&counted);
         assert!(words.contains("7 with another password, 2 with a password where none is set"), "{words}");
+        // The end of the last session is not the reason for the silence of the next.
+        let over = session(BgpState::Connect, "Received: Other configuration change");
+        let words = problem(&over, &with).unwrap_or_default();
+        assert!(words.contains("configuration was changed; now it does not answer"), "{words}");
+        assert!(words.contains("passwords differ"), "{words}");
         // What is known of the connection speaks against it.
         let refused = problem(&session(BgpState::Active, "Socket: Connection refused"), &with).unwrap_or_default();
         assert!(!refused.contains("password"), "{refused}");
