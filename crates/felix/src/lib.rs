@@ -13,14 +13,12 @@
 //! - Mending what somebody disturbs without end takes half of the time at most.
 //!
 //! The crate does no kernel access of its own: [`Driver`] is the seam, [`calico_dataplane::Dataplane`] the real one.
-//! Names to know: [`run`] is the agent, [`Health`] what it says of itself.
+//! Names to know: [`run`] is the agent, [`AgentHealth`](calico_model::AgentHealth) what it says of itself.
 
 mod blocks;
 mod driver;
 mod effort;
-mod health;
 mod run;
 
 pub use driver::{Applied, Driver};
-pub use health::Health;
 pub use run::{Options, run};

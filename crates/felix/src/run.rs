@@ -7,16 +7,13 @@ use std::{
     time::Duration,
 };
 
-use calico_model::{AnyResource, Change, KindName, RESOURCE_ROOT, ResourceKey};
-use calico_policy::{
-    Engine,
-    instruction::{EndpointId, HostEndpointId, Instruction},
-};
+use calico_model::{AgentHealth, AnyResource, Change, KindName, RESOURCE_ROOT, ResourceKey};
+use calico_policy::{Engine, Tally};
 use calico_store::{Event, Kv, Store, Syncer, SyncerHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::{Driver, Health, blocks::Blocks, effort::Effort};
+use crate::{Driver, blocks::Blocks, effort::Effort};
 
 /// Settings of the agent.
 #[derive(Clone, Debug)]
@@ -51,7 +48,7 @@ pub async fn run<D: Driver>(
     store: &Store,
     mut driver: D,
     options: Options,
-    mut report: impl FnMut(&Health),
+    mut report: impl FnMut(&AgentHealth),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), D::Error> {
     driver.install_base().await?;
@@ -122,13 +119,13 @@ struct Felix<D> {
     told: Option<Instant>,
     /// The next write mends a disturbance.
     mending: bool,
-    /// Endpoints of this host that are in force or about to be.
-    endpoints: BTreeSet<EndpointId>,
-    /// Host endpoints likewise.
-    host_endpoints: BTreeSet<HostEndpointId>,
     applied_once: bool,
     /// As of the last look.
-    health: Health,
+    health: AgentHealth,
+    /// All of them, as of the last look.
+    problems: Vec<String>,
+    /// The engine's version of its problems at that time, unless others than the engine's have changed since.
+    problems_version: Option<u64>,
     /// Something that it tells of may have changed since.
     health_is_old: bool,
 }
@@ -160,10 +157,10 @@ impl<D: Driver> Felix<D> {
             mend_at: None,
             told: None,
             mending: false,
-            endpoints: BTreeSet::new(),
-            host_endpoints: BTreeSet::new(),
             applied_once: false,
-            health: Health::default(),
+            health: AgentHealth::default(),
+            problems: Vec::new(),
+            problems_version: None,
             health_is_old: true,
         }
     }
@@ -293,13 +290,6 @@ impl<D: Driver> Felix<D> {
         self.complete = true;
         for instruction in self.engine.flush() {
             self.dirty = true;
-            match &instruction {
-                Instruction::EndpointUpdate { id, .. } => drop(self.endpoints.insert(id.clone())),
-                Instruction::EndpointRemove { id } => drop(self.endpoints.remove(id)),
-                Instruction::HostEndpointUpdate { id, .. } => drop(self.host_endpoints.insert(id.clone())),
-                Instruction::HostEndpointRemove { id } => drop(self.host_endpoints.remove(id)),
-                _ => {}
-            }
             self.driver.absorb(instruction);
         }
         self.dirty |= !self.applied_once;
@@ -328,12 +318,15 @@ impl<D: Driver> Felix<D> {
                 for complaint in applied.complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
                     warn!(%complaint, "not everything could be programmed");
                 }
-                self.complaints = applied.complaints;
+                if self.complaints != applied.complaints {
+                    self.problems_version = None;
+                    self.complaints = applied.complaints;
+                }
                 self.dirty = false;
                 self.failed = None;
                 self.retry = applied.retry.then(|| self.next_retry());
                 if !std::mem::replace(&mut self.applied_once, true) {
-                    info!(endpoints = self.endpoints.len(), "kernel in sync with the datastore");
+                    info!(endpoints = self.engine.tally().endpoints, "kernel in sync with the datastore");
                 }
             }
             Err(error) => self.write_failed(&error),
@@ -370,22 +363,42 @@ impl<D: Driver> Felix<D> {
         if !std::mem::take(&mut self.health_is_old) {
             return false;
         }
-        let health = self.look();
-        if health == self.health {
-            return false;
-        }
-        // Records that cannot be read and complaints of the driver have been told when they came.
-        let told = self.health.problems.iter().chain(self.unreadable.values()).chain(&self.complaints);
-        let told: BTreeSet<&String> = told.collect();
-        for problem in health.problems.iter().filter(|problem| !told.contains(problem)) {
-            warn!(%problem, "closed or left out");
-        }
+        let tally = self.engine.tally();
+        let mut health = AgentHealth {
+            ready: self.applied_once && self.failed.is_none(),
+            reason: self.reason(tally),
+            gauges: gauges(tally),
+            ..AgentHealth::default()
+        };
+        self.refresh_problems();
+        health.set_problems(self.problems.iter().cloned());
+        let changed = health != self.health;
         self.health = health;
-        true
+        changed
     }
 
-    fn look(&self) -> Health {
-        let reason = if let Some(cause) = &self.failed {
+    /// The engine knows cheaply when its problems may be others; most changes concern other hosts.
+    fn refresh_problems(&mut self) {
+        let version = self.engine.problems_version();
+        if self.problems_version.replace(version) == Some(version) {
+            return;
+        }
+        let mut problems: Vec<String> = self.unreadable.values().cloned().collect();
+        let found = self.engine.problems();
+        let told = found.iter().filter(|problem| !self.unreadable.contains_key(&problem.object));
+        problems.extend(told.map(ToString::to_string));
+        problems.extend(self.complaints.iter().cloned());
+        // Records that cannot be read and complaints of the driver have been told when they came.
+        let told = self.problems.iter().chain(self.unreadable.values()).chain(&self.complaints);
+        let told: BTreeSet<&String> = told.collect();
+        for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+            warn!(%problem, "closed or left out");
+        }
+        self.problems = problems;
+    }
+
+    fn reason(&self, tally: Tally) -> String {
+        if let Some(cause) = &self.failed {
             format!("the kernel could not be updated: {cause}")
         } else if !self.in_sync {
             match &self.lost {
@@ -400,18 +413,25 @@ impl<D: Driver> Felix<D> {
         } else if let Some(cause) = &self.lost {
             format!("the datastore is unreachable, the last known state is in force: {cause}")
         } else {
-            match self.host_endpoints.len() {
-                0 => format!("{} local endpoints in force", self.endpoints.len()),
-                hosts => format!("{} local endpoints and {hosts} host endpoints in force", self.endpoints.len()),
+            match tally.host_endpoints {
+                0 => format!("{} local endpoints in force", tally.endpoints),
+                hosts => format!("{} local endpoints and {hosts} host endpoints in force", tally.endpoints),
             }
-        };
-        let mut problems: Vec<String> = self.unreadable.values().cloned().collect();
-        let found = self.engine.problems();
-        let told = found.iter().filter(|problem| !self.unreadable.contains_key(&problem.object));
-        problems.extend(told.map(ToString::to_string));
-        problems.extend(self.complaints.iter().cloned());
-        Health { ready: self.applied_once && self.failed.is_none(), reason, problems }
+        }
     }
+}
+
+/// By the names that upstream's Felix has for them, as far as it has any.
+fn gauges(tally: Tally) -> BTreeMap<String, u64> {
+    let Tally { endpoints, host_endpoints, policies, profiles, sets } = tally;
+    let numbers = [
+        ("felix_active_local_endpoints", endpoints),
+        ("felix_active_local_host_endpoints", host_endpoints),
+        ("felix_active_local_policies", policies),
+        ("felix_active_local_profiles", profiles),
+        ("felix_active_local_selectors", sets),
+    ];
+    numbers.map(|(name, number)| (name.to_owned(), number as u64)).into()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@
 //! is its place in etcd; [`Fault`] is one reason for refusal, [`Invalid`] all of them at once; [`AnyResource`] is
 //! the closed set of kinds that the agents follow.
 
+mod agent_health;
 mod any;
 mod bgp;
 mod bgp_filter;
@@ -50,6 +51,7 @@ mod staged_kubernetes;
 mod tier;
 mod validate;
 
+pub use agent_health::AgentHealth;
 pub use any::{AnyResource, Change, DecodeError};
 pub use bgp::{
     BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec, Community, PrefixAdvertisement, ServiceCidr,

@@ -1,7 +1,6 @@
 //! The two agents as processes of their own: wiring between the libraries, the datastore and standard output.
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -9,11 +8,12 @@ use std::{
 };
 
 use calico_dataplane::Dataplane;
+use calico_model::AgentHealth;
 use calico_store::{ConnectOptions, EtcdKv, Store};
 use miette::{IntoDiagnostic, Result, WrapErr};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{NodeArgs, RUN_DIR, board::Report};
+use crate::{NodeArgs, RUN_DIR};
 
 /// How often confd's health is said when nothing changes; felix has its own.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -42,20 +42,9 @@ pub(crate) async fn stop_signal() {
     }
 }
 
-/// Problems beyond this many are only counted: a report goes out with every change and every heartbeat.
-const MOST_PROBLEMS: usize = 100;
-
-/// Problems as a report carries them.
-fn listed(problems: impl ExactSizeIterator<Item = String>) -> Vec<String> {
-    let more = problems.len().saturating_sub(MOST_PROBLEMS);
-    let mut listed: Vec<String> = problems.take(MOST_PROBLEMS).collect();
-    listed.extend((more > 0).then(|| format!("and {more} more, see the log")));
-    listed
-}
-
 /// Writes a report for the supervisor.
-fn print_report(report: &Report) {
-    println!("{}", serde_json::to_string(report).expect("plain strings serialise"));
+fn print_report(health: &AgentHealth) {
+    println!("{}", serde_json::to_string(health).expect("plain strings and numbers serialise"));
 }
 
 pub(crate) async fn felix(args: &NodeArgs) -> Result<ExitCode> {
@@ -64,17 +53,8 @@ pub(crate) async fn felix(args: &NodeArgs) -> Result<ExitCode> {
     let dataplane = Dataplane::new(calico_dataplane::Options::default())
         .into_diagnostic()
         .wrap_err("felix has no access to the kernel's network configuration (it needs root, or CAP_NET_ADMIN)")?;
-    let report = |health: &calico_felix::Health| {
-        print_report(&Report {
-            ready: health.ready,
-            reason: health.reason.clone(),
-            problems: listed(health.problems.iter().cloned()),
-            problem_count: health.problems.len(),
-            gauges: BTreeMap::new(),
-        });
-    };
     tracing::info!(%node, datastore = %store.kv().location(), "felix starts");
-    calico_felix::run(&store, dataplane, calico_felix::Options::new(node), report, stop_signal())
+    calico_felix::run(&store, dataplane, calico_felix::Options::new(node), print_report, stop_signal())
         .await
         .into_diagnostic()
         .wrap_err("the base rules cannot be installed")?;
@@ -110,11 +90,11 @@ pub(crate) async fn confd(args: &NodeArgs) -> Result<ExitCode> {
 /// Keeps what confd said last, to say it again when nothing changes.
 #[derive(Default)]
 struct ConfdReporter {
-    last: Mutex<Report>,
+    last: Mutex<AgentHealth>,
 }
 
 impl ConfdReporter {
-    fn change(&self, change: impl FnOnce(&mut Report)) {
+    fn change(&self, change: impl FnOnce(&mut AgentHealth)) {
         change(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner));
         self.print();
     }
@@ -133,22 +113,6 @@ impl calico_confd::Report for ConfdReporter {
     }
 
     fn problems(&self, problems: &[calico_confd::Problem]) {
-        self.change(|report| {
-            report.problems = listed(problems.iter().map(ToString::to_string));
-            report.problem_count = problems.len();
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_stays_small_however_many_records_are_bad() {
-        let of = |count: usize| listed((0..count).map(|at| at.to_string()).collect::<Vec<_>>().into_iter());
-        assert_eq!(of(MOST_PROBLEMS).len(), MOST_PROBLEMS);
-        let many = of(MOST_PROBLEMS + 7);
-        assert_eq!((many.len(), many.last().map(String::as_str)), (MOST_PROBLEMS + 1, Some("and 7 more, see the log")));
+        self.change(|report| report.set_problems(problems.iter().map(ToString::to_string)));
     }
 }

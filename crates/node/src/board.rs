@@ -7,26 +7,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use calico_model::AgentHealth;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, futures::Notified};
 
 /// A process that said nothing for this long hangs.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
-
-/// What a process says of itself, one JSON object a line on its standard output.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Report {
-    pub(crate) ready: bool,
-    pub(crate) reason: String,
-    #[serde(default)]
-    pub(crate) problems: Vec<String>,
-    /// How many problems there are; [`problems`](Self::problems) lists the first.
-    #[serde(default)]
-    pub(crate) problem_count: usize,
-    /// Numbers for `/metrics`, by their whole name.
-    #[serde(default)]
-    pub(crate) gauges: BTreeMap<String, u64>,
-}
 
 /// The whole service's health.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,7 +55,7 @@ struct State {
     since: Option<u64>,
     starts: u32,
     heard: Option<Instant>,
-    report: Report,
+    report: AgentHealth,
 }
 
 /// Shared by the supervisor's tasks and the health server.
@@ -81,8 +67,10 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(node: &str, names: &[&'static str]) -> Self {
-        let waiting =
-            || State { report: Report { reason: "not started yet".into(), ..Report::default() }, ..State::default() };
+        let waiting = || State {
+            report: AgentHealth { reason: "not started yet".into(), ..AgentHealth::default() },
+            ..State::default()
+        };
         Self {
             node: node.to_owned(),
             states: Mutex::new(names.iter().map(|name| (*name, waiting())).collect()),
@@ -101,7 +89,7 @@ impl Board {
             state.since = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
             state.starts += 1;
             state.heard = Some(Instant::now());
-            state.report = Report { reason: "starting".into(), ..Report::default() };
+            state.report = AgentHealth { reason: "starting".into(), ..AgentHealth::default() };
         }
         self.changed.notify_waiters();
     }
@@ -111,12 +99,12 @@ impl Board {
             state.pid = None;
             state.since = None;
             state.heard = None;
-            state.report = Report { reason: why.to_owned(), ..Report::default() };
+            state.report = AgentHealth { reason: why.to_owned(), ..AgentHealth::default() };
         }
         self.changed.notify_waiters();
     }
 
-    pub(crate) fn reported(&self, name: &'static str, report: Report) {
+    pub(crate) fn reported(&self, name: &'static str, report: AgentHealth) {
         if let Some(state) = self.states().get_mut(name) {
             state.heard = Some(Instant::now());
             state.report = report;
@@ -127,7 +115,7 @@ impl Board {
     /// A component was asked and did not answer: not ready, and after [`SILENCE`] not live.
     pub(crate) fn unheard(&self, name: &'static str, why: &str) {
         if let Some(state) = self.states().get_mut(name) {
-            state.report = Report { reason: why.to_owned(), ..Report::default() };
+            state.report = AgentHealth { reason: why.to_owned(), ..AgentHealth::default() };
         }
         self.changed.notify_waiters();
     }
@@ -194,7 +182,7 @@ mod tests {
         assert!(!at(now).live && at(now).reason == "not started yet");
         board.started("felix", Some(7));
         assert!(at(Instant::now()).live && !board.health(Instant::now()).ready);
-        board.reported("felix", Report { ready: true, reason: "in force".into(), ..Report::default() });
+        board.reported("felix", AgentHealth { ready: true, reason: "in force".into(), ..AgentHealth::default() });
         assert!(board.health(Instant::now()).ready && board.is_ready("felix", Instant::now()));
         let silent = at(Instant::now() + SILENCE);
         assert!(!silent.live && !silent.ready && silent.reason.contains("not answered"));

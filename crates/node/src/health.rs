@@ -125,7 +125,7 @@ async fn fetch(address: SocketAddr, path: &str) -> Result<Bytes> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::board::Report;
+    use calico_model::AgentHealth;
 
     #[tokio::test]
     async fn served_and_asked() {
@@ -136,7 +136,7 @@ mod tests {
         board.started("felix", Some(1));
         board.reported(
             "felix",
-            Report {
+            AgentHealth {
                 ready: true,
                 reason: "in force".into(),
                 problems: vec!["a bad record".into()],
@@ -151,7 +151,7 @@ mod tests {
         assert!(!health.ready, "bird is not started");
         assert_eq!(health.components[1].problems, ["a bad record"]);
         board.started("bird", Some(2));
-        board.reported("bird", Report { ready: true, ..Report::default() });
+        board.reported("bird", AgentHealth { ready: true, ..AgentHealth::default() });
         assert!(ask(port).await.unwrap().ready);
         server.abort();
     }

@@ -70,7 +70,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::board::{Board, Report};
+    use crate::board::Board;
+    use calico_model::AgentHealth;
 
     #[test]
     fn every_component_has_every_number_and_agents_add_their_own() {
@@ -78,7 +79,7 @@ mod tests {
         board.started("felix", Some(1));
         board.started("felix", Some(2));
         let gauges = [("felix_active_local_endpoints".to_owned(), 3), ("bad name".to_owned(), 1)].into();
-        board.reported("felix", Report { ready: true, problem_count: 120, gauges, ..Report::default() });
+        board.reported("felix", AgentHealth { ready: true, problem_count: 120, gauges, ..AgentHealth::default() });
         let text = text(&board.health(Instant::now()));
         for line in [
             "calico_component_live{component=\"bird\"} 0",

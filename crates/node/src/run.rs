@@ -14,6 +14,7 @@ use std::{
 };
 
 use calico_confd::bird;
+use calico_model::AgentHealth;
 use calico_startup::{Prepared, Progress, Request, StartupError};
 use calico_store::Store;
 use futures::FutureExt;
@@ -23,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::{
     RUN_DIR, RunArgs, agents,
-    board::{Board, Report},
+    board::Board,
     health,
     lock::HostLock,
     supervisor::{Service, StopWith, Supervised, Surroundings, own_program},
@@ -269,7 +270,7 @@ async fn poll_bird(surroundings: Surroundings) {
             match timeout(BIRD_POLL, ask).await {
                 Ok(Ok(status)) => surroundings
                     .board
-                    .reported("bird", Report { ready: true, reason: status.text, ..Report::default() }),
+                    .reported("bird", AgentHealth { ready: true, reason: status.text, ..AgentHealth::default() }),
                 Ok(Err(error)) => surroundings.board.unheard("bird", &format!("its control socket: {error}")),
                 Err(_) => {
                     let seconds = BIRD_POLL.as_secs();

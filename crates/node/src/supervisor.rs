@@ -24,6 +24,7 @@ use std::{
 };
 
 use calico_confd::bird::Client;
+use calico_model::AgentHealth;
 use futures::future::BoxFuture;
 use miette::{IntoDiagnostic, Result, miette};
 use rustix::process::{Pid, Signal, kill_process};
@@ -36,12 +37,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{
-    backoff::Backoff,
-    board::{Board, Report},
-    lines::Lines,
-    logs::LogFile,
-};
+use crate::{backoff::Backoff, board::Board, lines::Lines, logs::LogFile};
 
 /// How long a process may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -247,7 +243,7 @@ async fn copy_lines(name: &'static str, stream: impl AsyncRead + Unpin, log: Sha
 async fn take_reports(name: &'static str, stream: impl AsyncRead + Unpin, board: Arc<Board>) {
     let mut lines = Lines::new(stream, LONGEST_REPORT);
     while let Some(line) = lines.next().await {
-        match serde_json::from_str::<Report>(&line) {
+        match serde_json::from_str::<AgentHealth>(&line) {
             Ok(report) => board.reported(name, report),
             Err(error) => warn!(process = name, %error, "wrote something else than a report to its standard output"),
         }

@@ -73,7 +73,7 @@ struct Bench {
     kv: Arc<MemoryKv>,
     store: Store,
     driver: FakeDriver,
-    health: Rc<RefCell<Health>>,
+    health: Rc<RefCell<AgentHealth>>,
     stop: Option<oneshot::Sender<()>>,
 }
 
@@ -85,7 +85,7 @@ impl Bench {
         let bench = Self { kv, store, driver: FakeDriver::default(), health: Rc::default(), stop: Some(stop) };
         let (store, driver, health) = (bench.store.clone(), bench.driver.clone(), bench.health.clone());
         tokio::task::spawn_local(async move {
-            let report = |now: &Health| *health.borrow_mut() = now.clone();
+            let report = |now: &AgentHealth| *health.borrow_mut() = now.clone();
             let shutdown = async { drop(stopped.await) };
             run(&store, driver, Options::new("h1"), report, shutdown).await.unwrap();
         });
@@ -335,6 +335,9 @@ fn a_policy_that_cannot_be_used_closes_what_it_governs_until_it_is_mended() {
             })
             .await;
         assert!(bench.health.borrow().ready, "everything else goes on");
+        let counted = |name: &str| bench.health.borrow().gauges.get(name).copied();
+        assert_eq!(counted("felix_active_local_endpoints"), Some(1));
+        assert_eq!(counted("felix_active_local_policies"), Some(1));
         let mended = text.replace("Perhaps", "Allow").into_bytes();
         let revision = bench.kv.update(&key.to_string(), mended, revision).await.unwrap();
         let allows = |bench: &Bench| {
