@@ -19,6 +19,7 @@ mod policy;
 mod pool;
 mod profile;
 mod resource;
+mod status;
 
 use std::ffi::OsString;
 
@@ -48,6 +49,7 @@ pub(crate) use profile::{ProfileCommand, ProfileRuleCommand, ProfileTag, Profile
 #[cfg(test)]
 pub(crate) use resource::Named;
 pub(crate) use resource::{Connection, Create, Delete, Files, Get, Label, Namespace, Patch, Validate, Write};
+pub(crate) use status::Status;
 
 use crate::output::Format;
 
@@ -89,8 +91,8 @@ pub(crate) struct Cli {
 #[derive(Debug, PartialEq, Subcommand)]
 pub(crate) enum Command {
     /// Say whether the service on this host is up and whom it talks BGP with
-    #[command(after_help = STATUS_EXAMPLES)]
-    Status(OutputArgs),
+    #[command(after_help = status::EXAMPLES)]
+    Status(Status),
     /// Start, stop, remove or list hosts
     Node(NodeArgs),
     /// Give containers of this host addresses and profiles
@@ -213,13 +215,6 @@ pub(crate) enum Command {
         shell: CompletionShell,
     },
 }
-
-const STATUS_EXAMPLES: &str = "\
-Ends with code 1 if neither the container calico-node nor the service runs on this host.
-
-Examples:
-  calicoctl status
-  calicoctl status -o json";
 
 const COMPLETION_EXAMPLES: &str = "\
 Examples:

@@ -45,7 +45,8 @@ pub(crate) use node_start::Caller;
 pub(crate) fn format(command: &Command) -> Format {
     use crate::args::{ContainerCommand, ContainerEndpointCommand, ContainerLabelCommand};
     match command {
-        Command::Status(output) | Command::Version(output) => output.format,
+        Command::Version(output) => output.format,
+        Command::Status(args) => args.output.format,
         Command::Why(args) => args.output.format,
         Command::Plan(args) => args.output.format,
         Command::Rules(args) => args.output.format,
@@ -163,7 +164,7 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
         Command::Rules(args) => rules::rules(ctx, args).await,
         Command::Confirm(args) => confirm::confirm(ctx, args).await,
         Command::Validate(args) => resource::validate(&*ctx.console, args),
-        Command::Status(_) => status::status(ctx).await,
+        Command::Status(args) => status::run(ctx, args).await,
         Command::Node(node) => match &node.command {
             None => node_start::start(ctx, &node.start, caller).await,
             Some(NodeCommand::Stop { force }) => node_stop::stop(ctx, *force).await,

@@ -41,9 +41,10 @@ pub(super) async fn add(ctx: &Context, scope: &Scope, typed: &PeerAdd) -> Result
         let target = target(&peers, scope, &addition.neighbour)?;
         // Before the record that refers to it: a session without its password would not come up.
         let kept = addition.keep_password(ctx, target.name())?;
-        let written = match addition.write(ctx, target.clone()).await {
+        let wanted = addition.applied_to(&target);
+        let written = match write(ctx, &target, wanted.clone()).await {
             Ok(written) => written,
-            Err(failure) if failure.is_outage() && kept.is_some() => match arrived(ctx, target.name()).await {
+            Err(failure) if failure.is_outage() && kept.is_some() => match arrived(ctx, &wanted).await {
                 Some(true) => true,
                 Some(false) => return Err(taken_back(kept, failure)),
                 None => return Err(failure.because(unknown(ctx, target.name()))),
@@ -61,9 +62,9 @@ pub(super) async fn add(ctx: &Context, scope: &Scope, typed: &PeerAdd) -> Result
 }
 
 /// Whether a write whose answer was lost was carried out, `None` while nobody can say.
-async fn arrived(ctx: &Context, peer: &str) -> Option<bool> {
-    match ctx.store.get::<BGPPeerSpec>(peer).await {
-        Ok(stored) => Some(password::of(&stored.spec) == Some(password::own_reference(peer))),
+async fn arrived(ctx: &Context, wanted: &BGPPeer) -> Option<bool> {
+    match ctx.store.get::<BGPPeerSpec>(wanted.name()).await {
+        Ok(stored) => Some(stored.spec == wanted.spec),
         Err(error) if error.is_not_found() => Some(false),
         Err(_) => None,
     }
@@ -133,9 +134,9 @@ impl Addition {
         }
     }
 
-    /// Stores the peer; false for a lost race.
-    async fn write(&self, ctx: &Context, mut peer: BGPPeer) -> Result<bool, Failure> {
-        let before = peer.clone();
+    /// The peer as it shall be.
+    fn applied_to(&self, before: &BGPPeer) -> BGPPeer {
+        let mut peer = before.clone();
         let spec = &mut peer.spec;
         spec.as_number = Some(self.as_number);
         if self.keep_next_hop {
@@ -154,16 +155,21 @@ impl Addition {
                 drop(spec.extra.insert("password".to_owned(), password::member(&reference)));
             }
         }
-        let stored = match peer.revision {
-            Some(_) if peer == before => return Ok(true),
-            Some(_) => ctx.store.update(peer).await,
-            None => ctx.store.create(peer).await,
-        };
-        match stored {
-            Ok(_) => Ok(true),
-            Err(Error::Conflict { .. } | Error::NotFound { .. } | Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        peer
+    }
+}
+
+/// Stores the peer; false for a lost race.
+async fn write(ctx: &Context, before: &BGPPeer, wanted: BGPPeer) -> Result<bool, Failure> {
+    let stored = match wanted.revision {
+        Some(_) if wanted == *before => return Ok(true),
+        Some(_) => ctx.store.update(wanted).await,
+        None => ctx.store.create(wanted).await,
+    };
+    match stored {
+        Ok(_) => Ok(true),
+        Err(Error::Conflict { .. } | Error::NotFound { .. } | Error::AlreadyExists { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -139,7 +139,7 @@ impl Kept {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+        make_private(dir, &folder).map_err(failed)?;
         replace(&path, password.as_bytes()).map_err(failed)?;
         Ok(Self { path, before })
     }
@@ -180,6 +180,15 @@ fn forget_file(path: &Path) -> io::Result<()> {
         let _ = fs::remove_dir(folder);
     }
     Ok(())
+}
+
+/// Makes the folder of a secret, which only this user can look into; those above it are anybody's to see.
+fn make_private(dir: &Path, folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a private file in one step: confd sees the old one or the new one.

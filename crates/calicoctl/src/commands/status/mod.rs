@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 
 use super::{docker_failure, node_start::CONTAINER};
 use crate::{
+    args::Status,
     context::Context,
     failure::{Exit, Failure},
     health::Health,
@@ -32,7 +33,18 @@ enum Place {
     Host,
 }
 
-/// `status`
+/// `status`, with the classic option: whatever runs the service, it is found, so the option only has to make sense.
+pub(crate) async fn run(ctx: &Context, args: &Status) -> Result<Output, Failure> {
+    match args.runtime.as_str() {
+        "docker" | "none" => status(ctx).await,
+        "rkt" => Err(Failure::new("Invalid runtime specified: 'rkt'")
+            .because("rkt is no longer developed, and no service can be started in it")
+            .hint("leave the option out")),
+        other => Err(Failure::new(format!("Invalid runtime specified: '{other}'")).hint("it is docker or none")),
+    }
+}
+
+/// `node status`
 pub(crate) async fn status(ctx: &Context) -> Result<Output, Failure> {
     let (mut text, mut data) = (String::new(), json!({ "node": ctx.node }));
     let (health, health_error) = match ctx.runtime.health().await {

@@ -203,10 +203,12 @@ impl<'a> Peers<'a> {
 impl std::fmt::Display for Peers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.table())?;
-        for Peer { address, problem, is_own_address, .. } in &self.0 {
+        for Peer { address, session, problem, is_own_address } in &self.0 {
+            // Who is at the other end, as confd says it: a host by name, or the BGPPeer.
+            let who = session.description.as_ref().map_or_else(String::new, |who| format!(", {who}"));
             match problem {
-                Some(problem) => writeln!(f, "Problem ({address}): {problem}")?,
-                None if *is_own_address => writeln!(f, "Note ({address}): {}", words::OWN_ADDRESS)?,
+                Some(problem) => writeln!(f, "Problem ({address}{who}): {problem}")?,
+                None if *is_own_address => writeln!(f, "Note ({address}{who}): {}", words::OWN_ADDRESS)?,
                 None => {}
             }
         }

@@ -146,12 +146,13 @@ async fn a_session_without_an_answer_is_judged_by_what_else_is_known() {
     let spec = json!({"peerIP": "172.17.8.120", "asNumber": 65001,
         "password": {"secretKeyRef": {"name": "tor", "key": "rack1"}}});
     bench.put(Resource::new("tor", serde_json::from_value::<BGPPeerSpec>(spec).unwrap())).await;
-    let silent = session("Global_1", SessionKind::Global, "172.17.8.120", "Connect");
+    let mut silent = session("Global_1", SessionKind::Global, "172.17.8.120", "Connect");
+    silent.description = Some("BGPPeer tor".into());
     let own = session("Global_2", SessionKind::Global, "10.5.0.1", "Idle          BGP Error: Bad BGP identifier");
     *bench.runtime.sessions.lock().unwrap() = vec![silent, own];
     *bench.runtime.md5.lock().unwrap() = Md5Failures { wrong: 3, ..Md5Failures::default() };
     let output = status(&bench.ctx).await.unwrap();
-    assert!(output.text.contains("Problem (172.17.8.120): "), "{}", output.text);
+    assert!(output.text.contains("Problem (172.17.8.120, BGPPeer tor): "), "{}", output.text);
     assert!(output.text.contains("dropped packets 3 with another password"), "{}", output.text);
     assert!(output.text.contains("Note (10.5.0.1): it is this host's own address"), "{}", output.text);
     let peers = &output.data["ipv4"]["peers"];
@@ -168,4 +169,17 @@ async fn counts_are_told_by_family_where_there_are_several() {
     *bench.runtime.sessions.lock().unwrap() = vec![both];
     let output = status(&bench.ctx).await.unwrap();
     assert!(output.text.contains("| 2 IPv4, 5 IPv6 | 1 IPv4, 6 IPv6 |"), "{}", output.text);
+}
+
+#[tokio::test]
+async fn the_classic_option_must_make_sense() {
+    let bench = bench().await;
+    let with = |runtime: &str| Status { runtime: runtime.to_owned(), output: crate::args::OutputArgs::default() };
+    for runtime in ["docker", "none"] {
+        assert!(run(&bench.ctx, &with(runtime)).await.is_ok());
+    }
+    for runtime in ["rkt", "podman"] {
+        let said = refusal(run(&bench.ctx, &with(runtime)).await);
+        assert!(said.starts_with(&format!("error: Invalid runtime specified: '{runtime}'\n")), "{said}");
+    }
 }
