@@ -23,8 +23,10 @@ use crate::{
 };
 
 mod fault;
+mod mismatch;
 
 pub use fault::BlockFault;
+pub use mismatch::Mismatch;
 
 /// An address's place in its block, from 0.
 pub type Ordinal = usize;
@@ -183,41 +185,6 @@ pub(crate) struct Freed {
     pub ordinals: Vec<Ordinal>,
     /// How many of them each handle held.
     pub by_handle: BTreeMap<HandleId, usize>,
-}
-
-/// Why a release is refused: the caller acts on outdated knowledge, and the address may be somebody else's by now.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Mismatch {
-    /// The address was assigned anew since.
-    #[error("{address} was assigned anew since: its sequence number is {found}, not {expected}")]
-    Sequence {
-        /// The address.
-        address: IpAddr,
-        /// What the caller gave.
-        expected: u64,
-        /// What is stored.
-        found: u64,
-    },
-    /// Another handle holds the address.
-    #[error("{address} is held by {}, not by {expected}", found.as_ref().map_or("no handle", HandleId::as_str))]
-    Handle {
-        /// The address.
-        address: IpAddr,
-        /// What the caller gave.
-        expected: HandleId,
-        /// What is stored.
-        found: Option<HandleId>,
-    },
-}
-
-impl Mismatch {
-    /// The address that was not released.
-    pub fn address(&self) -> IpAddr {
-        match self {
-            Self::Sequence { address, .. } | Self::Handle { address, .. } => *address,
-        }
-    }
 }
 
 impl Block {

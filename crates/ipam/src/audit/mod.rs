@@ -243,9 +243,10 @@ fn find_in_block(block: &Block, snapshot: &Snapshot, now: OffsetDateTime, findin
 }
 
 fn find_in_affinities(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+    let blocks: BTreeMap<IpNet, &StoredBlock> = snapshot.blocks.iter().map(|stored| (stored.cidr, stored)).collect();
     for (AffinityKey { owner, block: cidr }, affinity) in &snapshot.affinities {
         let (name, state, block) = (owner.to_string(), affinity.state.to_string(), *cidr);
-        let Some(stored) = snapshot.blocks.iter().find(|stored| stored.cidr == *cidr) else {
+        let Some(stored) = blocks.get(cidr) else {
             findings.push(Finding::NoBlock { owner: name, block, state });
             continue;
         };

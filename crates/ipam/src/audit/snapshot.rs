@@ -6,8 +6,10 @@ use std::{
     net::IpAddr,
 };
 
-use calico_model::{IPPoolSpec, Node, NodeSpec, Revision, WorkloadEndpoint, WorkloadEndpointSpec};
-use calico_store::Entry;
+use calico_model::{
+    IPPoolSpec, KindName, Node, NodeSpec, ResourceKey, Revision, WorkloadEndpoint, WorkloadEndpointSpec,
+};
+use calico_store::{Entry, Error};
 use ipnet::IpNet;
 
 use crate::{
@@ -76,8 +78,11 @@ pub struct Snapshot {
     pub node_uses: Vec<Use>,
     /// Addresses of endpoints, in key order.
     pub workload_uses: Vec<Use>,
-    /// Keys whose values cannot be read, and why; blocks are not among them.
+    /// Keys of IPAM whose values cannot be read, and why; blocks are not among them.
     pub unreadable: Vec<(String, String)>,
+    /// Keys of nodes and endpoints whose values cannot be read, and why. What they use looks leaked, so nothing may
+    /// be released while there are some.
+    pub unreadable_users: Vec<(String, String)>,
 }
 
 impl Ipam {
@@ -94,13 +99,19 @@ impl Ipam {
         snapshot.blocks.sort_by_key(|block| Family::of_net(block.cidr));
         let (pools, _) = self.store().list::<IPPoolSpec>().await?;
         snapshot.pools = pools.iter().map(|pool| (pool.spec.cidr.trunc(), !pool.spec.disabled)).collect();
-        let (nodes, _) = self.store().list::<NodeSpec>().await?;
+        let (nodes, unreadable) = self.store().list::<NodeSpec>().await?;
+        // A node that cannot be read is a node all the same.
+        let prefix = ResourceKey::prefix(KindName::Node);
+        let names = unreadable.iter().filter_map(|error| key_of(error).strip_prefix(&prefix));
+        snapshot.nodes.extend(names.map(str::to_owned));
+        snapshot.note_unreadable(unreadable);
         for node in nodes {
             snapshot.nodes.insert(node.name().to_owned());
             let uses = tunnel_addresses(&node).into_iter();
             snapshot.node_uses.extend(uses.map(|address| Use { address, user: User::Node(node.name().to_owned()) }));
         }
-        let (endpoints, _) = self.store().list::<WorkloadEndpointSpec>().await?;
+        let (endpoints, unreadable) = self.store().list::<WorkloadEndpointSpec>().await?;
+        snapshot.note_unreadable(unreadable);
         snapshot.workload_uses = endpoints.iter().flat_map(endpoint_uses).collect();
         Ok(snapshot)
     }
@@ -124,9 +135,21 @@ impl Snapshot {
         }
     }
 
+    fn note_unreadable(&mut self, errors: Vec<Error>) {
+        self.unreadable_users.extend(errors.iter().map(|error| (key_of(error).to_owned(), error.to_string())));
+    }
+
     /// The blocks that can be read.
     pub fn readable_blocks(&self) -> impl Iterator<Item = &Block> {
         self.blocks.iter().filter_map(|stored| stored.block.as_ref().ok())
+    }
+}
+
+/// The key of a value that cannot be read, empty for other errors.
+fn key_of(error: &Error) -> &str {
+    match error {
+        Error::Corrupt { key, .. } => key,
+        _ => "",
     }
 }
 

@@ -154,3 +154,14 @@ async fn leaks_are_addresses_without_a_user_that_do_not_cool_down() {
     assert!(found.leaked.is_empty() && found.allocations[0].is_cooling());
     assert_eq!(found.problems(), 0);
 }
+
+#[tokio::test]
+async fn a_node_that_cannot_be_read_keeps_its_blocks() {
+    let (kv, _, ipam) = cluster().await;
+    put(&kv, "/calico/resources/v3/projectcalico.org/nodes/node1", "nonsense");
+    let snapshot = ipam.snapshot().await.unwrap();
+    assert_eq!(snapshot.unreadable_users.len(), 1);
+    assert_eq!(kinds(&ipam).await, Vec::<String>::new(), "it is a node all the same");
+    kv.remove("/calico/resources/v3/projectcalico.org/nodes/node1");
+    assert_eq!(kinds(&ipam).await, ["noNode"]);
+}

@@ -24,18 +24,31 @@ const TOP_NODES: usize = 20;
 pub(super) async fn check(ctx: &Context, ipam: &Ipam, args: &IpamCheck) -> Result<Output, Failure> {
     let cluster = cluster(ctx).await?;
     let snapshot = ipam.snapshot().await.map_err(|error| Failure::new(sentence(&error)))?;
+    users_are_known(&snapshot)?;
     let audit = Audit::of(&snapshot, OffsetDateTime::now_utc());
     let report = Report::of(&cluster, &snapshot, &audit, args.deep);
     let json = serde_json::to_string_pretty(&report).expect("a report is maps and lists of texts and numbers");
     let mut output = Output::of(words(args, &snapshot, &audit), Value::Null);
     match args.report.as_deref() {
         Some("-") => output.text = json + "\n",
-        Some(file) => std::fs::write(file, json)
-            .map_err(|error| Failure::new(format!("The report cannot be written to {file}.")).cause(&error))?,
+        Some(file) => {
+            if let Err(error) = std::fs::write(file, json) {
+                let failure = Failure::new(format!("The report cannot be written to {file}.")).cause(&error);
+                return Ok(output.but(failure).exit(Exit::Failed));
+            }
+        }
         None => {}
     }
     let exit = if args.fail && problems(&audit, args.deep) > 0 { Exit::Failed } else { Exit::Done };
     Ok(output.exit(exit))
+}
+
+/// Refuses to call anything leaked while it is not known what all endpoints and hosts use.
+fn users_are_known(snapshot: &Snapshot) -> Result<(), Failure> {
+    let Some((key, _)) = snapshot.unreadable_users.first() else { return Ok(()) };
+    let failure = Failure::new("It is not known which addresses are in use, so leaks cannot be told.");
+    let failure = snapshot.unreadable_users.iter().fold(failure, |failure, (_, cause)| failure.because(cause));
+    Err(failure.hint(format!("look at it, and mend or delete it: etcdctl get {key}")))
 }
 
 /// What a report says of the cluster; nothing if there is no cluster yet.

@@ -60,7 +60,8 @@ fn read(args: &IpamConfigure) -> Result<Change, Failure> {
                 return Err(Failure::new("invalid value for --kubevirt-ip-persistence. Use Enabled or Disabled"));
             }
         },
-        cooldown: number(&args.ip_cooldown_seconds, "ip-cooldown-seconds")?,
+        // Upstream takes a negative one as none said.
+        cooldown: number(&args.ip_cooldown_seconds, "ip-cooldown-seconds")?.filter(|seconds| *seconds >= 0),
     };
     if change.words().is_empty() {
         return Err(Failure::new("at least one configuration option must be specified").hint(SEE));

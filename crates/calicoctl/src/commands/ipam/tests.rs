@@ -105,6 +105,26 @@ async fn findings_are_told_and_counted_when_asked() {
     assert!(deep.ends_with("Found 2 findings.\nCheck complete; found 4 problems.\n"), "{deep}");
 }
 
+#[tokio::test]
+async fn nothing_is_called_leaked_while_an_endpoint_cannot_be_read() {
+    let bench = bench(false).await;
+    let key = "/calico/resources/v3/projectcalico.org/workloadendpoints/default/host--1-docker-c1-eth0";
+    bench.kv.put(key, "nonsense");
+    let said = refusal(run_check(&bench, IpamCheck::default()).await);
+    assert!(said.starts_with("error: It is not known which addresses are in use") && said.contains(key), "{said}");
+    bench.kv.remove(key);
+    assert!(text(run_check(&bench, IpamCheck::default()).await).ends_with("found 2 problems.\n"));
+}
+
+#[tokio::test]
+async fn a_report_that_cannot_be_written_is_a_failure_with_the_text_told() {
+    let bench = bench(false).await;
+    let args = IpamCheck { report: Some("/nonexistent/report".into()), ..IpamCheck::default() };
+    let output = run_check(&bench, args).await.unwrap();
+    assert_eq!(output.exit, Exit::Failed);
+    assert!(output.text.ends_with("found 2 problems.\n") && output.failure.is_some());
+}
+
 /// Writes a report and returns its place.
 async fn report(bench: &Bench, folder: &tempfile::TempDir, name: &str) -> String {
     let file = folder.path().join(name).to_str().unwrap().to_owned();
