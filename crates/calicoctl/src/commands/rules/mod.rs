@@ -63,7 +63,7 @@ pub(crate) async fn rules(ctx: &Context, args: &Rules) -> Result<Output, Failure
     let listing = ctx.host.rules(&interface).await.map_err(|error| Failure::new(sentence(&error)))?;
     let told = paths(&cluster, listing, args.direction);
     if told.is_empty() {
-        return Err(nothing(&cluster, ctx, &interface));
+        return Err(nothing(&interface));
     }
     let mut text = String::new();
     for path in &told {
@@ -102,17 +102,9 @@ async fn interface(ctx: &Context, cluster: &Cluster, word: &str) -> Result<Strin
     }
 }
 
-fn nothing(cluster: &Cluster, ctx: &Context, interface: &str) -> Failure {
-    let (programmed, _) = cluster.programmed(&ctx.node);
-    let failure = Failure::new(format!("Nothing is programmed in nftables for {interface}."));
-    match programmed.settings.renderer {
-        calico_policy::instruction::Renderer::Iptables => failure
-            .because("the rules of this host are iptables' (nftablesMode: Disabled), which cannot be listed here")
-            .hint("see: iptables-save -c | grep cali-, ip6tables-save -c | grep cali-"),
-        _ => failure.hint(
-            "see whether the service runs: calicoctl status; on a host without nftables see: iptables-save -c | grep cali-",
-        ),
-    }
+fn nothing(interface: &str) -> Failure {
+    Failure::new(format!("Nothing is programmed for {interface}."))
+        .hint("see whether the service runs and follows the datastore: calicoctl status")
 }
 
 fn paths(cluster: &Cluster, listing: Listing, direction: Option<Way>) -> Vec<Path> {

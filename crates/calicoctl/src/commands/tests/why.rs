@@ -172,7 +172,7 @@ async fn rules_are_read_in_the_words_of_the_datastore() {
     let inward = text(rules::rules(&bench.ctx, &args("web1", Some(Way::In))).await);
     assert!(inward.contains("to workload") && !inward.contains("from workload"), "{inward}");
     let words = refusal(rules::rules(&bench.ctx, &args("web2", None)).await);
-    assert!(words.contains("Nothing is programmed in nftables for cali2"), "{words}");
+    assert!(words.contains("Nothing is programmed for cali2"), "{words}");
     let words = refusal(rules::rules(&bench.ctx, &args("db1", None)).await);
     assert!(words.contains("db1 is not on this host"), "{words}");
     let words = refusal(rules::rules(&bench.ctx, &args("nobody", None)).await);
