@@ -22,7 +22,8 @@
 //! | 22 | two hosts, one started by `docker run` | `classic`: `two_hosts_of_which_one_was_started_by_docker_run` |
 //! | 23, 24 | one host from beginning to end, both families | `classic`: `a_single_host` |
 //! | 25 | a pool removed while it is in use | `one_host`: [`addresses_outlive_their_pool`] |
-//! | 26 to 31 | BGP: defaults, AS numbers, peers, route reflectors | `bgp` |
+//! | 26 to 29 | BGP: defaults, AS numbers, peers of all hosts and of one | `bgp`: `numbers_mesh_and_peers` |
+//! | 30, 31 | route reflectors | `bgp`: `route_reflectors_that_are_not_ours` |
 #![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
