@@ -28,8 +28,8 @@ use crate::{
     ruleset::{Action, Rule},
 };
 
-/// How many members are copied at most in one write and family. The copy of so many takes some 20 ms.
-const MOST_COPIED: usize = 20_000;
+/// How many members are copied at most in one write and family. `ipset` takes some 30 ms of a processor for so many.
+const MOST_COPIED: usize = 10_000;
 /// Under so many further names a set is looked for that an earlier process has left.
 const MOST_EDITIONS: u32 = 8;
 

@@ -20,7 +20,9 @@
 //!
 //! What cannot be as with nftables: a change of several tables is not one moment but a few. A packet that untracked or
 //! pre-DNAT policy, or a floating address, treats in another way than before may for these milliseconds meet what is new
-//! there and what is old behind it. Changes by others are noticed at once only with
+//! there and what is old behind it; and so may one that is forwarded with a destination that somebody else translated,
+//! while the first egress policy of host endpoints comes or the last one goes (it is judged in mangle POSTROUTING, and
+//! marked as forwarded in filter). Changes by others are noticed at once only with
 //! iptables-nft, whose tables are nftables tables; those of iptables-legacy and of ipset tell nobody, so there it
 //! takes until everything is read again. And iptables-legacy forgets the state of limits of connections and rates
 //! whenever a table is written.
