@@ -10,7 +10,7 @@
 //!
 //! The three kinds of objects, each with its own page: the [`Block`] is the truth; the [`Affinity`] says which host
 //! claims a block; the [`Handle`] says in which blocks a workload holds addresses. Around them [`Config`] has the
-//! cluster's settings, and [`Ipam`] is the client:
+//! cluster's settings, an [`Audit`] compares all of it with who uses addresses, and [`Ipam`] is the client:
 //!
 //! ```
 //! use std::sync::Arc;

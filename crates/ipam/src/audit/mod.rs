@@ -177,8 +177,11 @@ impl Audit {
     }
 
     fn find_doubles(&self, findings: &mut Vec<Finding>) {
-        for (&address, users) in self.used.iter().filter(|(_, users)| users.len() > 1) {
-            findings.push(Finding::DoubleUse { address, users: users.iter().map(User::to_string).collect() });
+        for (&address, users) in &self.used {
+            let users: BTreeSet<&User> = users.iter().collect();
+            if users.len() > 1 {
+                findings.push(Finding::DoubleUse { address, users: users.into_iter().map(User::to_string).collect() });
+            }
         }
         let mut blocks: BTreeMap<IpAddr, Vec<IpNet>> = BTreeMap::new();
         for allocation in &self.allocations {

@@ -187,6 +187,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
     use time::{Duration, macros::datetime};
 
     use super::*;
@@ -259,6 +260,28 @@ mod tests {
             Some(vec![Attribute { released_at: Some(Timestamp(NOW + Duration::MINUTE)), ..Attribute::default() }]);
         assert_eq!(block.faults(NOW), [BlockFault::ReleasedInFuture { index: 0 }]);
         assert!(block.faults(NOW + Duration::HOUR).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_wrong_mending_keeps_holders_and_leaves_a_block_in_order(
+            allocations in prop::collection::vec(prop::option::of(0usize..5), 4),
+            unallocated in prop::collection::vec(0usize..6, 0..8),
+            attributes in 0usize..4,
+        ) {
+            let before = block(&allocations, &unallocated, attributes);
+            let mut after = before.clone();
+            let changed = after.mend().unwrap();
+            prop_assert_eq!(changed, !before.faults(NOW).is_empty());
+            prop_assert!(after.faults(NOW).is_empty());
+            prop_assert!(Block::from_json(&after.to_json()).is_ok());
+            for ordinal in 0..4 {
+                prop_assert_eq!(after.allocations[ordinal].is_some(), allocations[ordinal].is_some());
+                let holder = before.attribute(ordinal).cloned();
+                let unknown = allocations[ordinal].map(|_| Attribute::default());
+                prop_assert_eq!(after.attribute(ordinal).cloned(), holder.or(unknown));
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,9 @@ use serde_json::json;
 
 use crate::{args::IpamSplit, commands::datastore::is_locked, context::Context, failure::Failure, output::Output};
 
+/// Into more parts no pool is cut at once: each is a resource that every host reads.
+const MOST_PARTS: u64 = 4096;
+
 /// A pool's name has at most so many characters.
 const LONGEST_NAME: usize = 253;
 
@@ -81,6 +84,9 @@ fn parts_of(cidr: IpNet, parts: i64, block_len: u8) -> Result<Vec<IpNet>, String
     let Some(length) = u8::try_from(length).ok().filter(|length| *length <= cidr.max_prefix_len()) else {
         return Err(too_small);
     };
+    if power > MOST_PARTS {
+        return Err(format!("{parts} parts are too many; no more than {MOST_PARTS} are made at once"));
+    }
     if length > block_len {
         return Err(format!("{too_small}: a part must hold a block, which is a /{block_len}"));
     }
@@ -170,6 +176,7 @@ mod tests {
         }
         assert!(parts("10.0.0.0/24", 8, 26).unwrap_err().contains("a part must hold a block"));
         assert!(parts("10.0.0.0/24", 1 << 40, 26).unwrap_err().ends_with("parts"));
+        assert!(parts("fd00::/48", 1 << 40, 122).unwrap_err().contains("too many"));
     }
 
     #[test]

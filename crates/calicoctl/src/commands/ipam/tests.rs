@@ -106,6 +106,22 @@ async fn findings_are_told_and_counted_when_asked() {
 }
 
 #[tokio::test]
+async fn what_windows_hosts_set_aside_is_in_use() {
+    let bench = bench(false).await;
+    ipam(&bench).release_by_handle(&"net.c1".into()).await.unwrap();
+    let mut block = ipam(&bench).all_blocks().await.unwrap().remove(0);
+    let handle = Some(calico_ipam::WINDOWS_RESERVED_HANDLE.to_owned());
+    block.attributes = Some(vec![calico_ipam::Attribute { handle_id: handle, ..calico_ipam::Attribute::default() }]);
+    let ordinal = block.unallocated.remove(0);
+    block.allocations[ordinal] = Some(0);
+    bench.kv.put(&block.key(), block.to_json());
+    let said = text(run_check(&bench, IpamCheck { show_all_ips: true, ..IpamCheck::default() }).await);
+    let address = block.address(ordinal);
+    assert!(said.contains(&format!("  {address} belongs to Reserved for Windows\n  {address} allocated;")), "{said}");
+    assert!(said.contains("using 1 IPs") && said.ends_with("found 0 problems.\n"), "{said}");
+}
+
+#[tokio::test]
 async fn nothing_is_called_leaked_while_an_endpoint_cannot_be_read() {
     let bench = bench(false).await;
     let key = "/calico/resources/v3/projectcalico.org/workloadendpoints/default/host--1-docker-c1-eth0";
