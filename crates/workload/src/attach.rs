@@ -105,12 +105,33 @@ async fn create(pair: &mut Pair<'_>, attachment: &Attachment) -> Result<MacAddre
     })
 }
 
-/// The MTU to set: the one wanted, else that of the interface by which packets leave the host for the rest of the
-/// world, else none (the kernel's 1500).
+/// The devices of tunnels between hosts, as felix (and upstream's) names them. They are there while a pool needs them.
+const TUNNELS: [&str; 2] = ["vxlan.calico", "vxlan-v6.calico"];
+/// The least MTU that a link with IPv6 can have (RFC 8200).
+const LEAST_MTU6: u32 = 1280;
+
+/// The MTU to set: the one wanted, else the least of the interface by which packets leave the host for the rest of the
+/// world and of the tunnels between hosts, else none (the kernel's 1500). So that what a workload sends at its largest
+/// comes through without being cut, wherever it goes.
 async fn mtu(host: &Connection<Route>, attachment: &Attachment) -> Result<Option<u32>, AttachError> {
     if attachment.mtu.is_some() {
         return Ok(attachment.mtu);
     }
+    let ipv6 = attachment.addresses.iter().any(IpAddr::is_ipv6);
+    let mut found = uplink_mtu(host, ipv6).await?;
+    for name in TUNNELS {
+        let link = host.get_link_by_name(name).await.map_err(kernel(|| format!("looking for {name}")))?;
+        if let Some(tunnel) = link.and_then(|link| link.mtu()) {
+            // A tunnel that is too narrow for IPv6 is IPv4's.
+            let tunnel = if ipv6 { tunnel.max(LEAST_MTU6) } else { tunnel };
+            found = Some(found.map_or(tunnel, |found| found.min(tunnel)));
+        }
+    }
+    Ok(found)
+}
+
+/// The MTU of the interface of the host's default route.
+async fn uplink_mtu(host: &Connection<Route>, ipv6: bool) -> Result<Option<u32>, AttachError> {
     // Addresses of documentation (RFC 5737, RFC 3849) stand for the rest of the world: a look-up costs the same with
     // ten routes as with a full table, which a BGP host may have.
     for elsewhere in [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])] {
@@ -120,7 +141,7 @@ async fn mtu(host: &Connection<Route>, attachment: &Attachment) -> Result<Option
         let link = host.get_link_by_index(interface).await;
         let link = link.map_err(kernel(|| "looking for the interface of the default route".into()))?;
         if let Some(mtu) = link.filter(|link| !link.is_loopback()).and_then(|link| link.mtu()) {
-            check::mtu(mtu, attachment.addresses.iter().any(IpAddr::is_ipv6))?;
+            check::mtu(mtu, ipv6)?;
             return Ok(Some(mtu));
         }
     }

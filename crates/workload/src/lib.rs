@@ -92,7 +92,8 @@ pub struct Attachment {
     pub gateway4: Option<Ipv4Addr>,
     /// Gateway of the IPv6 default route; `None` is [`DEFAULT_GATEWAY6`]. Used only if there is an IPv6 address.
     pub gateway6: Option<Ipv6Addr>,
-    /// MTU of both ends, bytes; `None` is that of the interface of the host's default route, 1500 without one.
+    /// MTU of both ends, bytes; `None` is the least of the interface of the host's default route and of the tunnels
+    /// between hosts (`vxlan.calico`, `vxlan-v6.calico`), 1500 if there is none of these.
     pub mtu: Option<u32>,
 }
 

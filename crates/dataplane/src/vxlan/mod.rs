@@ -8,6 +8,9 @@
 //! Everything on these two devices is ours, and so are the devices of kind VXLAN with these names. A link of another
 //! kind that has such a name is left alone and reported.
 //!
+//! The encapsulated packets themselves are never tracked (`raw` chains of `render`), so no address translation reaches
+//! them; older kernels got the checksums wrong of those that it did reach, and upstream switches offloading off for it.
+//!
 //! A device whose parameters differ is made anew, as the kernel cannot change them. A workload of this host that has
 //! exactly the destination of a route goes before it: addresses move between hosts, and the local end knows first.
 //!

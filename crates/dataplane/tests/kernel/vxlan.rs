@@ -389,3 +389,8 @@ fn hosts_of_one_subnet_are_reached_directly() {
         let _ = &net.other;
     });
 }
+
+#[test]
+fn iptables_takes_vxlan_from_hosts_only() {
+    by(By::IptablesNft, vxlan_is_taken_from_hosts_only);
+}

@@ -68,6 +68,8 @@ pub(super) struct Overlay {
     asked: BTreeMap<IpNet, BTreeMap<IpNet, ClusterRoute>>,
     /// By destination, the blocks that ask for a route there.
     claims: BTreeMap<IpNet, BTreeSet<IpNet>>,
+    /// Blocks whose owner cannot be reached through a tunnel, and the owner.
+    lacking: BTreeMap<IpNet, String>,
     sent: Sent,
 }
 
@@ -179,9 +181,8 @@ impl Overlay {
                 .to_owned(),
         };
         let mut problems: Vec<Problem> = self.ipip.iter().map(pool).collect();
-        let owners = self.blocks.iter().filter(|(block, _)| self.mode(block).is_some());
         let owners: BTreeSet<(&str, usize)> =
-            owners.filter_map(|(block, holders)| Some((holders.owner.as_deref()?, family(block.addr())))).collect();
+            self.lacking.iter().map(|(block, owner)| (owner.as_str(), family(block.addr()))).collect();
         for (owner, at) in owners {
             let version = if at == 0 { "IPv4" } else { "IPv6" };
             let reason = match self.nodes.get(owner).map(|ends| &ends[at]) {
@@ -242,6 +243,10 @@ impl Overlay {
 
     /// Computes anew which routes a block asks for. Returns the destinations that may have changed.
     fn ask(&mut self, block: IpNet, node: &str, parameters: &Parameters) -> BTreeSet<IpNet> {
+        self.lacking.remove(&block);
+        if let Some(owner) = self.lacks(&block) {
+            self.lacking.insert(block, owner.to_owned());
+        }
         let wanted = self.routes(block, node, parameters).unwrap_or_default();
         let before = self.asked.remove(&block).unwrap_or_default();
         for destination in before.keys().filter(|destination| !wanted.contains_key(destination)) {
@@ -260,6 +265,14 @@ impl Overlay {
             self.asked.insert(block, wanted);
         }
         touched
+    }
+
+    /// The owner of a block of a VXLAN pool, if its Node lacks what a tunnel to it needs.
+    fn lacks(&self, block: &IpNet) -> Option<&str> {
+        self.mode(block)?;
+        let owner = self.blocks.get(block)?.owner.as_deref()?;
+        let end = &self.nodes.get(owner)?[family(block.addr())];
+        (end.host.is_none() || end.tunnel.is_none()).then_some(owner)
     }
 
     fn routes(&self, block: IpNet, node: &str, parameters: &Parameters) -> Option<BTreeMap<IpNet, ClusterRoute>> {
@@ -316,8 +329,8 @@ impl Overlay {
     }
 
     #[cfg(test)]
-    pub(super) fn sizes(&self) -> [(&'static str, usize); 9] {
-        let Self { pools, ipip, nodes, blocks, all: _, dirty, enabled: _, asked, claims, sent } = self;
+    pub(super) fn sizes(&self) -> [(&'static str, usize); 10] {
+        let Self { pools, ipip, nodes, blocks, all: _, dirty, enabled: _, asked, claims, lacking, sent } = self;
         [
             ("VXLAN pools", pools.len()),
             ("IP-in-IP pools", ipip.len()),
@@ -326,6 +339,7 @@ impl Overlay {
             ("dirty blocks", dirty.len()),
             ("asked", asked.len()),
             ("claims", claims.len()),
+            ("lacking", lacking.len()),
             ("end points", sent.vteps.len()),
             ("routes", sent.routes.len()),
         ]

@@ -66,6 +66,25 @@ fn both_families_at_once_with_the_hosts_addresses_as_gateways() {
 }
 
 #[test]
+fn what_a_workload_sends_fits_into_the_tunnels_between_hosts() {
+    let host = Host::new();
+    host.namespace.run("ip link add vxlan.calico type vxlan id 4096 dstport 4789 dev eth0");
+    let given = |number: u8, addresses: &[&str]| {
+        let workload = Namespace::new();
+        let name = format!("cali{number}");
+        block_on(attach(&workload.at(), &attachment(&name, "eth1", addresses))).unwrap();
+        workload.run("ip -o link show eth1 | sed 's/.*mtu //; s/ .*//'").trim_end().to_owned()
+    };
+    assert_eq!(given(1, &["192.168.1.1"]), "1350");
+    host.namespace.run("ip link add vxlan-v6.calico mtu 1330 type vxlan id 4097 dstport 4790 dev eth0");
+    assert_eq!(given(2, &["192.168.1.2", "fd80::2"]), "1330");
+    // A tunnel that IPv6 does not fit into does not keep a workload from it.
+    host.namespace.run("ip link set vxlan.calico mtu 1200");
+    assert_eq!(given(3, &["192.168.1.3", "fd80::3"]), "1280");
+    assert_eq!(given(4, &["192.168.1.4"]), "1200");
+}
+
+#[test]
 fn two_workloads_reach_each_other_through_the_host() {
     let host = Host::new();
     let workloads = [Namespace::new(), Namespace::new()];
