@@ -75,7 +75,7 @@ impl FakeKernel {
             if let OpKind::AddTargets { targets, .. } = &op.kind
                 && !new_tables.contains(&op.family)
             {
-                let trap = targets.iter().find(|(_, target)| created.contains(&(op.family, target.chain.clone())));
+                let trap = targets.iter().find(|(_, target)| created.contains(&(op.family, target.chain.to_string())));
                 if let Some((interface, _)) = trap {
                     return Err(format!("{op}: {interface} is switched to a chain of the same transaction"));
                 }
@@ -214,7 +214,7 @@ impl FakeTable {
                 if ports.iter().all(|member| held.remove(member)) { Ok(()) } else { Err("ENOENT") }
             }
             OpKind::AddTargets { map, targets } => {
-                if targets.iter().any(|(_, target)| !self.chains.contains_key(&target.chain)) {
+                if targets.iter().any(|(_, target)| !self.chains.contains_key(&*target.chain)) {
                     return Err("ENOENT");
                 }
                 let held = self.targets(map)?;
@@ -236,7 +236,7 @@ impl FakeTable {
                 let mut others = self.chains.iter().filter(|(other, _)| *other != name);
                 let by_rule = others.any(|(_, (_, rules))| rules.iter().any(|rule| rule.exprs.iter().any(leads)));
                 let by_map = self.sets.values().any(|(_, elements)| match elements {
-                    Elements::Targets(targets) => targets.values().any(|target| target.chain == *name),
+                    Elements::Targets(targets) => targets.values().any(|target| *target.chain == **name),
                     Elements::Ranges(_) | Elements::Ports(_) => false,
                 });
                 if by_rule || by_map {
@@ -502,7 +502,7 @@ impl Run<'_> {
 
     fn target(&self, map: &str, key: &[u8]) -> Option<String> {
         let (_, Elements::Targets(targets)) = &self.table.sets[map] else { panic!("{map} is a set") };
-        targets.get(&IfName::from_key(key)?).map(|target| target.chain.clone())
+        targets.get(&IfName::from_key(key)?).map(|target| target.chain.to_string())
     }
 }
 

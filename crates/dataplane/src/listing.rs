@@ -83,7 +83,7 @@ pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
         }
         for map in Map::all() {
             let (owner, chain) = match nft.read_target(family, map.name(), &name).await? {
-                Some(target) => (Some(target.comment), target.chain),
+                Some(target) => (Some(target.comment.to_string()), target.chain.to_string()),
                 None => match others(&nft, family, map).await? {
                     Some(chain) => (None, chain),
                     None => continue,

@@ -1,6 +1,6 @@
 //! Operations on nftables objects, and their grouping into transactions.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use calico_policy::instruction::PortMember;
 
@@ -65,15 +65,15 @@ pub(crate) struct ChainHead {
     pub comment: Option<String>,
 }
 
-/// Where an element of a dispatch map leads.
+/// Where an element of a dispatch map leads. Its texts are shared: each endpoint has up to four elements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Target {
     /// The chain to go on in.
-    pub chain: String,
+    pub chain: Arc<str>,
     /// Return to the caller of the chain with the map; else to the rule after the map.
     pub goto: bool,
     /// Which endpoint this is.
-    pub comment: String,
+    pub comment: Arc<str>,
 }
 
 /// The transactions that bring the kernel from what it holds to what is wanted.

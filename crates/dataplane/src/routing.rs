@@ -81,7 +81,8 @@ pub(crate) struct Routing {
     metric: u32,
     prefix: String,
     attached: HashMap<IfName, Attached>,
-    claims: HashMap<IpAddr, BTreeSet<IfName>>,
+    /// Sorted. Nearly always one, so in as much memory as that needs.
+    claims: HashMap<IpAddr, Vec<IfName>>,
     contested: BTreeSet<IpAddr>,
     unusable: BTreeSet<(IfName, IpAddr)>,
     links: HashMap<u32, Link>,
@@ -142,7 +143,7 @@ impl Routing {
         if let Some(before) = self.attached.remove(&interface) {
             for address in before.addresses {
                 if let Some(claims) = self.claims.get_mut(&address) {
-                    claims.remove(&interface);
+                    claims.retain(|claimant| *claimant != interface);
                 }
                 touched.insert(address);
             }
@@ -153,7 +154,11 @@ impl Routing {
                 endpoint.addresses.iter().chain(external).copied().partition(is_routable);
             self.unusable.extend(unusable.into_iter().map(|address| (interface, address)));
             for address in &addresses {
-                self.claims.entry(*address).or_default().insert(interface);
+                let claims = self.claims.entry(*address).or_default();
+                if let Err(place) = claims.binary_search(&interface) {
+                    claims.reserve_exact(1);
+                    claims.insert(place, interface);
+                }
                 touched.insert(*address);
             }
             self.attached.insert(interface, Attached { addresses, mac: endpoint.mac.map(|mac| mac.0) });
@@ -379,7 +384,7 @@ impl Routing {
     /// Decides anew which interface has an address.
     fn decide(&mut self, address: IpAddr) {
         let claims = self.claims.get(&address);
-        if claims.is_none_or(BTreeSet::is_empty) {
+        if claims.is_none_or(Vec::is_empty) {
             self.claims.remove(&address);
         }
         let claims = self.claims.get(&address);

@@ -90,7 +90,7 @@ fn members(family: Family) -> Vec<PortMember> {
 }
 
 fn target() -> Target {
-    Target { chain: "target".to_owned(), goto: true, comment: "who".to_owned() }
+    Target { chain: "target".into(), goto: true, comment: "who".into() }
 }
 
 fn ops(family: Family) -> Vec<Op> {

@@ -110,7 +110,7 @@ fn leaf(interface: Interface, key: &str, target: &Target) -> Option<Branch> {
         tracing::warn!(interface = key, "iptables cannot tell an interface of this name from others; it is left out");
         return None;
     };
-    Some(Branch { condition, chain: name::chain(&target.chain), comment: Some(target.comment.clone()) })
+    Some(Branch { condition, chain: name::chain(&target.chain), comment: Some(target.comment.to_string()) })
 }
 
 fn common_prefix<'a>(group: &[(&'a str, &Target)]) -> &'a str {
@@ -129,7 +129,8 @@ mod tests {
     use super::*;
 
     fn targets(names: &[String]) -> BTreeMap<IfName, Target> {
-        let target = |name: &String| Target { chain: format!("c-{name}"), goto: false, comment: name.clone() };
+        let target =
+            |name: &String| Target { chain: format!("c-{name}").into(), goto: false, comment: name.as_str().into() };
         names.iter().map(|name| (IfName::new(name).unwrap(), target(name))).collect()
     }
 

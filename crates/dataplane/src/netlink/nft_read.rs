@@ -340,7 +340,8 @@ pub(super) fn read_target(element: &Attributes<'_>) -> Option<Target> {
         program::verdict::GOTO => true,
         _ => return None,
     };
-    Some(Target { chain: verdict.text(2), goto, comment: read_comment(element.find(6)).unwrap_or_default() })
+    let comment = read_comment(element.find(6)).unwrap_or_default();
+    Some(Target { chain: verdict.text(2).into(), goto, comment: comment.into() })
 }
 
 /// The comment among user data: type, length, text.

@@ -39,7 +39,7 @@ pub(super) struct Signature {
 struct Shared {
     uses: usize,
     /// Of the endpoint chain, by family.
-    names: [String; 2],
+    names: [Arc<str>; 2],
     /// The tier chains.
     tiers: Vec<Arc<TierChain>>,
     /// It leads to the quiet chains of policies and profiles.
@@ -70,7 +70,7 @@ pub(super) struct Chains {
 
 impl Chains {
     /// The endpoint chains of a signature in use, by family.
-    pub(super) fn names(&self, signature: &Arc<Signature>) -> [String; 2] {
+    pub(super) fn names(&self, signature: &Arc<Signature>) -> [Arc<str>; 2] {
         self.signatures.get(signature).map(|shared| shared.names.clone()).expect("acquired")
     }
 
@@ -118,7 +118,7 @@ impl State {
         }
         let Some(Shared { names, tiers, quiet, .. }) = self.chains.signatures.remove(signature) else { return };
         for (family, name) in Family::ALL.into_iter().zip(names) {
-            self.release_endpoint_chain(family, name);
+            self.release_endpoint_chain(family, String::from(&*name));
         }
         for tier in tiers {
             self.release_tier(&tier);
@@ -156,7 +156,7 @@ impl State {
             no_vxlan: signature.no_vxlan,
             no_ipip: signature.no_ipip,
         });
-        let names = Family::ALL.map(|family| self.use_endpoint_chain(family, &chain));
+        let names = Family::ALL.map(|family| Arc::from(self.use_endpoint_chain(family, &chain)));
         for profile in signature.profiles.iter() {
             self.use_list(&ListId::Profile(profile.clone()), role.direction(), quiet);
         }

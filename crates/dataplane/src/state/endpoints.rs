@@ -20,8 +20,9 @@ use crate::{
 /// What `limit` lets come at once if nobody says otherwise.
 const BURST: u32 = 5;
 
-/// Endpoints that claim one interface. The lowest identifier has it.
-type Claims = BTreeMap<Arc<EndpointId>, Arc<Endpoint>>;
+/// Endpoints that claim one interface, by identifier. The lowest has it. Nearly always one, so in as much memory as
+/// that needs.
+type Claims = Vec<(Arc<EndpointId>, Arc<Endpoint>)>;
 
 /// Where an interface's packets lead.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(super) struct Endpoints {
 impl Endpoints {
     /// The endpoint that has an interface.
     pub(super) fn winner(&self, interface: &IfName) -> Option<(&Arc<EndpointId>, &Arc<Endpoint>)> {
-        self.claims.get(interface)?.first_key_value()
+        self.claims.get(interface)?.first().map(|(id, endpoint)| (id, endpoint))
     }
 
     /// All interfaces that endpoints claim.
@@ -79,7 +80,14 @@ impl State {
             return Err(Refused { subject: id.to_string(), reason });
         };
         self.endpoints.interfaces.insert(id.clone(), interface);
-        self.endpoints.claims.entry(interface).or_default().insert(id, Arc::new(endpoint));
+        let claims = self.endpoints.claims.entry(interface).or_default();
+        match claims.binary_search_by(|(claimant, _)| claimant.cmp(&id)) {
+            Ok(place) => claims[place].1 = Arc::new(endpoint),
+            Err(place) => {
+                claims.reserve_exact(1);
+                claims.insert(place, (id, Arc::new(endpoint)));
+            }
+        }
         self.dirty.interfaces.insert(interface);
         Ok(())
     }
@@ -87,7 +95,7 @@ impl State {
     pub(super) fn remove_endpoint(&mut self, id: &EndpointId) {
         let Some(interface) = self.endpoints.interfaces.remove(id) else { return };
         if let Some(claims) = self.endpoints.claims.get_mut(&interface) {
-            claims.remove(id);
+            claims.retain(|(claimant, _)| **claimant != *id);
             if claims.is_empty() {
                 self.endpoints.claims.remove(&interface);
                 self.endpoints.gone.remove(&interface);
@@ -119,8 +127,8 @@ impl State {
     pub(crate) fn shadowed(&self) -> impl Iterator<Item = Shadowed<'_>> {
         let contested = self.endpoints.claims.iter().filter(|(_, claims)| claims.len() > 1);
         contested.flat_map(|(interface, claims)| {
-            let winner = claims.keys().next().expect("more than one");
-            claims.keys().skip(1).map(move |id| (id.as_ref(), *interface, winner.as_ref()))
+            let (winner, _) = claims.first().expect("more than one");
+            claims.iter().skip(1).map(move |(id, _)| (id.as_ref(), *interface, winner.as_ref()))
         })
     }
 
@@ -136,6 +144,7 @@ impl State {
             self.acquire(Role::Workload(direction), &endpoint.tiers, profiles)
         });
         let mut limits = Vec::new();
+        let comment: Arc<str> = name::comment(&id.to_string()).into();
         for (direction, signature) in Direction::ALL.into_iter().zip(&signatures) {
             let names = self.chains.names(signature);
             for family in Family::ALL {
@@ -146,9 +155,9 @@ impl State {
                     let want = ChainWant::new(&chain.render(family), family, ChainSource::Limits(chain.into()));
                     self.tables[family.index()].chains.want(name.clone(), want);
                     limits.push((family, name.clone()));
-                    name
+                    name.into()
                 });
-                let target = Target { chain, goto: false, comment: name::comment(&id.to_string()) };
+                let target = Target { chain, goto: false, comment: comment.clone() };
                 let targets = self.tables[family.index()].targets(Map::of_workloads(direction));
                 targets.want(interface, TargetWant::new(target));
             }

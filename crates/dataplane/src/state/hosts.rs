@@ -148,7 +148,7 @@ impl State {
             }
             let any = others.as_ref().filter(|(_, endpoint)| judges(endpoint, list)).map(|(_, endpoint)| {
                 let signature = self.acquire_host(endpoint, list);
-                let names = self.chains.names(&signature);
+                let names = self.chains.names(&signature).map(|name| name.to_string());
                 used.push(signature);
                 names
             });
@@ -175,7 +175,7 @@ impl State {
     fn lead(&mut self, interface: IfName, list: HostList, signature: &Arc<Signature>, id: &HostEndpointId) {
         let names = self.chains.names(signature);
         for (family, chain) in Family::ALL.into_iter().zip(names) {
-            let target = Target { chain, goto: true, comment: name::comment(&id.0) };
+            let target = Target { chain, goto: true, comment: name::comment(&id.0).into() };
             self.tables[family.index()].targets(Map::Host(list)).want(interface, TargetWant::new(target));
         }
     }

@@ -208,7 +208,7 @@ impl Table {
             tracker
                 .steps()
                 .iter()
-                .any(|(key, _)| tracker.wanted(key).is_some_and(|want| created.contains(want.target.chain.as_str())))
+                .any(|(key, _)| tracker.wanted(key).is_some_and(|want| created.contains(&*want.target.chain)))
         };
         let elements: usize = prepare.iter().map(OpKind::elements).sum();
         if self.maps.iter().any(leads_to_new) || elements > MANY_ELEMENTS {

@@ -14,21 +14,30 @@ use std::{
 };
 
 use calico_model::ResourceKey;
-use calico_selector::{Clue, Cover, Selector, parse};
+use calico_selector::{Clue, Cover, Layered, Selector, parse};
 use hashbrown::HashTable;
 
 use super::few::Few;
 use crate::index::{Arena, Index, number_of};
 
+/// Few labels, by key, in as much memory as they need.
+type Labels = Box<[(Box<str>, Box<str>)]>;
+
 /// An endpoint of this host.
 struct Item {
     key: ResourceKey,
-    own: BTreeMap<String, String>,
-    parents: Vec<String>,
-    /// Own labels and those inherited.
-    effective: BTreeMap<String, String>,
+    own: Labels,
+    parents: Box<[Box<str>]>,
+    /// What the parents give it beyond its own labels.
+    inherited: Labels,
     /// Numbers of selectors, ascending.
     matches: Vec<u32>,
+}
+
+impl Item {
+    fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.own.iter().chain(&self.inherited).map(|(key, value)| (&**key, &**value))
+    }
 }
 
 /// A selector in use.
@@ -43,9 +52,9 @@ struct Filed {
 }
 
 impl Filed {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    fn matches(&self, item: &Item) -> bool {
         let selector = self.selector.get_or_init(|| Box::new(parsed(&self.text)));
-        selector.matches(labels)
+        selector.matches(&Layered(&[&*item.own, &*item.inherited]))
     }
 }
 
@@ -56,7 +65,7 @@ fn parsed(text: &str) -> Selector {
 #[derive(Default)]
 pub(super) struct Reach {
     items: Arena<Item>,
-    by_key: HashMap<ResourceKey, u32>,
+    by_key: HashTable<u32>,
     /// Items by the hash of a label, with and without its value.
     by_label: HashMap<u64, BTreeSet<u32>>,
     /// Items by the parents that they name.
@@ -75,37 +84,37 @@ pub(super) struct Reach {
 impl Reach {
     /// Creates or replaces an endpoint. `index` knows what its parents give it.
     pub(super) fn put(&mut self, key: &ResourceKey, own: BTreeMap<String, String>, parents: &[String], index: &Index) {
-        if let Some(&number) = self.by_key.get(key) {
+        let own: Labels = own.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let parents: Box<[Box<str>]> = parents.iter().map(|parent| parent.as_str().into()).collect();
+        if let Some(number) = self.number(key) {
             let item = &self.items[number as usize];
             if item.own == own && item.parents == parents {
                 return;
             }
             self.remove(key);
         }
-        let number = number_of(self.items.insert(Item {
-            key: key.clone(),
-            own,
-            parents: parents.to_vec(),
-            effective: BTreeMap::new(),
-            matches: Vec::new(),
-        }));
-        self.by_key.insert(key.clone(), number);
-        for parent in parents {
-            self.by_parent.entry(parent.as_str().into()).or_default().insert(number);
+        let number = number_of(self.items.vacant_key());
+        for parent in &parents {
+            self.by_parent.entry(parent.clone()).or_default().insert(number);
         }
+        self.items.insert(Item { key: key.clone(), own, parents, inherited: Labels::default(), matches: Vec::new() });
+        let rehash = |&item: &u32| self.hasher.hash_one(&self.items[item as usize].key);
+        self.by_key.insert_unique(self.hasher.hash_one(key), number, rehash);
         self.label(number, index);
     }
 
     /// Removes an endpoint, if it is there.
     pub(super) fn remove(&mut self, key: &ResourceKey) {
-        let Some(number) = self.by_key.remove(key) else { return };
+        let same = |&number: &u32| self.items[number as usize].key == *key;
+        let Ok(found) = self.by_key.find_entry(self.hasher.hash_one(key), same) else { return };
+        let (number, _) = found.remove();
         self.unlabel(number);
         let item = self.items.remove(number as usize);
         for parent in &item.parents {
-            if let Some(items) = self.by_parent.get_mut(parent.as_str()) {
+            if let Some(items) = self.by_parent.get_mut(parent) {
                 items.remove(&number);
                 if items.is_empty() {
-                    self.by_parent.remove(parent.as_str());
+                    self.by_parent.remove(parent);
                 }
             }
         }
@@ -168,7 +177,12 @@ impl Reach {
 
     /// The numbers of the selectors that select an endpoint, ascending.
     pub(super) fn matches(&self, key: &ResourceKey) -> &[u32] {
-        self.by_key.get(key).map_or(&[], |&item| &self.items[item as usize].matches)
+        self.number(key).map_or(&[], |item| &self.items[item as usize].matches)
+    }
+
+    fn number(&self, key: &ResourceKey) -> Option<u32> {
+        let same = |&number: &u32| self.items[number as usize].key == *key;
+        self.by_key.find(self.hasher.hash_one(key), same).copied()
     }
 
     /// The policies with a selector.
@@ -207,7 +221,7 @@ impl Reach {
         self.by_text.insert_unique(hash, number, rehash);
         for item in self.candidates(number) {
             let item = &mut self.items[item as usize];
-            if self.selectors[number as usize].matches(&item.effective)
+            if self.selectors[number as usize].matches(item)
                 && let Err(place) = item.matches.binary_search(&number)
             {
                 item.matches.insert(place, number);
@@ -255,32 +269,36 @@ impl Reach {
 
     /// Computes an item's labels and matches.
     fn label(&mut self, number: u32, index: &Index) {
-        let item = &self.items[number as usize];
-        let mut effective = item.own.clone();
+        let item = &mut self.items[number as usize];
+        let mut inherited: BTreeMap<&str, &str> = BTreeMap::new();
         for (key, value) in item.parents.iter().flat_map(|parent| index.parent_labels(parent)) {
-            if !effective.contains_key(key) {
-                effective.insert(key.to_owned(), value.to_owned());
+            if item.own.binary_search_by(|(own, _)| (**own).cmp(key)).is_err() {
+                inherited.entry(key).or_insert(value);
             }
         }
+        item.inherited = inherited.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let item = &self.items[number as usize];
         let mut candidates: Vec<u32> = self.unbounded.iter().copied().collect();
-        for hash in self.hashes(&effective) {
+        for hash in self.hashes(item) {
             self.by_label.entry(hash).or_default().insert(number);
             candidates.extend(self.by_clue.get(&hash).into_iter().flat_map(Few::iter));
         }
         candidates.sort_unstable();
         candidates.dedup();
-        candidates.retain(|&selector| self.selectors[selector as usize].matches(&effective));
+        candidates.retain(|&selector| self.selectors[selector as usize].matches(item));
+        // Most endpoints have few, and keep them for long.
+        candidates.shrink_to_fit();
         let item = &mut self.items[number as usize];
-        item.effective = effective;
         item.matches = candidates;
         self.changed.insert(item.key.clone());
     }
 
     fn unlabel(&mut self, number: u32) {
+        let hashes = self.hashes(&self.items[number as usize]);
         let item = &mut self.items[number as usize];
-        let effective = std::mem::take(&mut item.effective);
+        item.inherited = Labels::default();
         item.matches.clear();
-        for hash in self.hashes(&effective) {
+        for hash in hashes {
             if let Some(items) = self.by_label.get_mut(&hash) {
                 items.remove(&number);
                 if items.is_empty() {
@@ -305,9 +323,9 @@ impl Reach {
         }
     }
 
-    fn hashes(&self, labels: &BTreeMap<String, String>) -> Vec<u64> {
-        let both = |(key, value): (&String, &String)| [self.hash(&Clue::Has(key)), self.hash(&Clue::Is(key, value))];
-        labels.iter().flat_map(both).collect()
+    fn hashes(&self, item: &Item) -> Vec<u64> {
+        let both = |(key, value)| [self.hash(&Clue::Has(key)), self.hash(&Clue::Is(key, value))];
+        item.labels().flat_map(both).collect()
     }
 }
 

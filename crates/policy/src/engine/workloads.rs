@@ -27,7 +27,8 @@ pub(super) struct Workloads {
     claims: Claims,
     /// Their keys, for the many endpoints of other hosts: whether they are unknown here costs one look.
     known: HashSet<ResourceKey>,
-    by_interface: BTreeMap<String, BTreeSet<EndpointId>>,
+    /// Sorted. Nearly always one, so in as much memory as that needs.
+    by_interface: BTreeMap<String, Vec<EndpointId>>,
     /// What the dataplane has.
     sent: BTreeMap<EndpointId, Sent>,
     /// Endpoints that may differ from what the dataplane has.
@@ -54,7 +55,7 @@ impl Workloads {
         }
         if let Some(Ok(old)) = self.claims.remove(id) {
             let claimants = self.by_interface.get_mut(&old.interface).expect("claims are filed by interface");
-            claimants.remove(id);
+            claimants.retain(|claimant| claimant != id);
             // Another one may have the interface now.
             self.dirty.extend(claimants.first().cloned());
             if claimants.is_empty() {
@@ -65,7 +66,10 @@ impl Workloads {
             let claimants = self.by_interface.entry(new.interface.clone()).or_default();
             // Another one may lose it.
             self.dirty.extend(claimants.first().cloned());
-            claimants.insert(id.clone());
+            if let Err(place) = claimants.binary_search(id) {
+                claimants.reserve_exact(1);
+                claimants.insert(place, id.clone());
+            }
         }
         self.dirty.insert(id.clone());
         self.claims.extend(claim.map(|claim| (id.clone(), claim)));
