@@ -121,6 +121,15 @@ fn arguments_are_checked_before_anything_else() {
     assert!(code == 1 && stderr.contains("Invalid IP address specified."), "{stderr}");
     let (code, _, stderr) = parts(&calicoctl("node --ip=x --as=y", &[]));
     assert!(code == 1 && stderr.contains("Invalid IPv4") && stderr.contains("Invalid AS Number"), "{stderr}");
+    let (code, _, stderr) = parts(&calicoctl("profile P rule add inbound allow icmp to ports 80", &[]));
+    assert!(
+        code == 2 && stderr.contains("\n    allow icmp to ports 80\n                  ^^^^^^^^\nhint: "),
+        "{stderr}"
+    );
+    let (code, _, stderr) = parts(&calicoctl("profile P rule add inbound --at=1 allow icmp type 255", &[]));
+    assert!(code == 1 && stderr.contains("\n    allow icmp type 255\n                    ^^^\n"), "{stderr}");
+    let (code, _, stderr) = parts(&calicoctl("pool add 10.0.0.0/16 10.0.1.0/24 --nat-outgoing", &[]));
+    assert!(code == 1 && stderr.contains("10.0.1.0/24 - pool overlaps with another new pool 10.0.0.0/16"), "{stderr}");
     let (code, _, stderr) = parts(&calicoctl("container C profile set b@d", &[]));
     assert!(code == 1 && stderr.contains("is not valid"), "{stderr}");
 }

@@ -267,6 +267,9 @@ mod tests {
             let again = parse(&said.text.split(' ').collect::<Vec<_>>()).unwrap();
             prop_assert_eq!(&again, &rule);
             prop_assert_eq!(say(&again), said);
+            let document = crate::document("p", std::slice::from_ref(&rule), &[]);
+            prop_assert!(document["inbound_rules"][0].get("v3").is_none(), "{}", document);
+            prop_assert_eq!(crate::read_document(&document.to_string(), &["p"]).unwrap(), (vec![rule], vec![]));
         }
 
         /// Nothing that is typed makes the parser fall over, and what it refuses has a place in what was typed.

@@ -115,8 +115,9 @@ async fn write(ctx: &Context, wanted: &Wanted, pools: &[(IpNet, Option<&IPPool>)
         Ok(()) => {
             if wanted.is_ipip() {
                 ctx.console.note(
-                    "note: IP-in-IP is stored, but the hosts of this release carry no traffic in it; VXLAN does the \
-                     same work: --vxlan",
+                    "note: IP-in-IP is stored for hosts that run upstream's agent; hosts of this release carry no \
+                     traffic in it, so containers on different hosts do not reach each other in such a pool. VXLAN \
+                     does the same work: calicoctl pool add CIDR --vxlan",
                 );
             }
             Ok(Output::of(String::new(), serde_json::Value::Null))

@@ -14,6 +14,7 @@ mod tests;
 mod uses;
 
 use calico_model::{IPPool, IPPoolSpec};
+pub(crate) use remove::end_allocation;
 
 use crate::{
     args::{PoolCommand, PoolRangeCommand},

@@ -76,8 +76,35 @@ fn find<'a>(pools: &'a [IPPool], word: &str) -> Result<&'a IPPool, Failure> {
 }
 
 async fn retire(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
-    let key = pool.key();
     ctx.console.say("Disabling IP Pool");
+    disable(ctx, pool).await?;
+    ctx.console.say("Removing IPAM configuration for pool");
+    let_go(ctx, pool).await?;
+    let mut races = Races::new(format!("IPPool {}", pool.name()));
+    let path = pool.key().to_string();
+    while let Some(entry) = ctx.store.kv().get(&path).await? {
+        match ctx.store.kv().delete(&path, entry.revision).await {
+            Ok(()) => break,
+            Err(Error::Conflict { .. } | Error::NotFound { .. }) => races.lost().await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Ends the allocation from a pool that is to be deleted: nobody takes addresses from it, and no host claims a block
+/// of it any more. Addresses in use stay in use.
+///
+/// # Errors
+/// The datastore's; a block that cannot be let go.
+pub(crate) async fn end_allocation(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
+    disable(ctx, pool).await?;
+    let_go(ctx, pool).await
+}
+
+/// Disables the pool, and waits until everybody must have noticed.
+async fn disable(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
+    let key = pool.key();
     let disabled = ctx.store.modify::<IPPoolSpec, Error>(&key, |pool| {
         pool.spec.disabled = true;
         Ok(())
@@ -88,22 +115,14 @@ async fn retire(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
         Err(Error::NotFound { .. } | Error::Invalid(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    ctx.console.say("Removing IPAM configuration for pool");
-    Ipam::new(ctx.store.clone()).release_pool_affinities(pool.spec.cidr).await.map_err(|error| {
-        Failure::new(sentence(&error))
-            .context("Conflicting modifications have been made to the IPAM configuration for this pool.")
-            .hint(format!("pool {} is disabled now; run the command again", pool.spec.cidr))
-    })?;
-    let mut races = Races::new(format!("IPPool {}", pool.name()));
-    let path = key.to_string();
-    while let Some(entry) = ctx.store.kv().get(&path).await? {
-        match ctx.store.kv().delete(&path, entry.revision).await {
-            Ok(()) => break,
-            Err(Error::Conflict { .. } | Error::NotFound { .. }) => races.lost().await?,
-            Err(error) => return Err(error.into()),
-        }
-    }
     Ok(())
+}
+
+/// Takes the hosts' claims on the pool's blocks away.
+async fn let_go(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
+    Ipam::new(ctx.store.clone()).release_pool_affinities(pool.spec.cidr).await.map_err(|error| {
+        Failure::new(sentence(&error)).hint(format!("pool {} is disabled now; run the command again", pool.spec.cidr))
+    })
 }
 
 /// What still has addresses of a pool that is gone, and how to go on.

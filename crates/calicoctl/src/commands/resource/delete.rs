@@ -1,9 +1,6 @@
 //! `delete`: many resources, one after the other; one that fails does not keep the others from going.
 
-use std::time::Duration;
-
-use calico_ipam::Ipam;
-use calico_model::{AnyResource, IPPoolSpec, KindName, ResourceKey, Revision, normalise};
+use calico_model::{AnyResource, KindName, ResourceKey, Revision, normalise};
 use calico_store::Error;
 
 use super::{
@@ -15,14 +12,11 @@ use super::{
 };
 use crate::{
     args::{Delete, EndpointFilter},
-    commands::{endpoint, node_remove, race::Races},
+    commands::{endpoint, node_remove, pool, race::Races},
     context::Context,
-    failure::{Failure, sentence},
+    failure::Failure,
     output::Output,
 };
-
-/// How long other programs have to notice that a pool is disabled before its blocks are let go.
-const NOTICE: Duration = Duration::from_millis(500);
 
 /// What is to be deleted.
 struct Target {
@@ -150,18 +144,5 @@ async fn retire_pool(ctx: &Context, key: &ResourceKey) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     let AnyResource::IPPool(pool) = stored.resource else { return Ok(()) };
-    let disabled = ctx.store.modify::<IPPoolSpec, Error>(key, |pool| {
-        pool.spec.disabled = true;
-        Ok(())
-    });
-    match disabled.await {
-        Ok(_) => tokio::time::sleep(NOTICE).await,
-        // A pool that could not be stored today: nobody allocates from it either.
-        Err(Error::Invalid(_) | Error::NotFound { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ipam::new(ctx.store.clone())
-        .release_pool_affinities(pool.spec.cidr)
-        .await
-        .map_err(|error| Failure::new(sentence(&error)).hint("the pool is disabled now; run the command again"))
+    pool::end_allocation(ctx, &pool).await
 }
