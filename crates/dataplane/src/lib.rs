@@ -60,6 +60,7 @@ mod op;
 mod options;
 #[cfg(test)]
 mod plan_tests;
+pub mod probe;
 mod program;
 mod purge;
 mod render;

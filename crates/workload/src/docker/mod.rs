@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, env, error::Error as _, future::Future, io, tim
 
 use bollard::{
     errors::Error as ApiError,
-    models::{ContainerInspectResponse, ContainerState},
+    models::{ContainerInspectResponse, ContainerState, ContainerSummary},
+    query_parameters::ListContainersOptionsBuilder,
 };
 
 mod error;
@@ -57,6 +58,41 @@ pub struct Container {
     pub image: String,
     /// When it was started last, RFC 3339; `None` if never.
     pub started_at: Option<String>,
+}
+
+/// A container in a list: what may be shown to anybody. Its environment, labels and command line, which may hold
+/// secrets, are not here on purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The full id, 64 hex digits.
+    pub id: String,
+    /// Its name, without the leading slash.
+    pub name: String,
+    /// The image as it was named when the container was made.
+    pub image: String,
+    /// `created`, `running`, `paused`, `restarting`, `removing`, `exited`, `dead`.
+    pub state: String,
+    /// The same for people: `Up 3 hours`.
+    pub status: String,
+    /// `default`, `bridge`, `none`, `host`, `container:<id>`, or a network's name.
+    pub network_mode: String,
+    /// When it was made, seconds since 1970.
+    pub created: i64,
+}
+
+impl From<ContainerSummary> for Listed {
+    fn from(found: ContainerSummary) -> Self {
+        let name = found.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+        Self {
+            id: found.id.unwrap_or_default(),
+            name: name.trim_start_matches('/').to_owned(),
+            image: found.image.unwrap_or_default(),
+            state: found.state.map(|state| state.to_string()).unwrap_or_default(),
+            status: found.status.unwrap_or_default(),
+            network_mode: found.host_config.and_then(|host| host.network_mode).unwrap_or_default(),
+            created: found.created.unwrap_or_default(),
+        }
+    }
 }
 
 /// How a container is.
@@ -166,6 +202,17 @@ impl Docker {
             image: found.config.and_then(|config| config.image).unwrap_or_default(),
             error: state.error.filter(|error| !error.is_empty()),
         }))
+    }
+
+    /// All containers, running or not, the newest first.
+    ///
+    /// # Errors
+    /// What every call can return.
+    pub async fn list(&self) -> Result<Vec<Listed>, DockerError> {
+        let options = ListContainersOptionsBuilder::new().all(true).build();
+        let call = self.api.list_containers(Some(options));
+        let found = self.call("listing the containers", CALL_LIMIT, call).await?;
+        Ok(found.into_iter().map(Listed::from).collect())
     }
 
     async fn inspect_container(&self, name: &str) -> Result<ContainerInspectResponse, DockerError> {

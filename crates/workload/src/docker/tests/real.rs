@@ -49,6 +49,11 @@ async fn a_service_from_its_start_to_its_removal() {
         assert!(found.running && found.pid > 0 && found.started_at.is_some());
         assert_eq!((found.image.as_str(), found.labels["a"].as_str()), ("busybox", "b"));
     }
+    let listed = docker.list().await.unwrap();
+    let [one] = listed.as_slice() else { panic!("{listed:?}") };
+    assert_eq!((one.id.as_str(), one.name.as_str(), one.image.as_str()), (id.as_str(), "svc", "busybox"));
+    assert_eq!((one.state.as_str(), one.network_mode.as_str()), ("running", "host"));
+    assert!(one.status.starts_with("Up") && one.created > 0, "{one:?}");
     let lines: Vec<_> = docker.follow_logs("svc", None).take(4).try_collect().await.unwrap();
     let said = |stderr: bool| lines.iter().filter(move |line| line.stderr == stderr).map(|line| line.text.as_str());
     assert_eq!(said(false).collect::<Vec<_>>(), ["hello world", "read-only"]);
