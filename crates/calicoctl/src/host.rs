@@ -15,7 +15,7 @@ use calico_dataplane::{Comparison, listing::Listing};
 use calico_policy::instruction::Instruction;
 use calico_workload::{
     AttachError, Attached, Attachment, NetnsRef,
-    docker::{Container, Docker, DockerError},
+    docker::{Container, Docker, DockerError, Listed},
 };
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::OnceCell;
@@ -45,6 +45,9 @@ pub(crate) trait Host: Send + Sync {
 
     /// What Docker knows of a container.
     async fn inspect(&self, name: &str) -> Result<Container, DockerError>;
+
+    /// All containers of Docker.
+    async fn containers(&self) -> Result<Vec<Listed>, DockerError>;
 
     /// As [`calico_workload::check`].
     async fn check(&self, netns: &NetnsRef, attachment: &Attachment) -> Result<(), AttachError>;
@@ -115,6 +118,10 @@ impl Host for Machine {
 
     async fn inspect(&self, name: &str) -> Result<Container, DockerError> {
         self.docker().await?.inspect(name).await
+    }
+
+    async fn containers(&self) -> Result<Vec<Listed>, DockerError> {
+        self.docker().await?.list().await
     }
 
     async fn check(&self, netns: &NetnsRef, attachment: &Attachment) -> Result<(), AttachError> {

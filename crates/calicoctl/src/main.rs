@@ -100,7 +100,12 @@ async fn run(command: &args::Command) -> Result<Output, Failure> {
     }
     let (interrupter, interrupt) = Interrupt::new();
     let work = async {
-        let (ctx, caller) = connect::context(interrupt.clone(), commands::connection(command)).await?;
+        let connected = connect::context(interrupt.clone(), commands::connection(command)).await;
+        let ctx = connected.as_ref().map(|(ctx, _)| ctx);
+        if let Some(outcome) = commands::with_or_without_datastore(command, ctx).await {
+            return outcome;
+        }
+        let (ctx, caller) = connected?;
         commands::run(&ctx, command, &caller).await
     };
     until_interrupted(work, &interrupter, &interrupt).await

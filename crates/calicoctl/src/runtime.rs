@@ -42,6 +42,9 @@ pub(crate) trait Runtime: Send + Sync {
         bird::md5_failures().unwrap_or_default()
     }
 
+    /// BIRD's answer to a question; it is asked without the right to change anything.
+    async fn ask_bird(&self, question: &str) -> Result<String, bird::Error>;
+
     /// As [`calico_startup::check_bgp_port`].
     fn check_bgp_port(&self) -> Result<(), StartupError>;
 
@@ -110,6 +113,12 @@ impl Runtime for Machine {
         let mut client = bird::Client::connect(&Path::new(RUN_DIR).join("bird.ctl")).await?;
         client.restrict().await?;
         client.sessions().await
+    }
+
+    async fn ask_bird(&self, question: &str) -> Result<String, bird::Error> {
+        let mut client = bird::Client::connect(&Path::new(RUN_DIR).join("bird.ctl")).await?;
+        client.restrict().await?;
+        Ok(client.ask(question).await?.text().to_owned())
     }
 
     fn check_bgp_port(&self) -> Result<(), StartupError> {

@@ -39,16 +39,19 @@ fn help_goes_to_stdout_with_0_and_usage_errors_to_stderr_with_2() {
 fn bad_settings_break_neither_version_nor_help_nor_completion() {
     let bad = [("ETCD_ENDPOINTS", "ftp://nowhere"), ("CALICO_HEALTH_PORT", "x")];
     for (words, expected) in [
-        ("version", env!("CARGO_PKG_VERSION")),
-        ("version -o json", "\"version\""),
+        ("version --client", env!("CARGO_PKG_VERSION")),
+        ("version --client -o json", "\"version\""),
+        ("__complete fish -- cont", "container"),
         ("profile --help", "Usage:"),
-        ("completion bash", "complete -F"),
+        ("completion bash", "complete -F _calicoctl calicoctl"),
         ("completion zsh", "#compdef calicoctl"),
         ("completion fish", "complete -c calicoctl"),
     ] {
         let (code, stdout, stderr) = parts(&calicoctl(words, &bad));
         assert!(code == 0 && stdout.contains(expected) && stderr.is_empty(), "{words}: {code} {stderr}");
     }
+    let (code, stdout, stderr) = parts(&calicoctl("version", &bad));
+    assert!(code == 0 && stdout.starts_with("Client Version:") && stderr.contains("ETCD_ENDPOINTS"), "{stderr}");
     let (code, stdout, stderr) = parts(&calicoctl("profile show", &bad));
     assert!(code == 1 && stdout.is_empty() && stderr.starts_with("error: ETCD_ENDPOINTS"), "{stderr}");
     let (code, _, stderr) = parts(&calicoctl("profile show", &[("CALICO_HEALTH_PORT", "x")]));
@@ -174,4 +177,34 @@ fn ctrl_c_ends_a_waiting_command_with_a_word() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let (code, stdout, stderr) = parts(&child.wait_with_output().unwrap());
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (1, "", "error: Aborted command.\n"));
+}
+
+#[test]
+fn this_machine_has_what_a_node_needs_also_without_docker_and_datastore() {
+    let nowhere = [("DOCKER_HOST", "unix:///nonexistent/docker.sock"), ("CALICO_HEALTH_PORT", "1")];
+    for words in ["checksystem", "node checksystem"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_calicoctl"));
+        let path = std::env::var("PATH").unwrap();
+        command.env_clear().env("PATH", path).envs(nowhere).args(words.split(' '));
+        let (code, stdout, stderr) = parts(&command.output().unwrap());
+        assert!(code == 0 && stdout.contains("Needed for") && stdout.contains("veth"), "{code} {stdout} {stderr}");
+    }
+    let (code, stdout, stderr) = parts(&calicoctl("checksystem --runtime=none -o json", &[]));
+    let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let datastore = rows.as_array().unwrap().iter().find(|row| row["item"] == "datastore").unwrap();
+    assert_eq!((datastore["state"].as_str(), datastore["required"].as_bool()), (Some("missing"), Some(true)));
+    assert!(code == 1 && stderr.contains("lacks what a node needs: datastore"), "{code} {stderr}");
+}
+
+#[test]
+fn diagnostics_are_one_private_archive_whatever_is_missing() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.tar.gz");
+    for words in [format!("diags --output={}", path.display()), format!("node diags --output {}", path.display())] {
+        let (code, stdout, stderr) = parts(&calicoctl(&words, &[("ETCD_ENDPOINTS", "ftp://nowhere")]));
+        assert!(code == 0 && stdout.contains(".tar.gz") && stderr.contains("Collecting"), "{code} {stdout} {stderr}");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -6,6 +6,7 @@
 
 mod bgp;
 mod checksystem;
+mod completion;
 mod config;
 mod container;
 mod datastore;
@@ -20,6 +21,7 @@ mod pool;
 mod profile;
 mod resource;
 mod status;
+mod version;
 
 use std::ffi::OsString;
 
@@ -27,6 +29,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use bgp::{BgpCommand, NodeBgpCommand, NodePeerCommand, PeerAdd, PeerCommand, PeerRemove, PeerShow};
 pub(crate) use checksystem::Checksystem;
+pub(crate) use completion::{Complete, CompletionShell};
 pub(crate) use config::{ConfigCommand, NodeConfigCommand, Setting};
 pub(crate) use container::{
     ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand, ContainerLabelCommand,
@@ -42,7 +45,7 @@ pub(crate) use endpoint::{
 pub(crate) use ipam::IpamInfo;
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamRepair, IpamShow, IpamSplit};
 pub(crate) use manual::Manual;
-pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeStart};
+pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeRun, NodeStart};
 pub(crate) use policy::{Confirm, Plan, Probation, Rules, Way, Why};
 pub(crate) use pool::{PoolCommand, PoolFormat, PoolOptions, PoolRangeCommand, TunnelMode};
 pub(crate) use profile::{ProfileCommand, ProfileRuleCommand, ProfileTag, ProfileTagCommand, RuleDirection};
@@ -50,6 +53,7 @@ pub(crate) use profile::{ProfileCommand, ProfileRuleCommand, ProfileTag, Profile
 pub(crate) use resource::Named;
 pub(crate) use resource::{Connection, Create, Delete, Files, Get, Label, Namespace, Patch, Validate, Write};
 pub(crate) use status::Status;
+pub(crate) use version::Version;
 
 use crate::output::Format;
 
@@ -201,36 +205,22 @@ pub(crate) enum Command {
     /// Say what this host lacks, for which feature, and the way out
     #[command(after_help = checksystem::EXAMPLES)]
     Checksystem(Checksystem),
-    /// Print the version of calicoctl
-    #[command(after_help = "Examples:\n  calicoctl version\n  calicoctl version -o json")]
-    Version(OutputArgs),
+    /// Print the versions of calicoctl and of the cluster
+    #[command(after_help = version::EXAMPLES)]
+    Version(Version),
     /// Write the manual pages into a folder
     #[command(name = "man", after_help = manual::EXAMPLES)]
     Manual(Manual),
     /// Print a completion script for a shell
-    #[command(after_help = COMPLETION_EXAMPLES)]
+    #[command(after_help = completion::EXAMPLES)]
     Completion {
         /// The shell: bash, zsh or fish
         #[arg(value_name = "SHELL", hide_possible_values = true)]
         shell: CompletionShell,
     },
-}
-
-const COMPLETION_EXAMPLES: &str = "\
-Examples:
-  calicoctl completion bash > /etc/bash_completion.d/calicoctl
-  calicoctl completion zsh > \"${fpath[1]}/_calicoctl\"
-  calicoctl completion fish > ~/.config/fish/completions/calicoctl.fish";
-
-/// The shells with completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum CompletionShell {
-    /// GNU bash.
-    Bash,
-    /// zsh.
-    Zsh,
-    /// fish.
-    Fish,
+    /// Say which words may follow, for the scripts that `completion` prints
+    #[command(name = "__complete", hide = true, after_help = completion::COMPLETE_EXAMPLES)]
+    Complete(Complete),
 }
 
 /// The option of everything that prints a table.

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{OutputArgs, bgp};
+use super::{Checksystem, Diags, OutputArgs, bgp, checksystem, diags};
 
 const EXAMPLES: &str = "\
 Without a word after it, `calicoctl node` starts the service: it checks this host, runs the
@@ -62,9 +62,33 @@ pub(crate) struct NodeStart {
     pub(crate) no_pull: bool,
 }
 
+/// The options of `node run`, as upstream spells the start.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub(crate) struct NodeRun {
+    /// How to start.
+    #[command(flatten)]
+    pub(crate) start: NodeStart,
+    /// Create no address pools where there are none
+    #[arg(long)]
+    pub(crate) no_default_ippools: bool,
+    /// What speaks BGP: `bird`
+    #[arg(long, value_name = "BACKEND", default_value = "bird", hide_default_value = true, value_parser = ["bird"])]
+    pub(crate) backend: String,
+}
+
+const RUN_EXAMPLES: &str = "\
+The same as `calicoctl node`.
+
+Examples:
+  calicoctl node run
+  calicoctl node run --ip=10.0.0.5 --name=host-1 --no-default-ippools";
+
 /// What to do with nodes.
 #[derive(Debug, PartialEq, Subcommand)]
 pub(crate) enum NodeCommand {
+    /// Start the service on this host, as `calicoctl node` does
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(NodeRun),
     /// Stop the service on this host; the datastore keeps everything
     #[command(
         after_help = "Examples:\n  calicoctl node stop\n  calicoctl node stop --force      although containers have endpoints here"
@@ -90,6 +114,12 @@ pub(crate) enum NodeCommand {
         #[command(subcommand)]
         command: bgp::NodeBgpCommand,
     },
+    /// Collect what is needed to find a fault into one archive, as `calicoctl diags` does
+    #[command(after_help = diags::EXAMPLES)]
+    Diags(Diags),
+    /// Say what this host lacks, for which feature, as `calicoctl checksystem` does
+    #[command(after_help = checksystem::EXAMPLES)]
+    Checksystem(Checksystem),
 }
 
 const REMOVE_EXAMPLES: &str = "\

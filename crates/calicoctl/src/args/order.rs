@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use clap::Command;
 
 /// The commands whose first word may be a name.
-const NAME_FIRST: &[&str] = &["container", "endpoint", "profile"];
+pub(crate) const NAME_FIRST: &[&str] = &["container", "endpoint", "profile"];
 
 /// The noun whose verb may be left out: `endpoint E label` shows, `endpoint E label K=V` sets.
 const LABEL: &str = "label";
@@ -93,7 +93,7 @@ fn split(
 }
 
 /// True for an option whose value is the next argument. Long options may be shortened as far as they stay clear.
-fn takes_next_argument(value_options: &[String], option: &str) -> bool {
+pub(crate) fn takes_next_argument(value_options: &[String], option: &str) -> bool {
     if option.contains('=') {
         return false;
     }
@@ -105,7 +105,7 @@ fn takes_next_argument(value_options: &[String], option: &str) -> bool {
 }
 
 /// Every option of the tree whose value may be the next argument, with its dashes.
-fn value_options(tree: &Command) -> Vec<String> {
+pub(crate) fn value_options(tree: &Command) -> Vec<String> {
     // The value of `--vxlan=MODE` is never the next argument.
     let takes_next =
         |arg: &&clap::Arg| !arg.is_positional() && arg.get_action().takes_values() && !arg.is_require_equals_set();

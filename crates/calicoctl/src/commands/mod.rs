@@ -5,6 +5,7 @@
 
 pub(crate) mod bgp;
 pub(crate) mod checksystem;
+pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod confirm;
 pub(crate) mod container;
@@ -25,15 +26,15 @@ mod race;
 pub(crate) mod resource;
 pub(crate) mod rules;
 pub(crate) mod status;
+pub(crate) mod version;
 pub(crate) mod why;
 
 use calico_workload::docker::DockerError;
-use clap::CommandFactory;
 
 use crate::{
     args::{
-        Cli, Command, CompletionShell, Connection, EndpointCommand, EndpointFilter, EndpointLabelCommand,
-        EndpointProfileCommand, NodeCommand, ProfileChange,
+        Command, Connection, EndpointCommand, EndpointFilter, EndpointLabelCommand, EndpointProfileCommand,
+        NodeCommand, ProfileChange,
     },
     context::{Context, Terminal},
     failure::{Failure, sentence},
@@ -45,7 +46,7 @@ pub(crate) use node_start::Caller;
 pub(crate) fn format(command: &Command) -> Format {
     use crate::args::{ContainerCommand, ContainerEndpointCommand, ContainerLabelCommand};
     match command {
-        Command::Version(output) => output.format,
+        Command::Version(args) => args.output.format,
         Command::Status(args) => args.output.format,
         Command::Why(args) => args.output.format,
         Command::Plan(args) => args.output.format,
@@ -61,6 +62,7 @@ pub(crate) fn format(command: &Command) -> Format {
         Command::Node(node) => match &node.command {
             Some(NodeCommand::Show(output) | NodeCommand::Status(output)) => output.format,
             Some(NodeCommand::Bgp { command }) => command.format(),
+            Some(NodeCommand::Checksystem(args)) => args.format(),
             _ => Format::Table,
         },
         Command::Container {
@@ -86,27 +88,30 @@ pub(crate) fn format(command: &Command) -> Format {
 pub(crate) fn without_datastore(command: &Command) -> Option<Result<Output, Failure>> {
     match command {
         Command::Validate(args) => Some(resource::validate(&Terminal, args)),
-        Command::Version(_) => {
-            let version = env!("CARGO_PKG_VERSION");
-            Some(Ok(Output::of(format!("{version}\n"), serde_json::json!({ "version": version }))))
-        }
-        Command::Completion { shell } => Some(Ok(completion(*shell))),
+        Command::Completion { shell } => Some(Ok(completion::script(*shell))),
         Command::Manual(args) => Some(manual::run(args)),
         _ => None,
     }
 }
 
-fn completion(shell: CompletionShell) -> Output {
-    let shell = match shell {
-        CompletionShell::Bash => clap_complete::Shell::Bash,
-        CompletionShell::Zsh => clap_complete::Shell::Zsh,
-        CompletionShell::Fish => clap_complete::Shell::Fish,
-    };
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "calicoctl", &mut script);
-    let script = String::from_utf8(script).expect("the script is made of the names in the grammar");
-    let data = serde_json::Value::from(script.as_str());
-    Output::of(script, data)
+/// The result of a command that goes as far as it can where there is no datastore, or none that can be used;
+/// `None` for the others.
+pub(crate) async fn with_or_without_datastore(
+    command: &Command,
+    connected: Result<&Context, &Failure>,
+) -> Option<Result<Output, Failure>> {
+    match command {
+        Command::Version(args) => Some(version::version(connected, args).await),
+        Command::Complete(args) => Some(Ok(completion::candidates(connected, args).await)),
+        Command::Diags(args) => Some(diags::diags(connected, args).await),
+        Command::Checksystem(args) => Some(checksystem::checksystem(connected, args).await),
+        Command::Node(node) => match &node.command {
+            Some(NodeCommand::Diags(args)) => Some(diags::diags(connected, args).await),
+            Some(NodeCommand::Checksystem(args)) => Some(checksystem::checksystem(connected, args).await),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// What a command on resources says of the datastore; `None` for the other commands.
@@ -120,6 +125,7 @@ pub(crate) fn connection(command: &Command) -> Option<&Connection> {
         Command::Label(args) => Some(&args.connection),
         Command::Plan(args) => Some(&args.connection),
         Command::Confirm(args) => Some(&args.connection),
+        Command::Version(args) => Some(&args.connection),
         Command::Pool { command } => command.connection(),
         Command::Bgp { command } => command.connection(),
         Command::Ipam { command } => command.connection(),
@@ -132,16 +138,15 @@ pub(crate) fn connection(command: &Command) -> Option<&Connection> {
 /// Does what was typed.
 pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Result<Output, Failure> {
     match command {
-        Command::Version(_) | Command::Completion { .. } | Command::Manual(_) => {
-            without_datastore(command).expect("these need no datastore")
+        Command::Completion { .. } | Command::Manual(_) => without_datastore(command).expect("these need no datastore"),
+        Command::Version(_) | Command::Complete(_) | Command::Diags(_) | Command::Checksystem(_) => {
+            with_or_without_datastore(command, Ok(ctx)).await.expect("these go as far as they can")
         }
         Command::Pool { command } => pool::run(ctx, command).await,
         Command::Bgp { command } => bgp::run(ctx, command).await,
         Command::Ipam { command } => ipam::run(ctx, command).await,
         Command::Datastore { command } => datastore::run(ctx, command).await,
         Command::Config { command } => config::run(ctx, command).await,
-        Command::Diags(args) => diags::run(ctx, args).await,
-        Command::Checksystem(args) => checksystem::run(args).await,
         Command::Get(args) => resource::get(ctx, args).await,
         Command::Create(args) => {
             confirm::on_probation(ctx, &args.probation, "create", async |ctx| resource::create(ctx, args).await).await
@@ -167,11 +172,15 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
         Command::Status(args) => status::run(ctx, args).await,
         Command::Node(node) => match &node.command {
             None => node_start::start(ctx, &node.start, caller).await,
+            Some(NodeCommand::Run(run)) => node_start::run(ctx, run, caller).await,
             Some(NodeCommand::Stop { force }) => node_stop::stop(ctx, *force).await,
             Some(NodeCommand::Remove(remove)) => node_remove::remove(ctx, remove).await,
             Some(NodeCommand::Show(_)) => node_show::show(ctx).await,
             Some(NodeCommand::Status(_)) => status::status(ctx).await,
             Some(NodeCommand::Bgp { command }) => bgp::run_node(ctx, command).await,
+            Some(NodeCommand::Diags(_) | NodeCommand::Checksystem(_)) => {
+                with_or_without_datastore(command, Ok(ctx)).await.expect("these go as far as they can")
+            }
         },
         Command::Container { command } => container::run(ctx, command).await,
         Command::Endpoint { command } => match command {

@@ -17,7 +17,7 @@ use calico_policy::instruction::Instruction;
 use calico_store::{Kv, MemoryKv, Store};
 use calico_workload::{
     AttachError, Attached, Attachment, NetnsRef,
-    docker::{Container, DockerError},
+    docker::{Container, DockerError, Listed},
 };
 
 use crate::{
@@ -96,6 +96,22 @@ impl Host for FakeHost {
         };
         let is_it = |container: &&Container| container.name == name || container.id.starts_with(name);
         containers.values().find(is_it).cloned().ok_or_else(|| DockerError::NoSuchContainer { name: name.to_owned() })
+    }
+
+    async fn containers(&self) -> Result<Vec<Listed>, DockerError> {
+        let containers = self.containers.lock().unwrap();
+        let Some(containers) = containers.as_ref() else {
+            return Err(DockerError::NotRunning { host: "unix:///nowhere".into(), cause: "injected".into() });
+        };
+        let listed = |container: &Container| Listed {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            image: container.image.clone(),
+            state: if container.running { "running" } else { "exited" }.into(),
+            network_mode: container.network_mode.clone(),
+            ..Listed::default()
+        };
+        Ok(containers.values().map(listed).collect())
     }
 
     async fn check(&self, _netns: &NetnsRef, attachment: &Attachment) -> Result<(), AttachError> {

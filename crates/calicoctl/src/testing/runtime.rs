@@ -29,6 +29,8 @@ pub(crate) struct FakeRuntime {
     /// Where passwords of BGP sessions are kept.
     pub(crate) secrets: Mutex<PathBuf>,
     pub(crate) md5: Mutex<bird::Md5Failures>,
+    /// What BIRD answers to which question.
+    pub(crate) answers: Mutex<BTreeMap<String, String>>,
     /// What a container that is run says, and whether it then goes on running.
     pub(crate) script: Mutex<(Vec<&'static str>, bool)>,
     /// What was run last.
@@ -52,6 +54,7 @@ impl Default for FakeRuntime {
             sessions: Mutex::default(),
             secrets: Mutex::new("/nowhere".into()),
             md5: Mutex::default(),
+            answers: Mutex::default(),
             script: Mutex::new((vec!["node name: host-1", "Calico node started successfully"], true)),
             ran: Mutex::default(),
             paths: Mutex::default(),
@@ -159,6 +162,14 @@ impl Runtime for FakeRuntime {
 
     fn md5_failures(&self) -> bird::Md5Failures {
         *self.md5.lock().unwrap()
+    }
+
+    async fn ask_bird(&self, question: &str) -> Result<String, bird::Error> {
+        let answer = self.answers.lock().unwrap().get(question).cloned();
+        match answer {
+            Some(answer) => Ok(answer),
+            None => Err(bird::Client::connect(Path::new("/nowhere/bird.ctl")).await.expect_err("nothing is there")),
+        }
     }
 
     fn check_bgp_port(&self) -> Result<(), StartupError> {

@@ -15,7 +15,7 @@ use calico_store::ConnectOptions;
 pub(crate) use settings::{Runtime, Settings};
 
 use crate::{
-    args::NodeStart,
+    args::{NodeRun, NodeStart},
     context::Context,
     failure::{Failure, sentence},
     output::Output,
@@ -45,6 +45,15 @@ impl Caller {
             .map_err(|error| Failure::new(sentence(&error)).hint("say true or false, or unset it"))?;
         Ok(request.no_default_pools)
     }
+}
+
+/// `node run`
+pub(crate) async fn run(ctx: &Context, args: &NodeRun, caller: &Caller) -> Result<Output, Failure> {
+    let mut caller = caller.clone();
+    if args.no_default_ippools {
+        "true".clone_into(&mut caller.no_default_pools);
+    }
+    start(ctx, &args.start, &caller).await
 }
 
 /// `node`

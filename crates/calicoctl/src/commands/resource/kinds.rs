@@ -34,11 +34,16 @@ const KINDS: &[(KindName, &[&str])] = &[
     (KindName::WorkloadEndpoint, &["wep", "weps"]),
 ];
 
+/// The plurals of the kinds that are worked with by hand.
+pub(crate) fn plurals() -> impl Iterator<Item = String> {
+    KINDS.iter().map(|(kind, _)| kind.plural().to_string())
+}
+
 /// The kind that a word stands for, in any case.
 ///
 /// # Errors
 /// There is none, or none that is worked with by hand.
-pub(super) fn parse(word: &str) -> Result<KindName, Failure> {
+pub(crate) fn parse(word: &str) -> Result<KindName, Failure> {
     let wanted = word.to_ascii_lowercase();
     let is_it = |(kind, short): &&(KindName, &[&str])| {
         kind.as_str().eq_ignore_ascii_case(&wanted) || kind.plural() == wanted || short.contains(&wanted.as_str())

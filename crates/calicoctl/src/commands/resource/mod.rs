@@ -32,6 +32,7 @@ mod write;
 pub(crate) use delete::delete;
 pub(crate) use gate::check as check_version;
 pub(crate) use get::get;
+pub(crate) use kinds::{parse as kind_of, plurals};
 pub(crate) use label::label;
 pub(crate) use patch::patch;
 pub(crate) use plan::plan;
