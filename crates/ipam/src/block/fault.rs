@@ -275,10 +275,10 @@ mod tests {
             prop_assert_eq!(changed, !before.faults(NOW).is_empty());
             prop_assert!(after.faults(NOW).is_empty());
             prop_assert!(Block::from_json(&after.to_json()).is_ok());
-            for ordinal in 0..4 {
-                prop_assert_eq!(after.allocations[ordinal].is_some(), allocations[ordinal].is_some());
+            for (ordinal, index) in allocations.iter().enumerate() {
+                prop_assert_eq!(after.allocations[ordinal].is_some(), index.is_some());
                 let holder = before.attribute(ordinal).cloned();
-                let unknown = allocations[ordinal].map(|_| Attribute::default());
+                let unknown = index.map(|_| Attribute::default());
                 prop_assert_eq!(after.attribute(ordinal).cloned(), holder.or(unknown));
             }
         }
