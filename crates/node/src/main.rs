@@ -154,15 +154,14 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     outcome
 }
 
+/// A level, or levels by module (`info,calico_felix=debug`). Not the larger language of `EnvFilter`, which brings an engine
+/// for regular expressions along.
 fn init_log() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("CALICO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
+    use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+    let wanted = std::env::var("CALICO_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
 
 async fn print_health(args: &HealthArgs) -> Result<ExitCode> {

@@ -126,7 +126,7 @@ async fn keep_running(service: Service, surroundings: Surroundings, mut asked: w
             () = asked_to_stop(&mut asked) => return,
         }
         let started = Instant::now();
-        let why = match spawn(&(service.command)().await) {
+        let why = match spawn(&(service.command)().await, service.reports) {
             Ok(mut child) => {
                 surroundings.board.started(service.name, child.id());
                 info!(process = service.name, pid = child.id(), "started");
@@ -155,6 +155,11 @@ async fn keep_running(service: Service, surroundings: Surroundings, mut asked: w
     }
 }
 
+/// Has the C library give large blocks back to the kernel as soon as they are free: an agent reads a whole datastore when
+/// it starts, and would keep the memory for that for as long as it lives. Measured with 1,000 endpoints: 1 MB less.
+const MEMORY: [(&str, &str); 3] =
+    [("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536"), ("MALLOC_TOP_PAD_", "16384")];
+
 async fn gate_open(gate: Option<&PathBuf>) {
     while gate.is_some_and(|gate| !gate.exists()) {
         tokio::time::sleep(GATE_POLL).await;
@@ -174,8 +179,10 @@ fn program_at(path: Option<PathBuf>) -> PathBuf {
 
 /// Runs `command` through `calico-node child`, which ties its life to ours. In a process group of its own, because
 /// Ctrl-C in a terminal goes to the whole group of the service, and BIRD must not be ended by a signal.
-fn spawn(command: &[OsString]) -> std::io::Result<Child> {
+fn spawn(command: &[OsString], is_agent: bool) -> std::io::Result<Child> {
+    let ours = MEMORY.iter().filter(|(name, _)| is_agent && std::env::var_os(name).is_none());
     Command::new(own_program())
+        .envs(ours.copied())
         .arg0("calico-node")
         .arg("child")
         .arg("--parent")
