@@ -1,4 +1,5 @@
-//! This host's tunnel addresses: one for each family in which a pool uses VXLAN, taken from such a pool.
+//! This host's tunnel addresses: one for each family in which a pool uses VXLAN and the host has an address, taken from
+//! such a pool.
 //!
 //! Hosts know each other's VXLAN devices by these addresses, and find them in the Nodes. They are IPAM's like a
 //! workload's, held by a handle of this host, and given back when no pool needs them any more.
@@ -42,6 +43,12 @@ impl Family {
     fn notes(self, node: &str) -> BTreeMap<String, String> {
         let kind = if self == Self::V4 { "vxlanTunnelAddress" } else { "vxlanV6TunnelAddress" };
         BTreeMap::from([("node".to_owned(), node.to_owned()), ("type".to_owned(), kind.to_owned())])
+    }
+
+    /// Whether other hosts reach this one in the family.
+    fn has_host_address(self, spec: &NodeSpec) -> bool {
+        let bgp = spec.bgp.as_ref();
+        bgp.is_some_and(|bgp| if self == Self::V4 { bgp.ipv4_address.is_some() } else { bgp.ipv6_address.is_some() })
     }
 
     fn field(self, spec: &mut NodeSpec) -> &mut Option<String> {
@@ -131,13 +138,14 @@ pub async fn settle_tunnel_addresses(store: &Store, node: &str) -> Result<(), Tu
         other => other?,
     };
     let (pools, unreadable) = store.list::<IPPoolSpec>().await?;
-    for error in unreadable {
+    for error in &unreadable {
         tracing::warn!(%error, "a pool is left out of the choice of tunnel addresses");
     }
+    let all_read = unreadable.is_empty();
     let mut outcome = Ok(());
     for family in [Family::V4, Family::V6] {
-        let settled = Settling { store, ipam: Ipam::new(store.clone()), node, family }.settle(&record, &pools).await;
-        outcome = outcome.and(settled);
+        let settling = Settling { store, ipam: Ipam::new(store.clone()), node, family, all_read };
+        outcome = outcome.and(settling.settle(&record, &pools).await);
     }
     outcome
 }
@@ -147,6 +155,8 @@ struct Settling<'a> {
     ipam: Ipam,
     node: &'a str,
     family: Family,
+    /// There is no pool that cannot be read, and might use VXLAN.
+    all_read: bool,
 }
 
 impl Settling<'_> {
@@ -155,7 +165,10 @@ impl Settling<'_> {
         let is_inside = |address: &IpAddr| vxlan.iter().any(|pool| pool.spec.cidr.contains(address));
         let written = self.family.field(&mut record.spec.clone()).clone();
         let present: Option<IpAddr> = written.as_deref().and_then(|text| text.parse().ok());
-        if vxlan.is_empty() {
+        if vxlan.is_empty() || !self.family.has_host_address(&record.spec) {
+            if !self.all_read {
+                return Ok(());
+            }
             if written.is_some() {
                 self.write(None).await?;
             }

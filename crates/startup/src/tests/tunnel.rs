@@ -3,13 +3,23 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use calico_ipam::{AutoAssign, HandleId, Ipam, LookupError};
-use calico_model::{EncapMode, IPPool, IPPoolSpec, KindName, Node, NodeSpec, ResourceKey};
+use calico_model::{EncapMode, IPPool, IPPoolSpec, KindName, Node, NodeBgp, NodeSpec, ResourceKey};
 use calico_store::{Error, Injected, Kv, MemoryKv, Store};
 
 use crate::{TunnelError, keep_tunnel_addresses, settle_tunnel_addresses};
 
 const V4: &str = "vxlan-tunnel-addr-h1";
 const V6: &str = "vxlan-v6-tunnel-addr-h1";
+
+/// With addresses of both families.
+fn node() -> Node {
+    let bgp = NodeBgp {
+        ipv4_address: Some("192.0.2.1/24".into()),
+        ipv6_address: Some("2001:db8::1/64".into()),
+        ..NodeBgp::default()
+    };
+    Node::new("h1", NodeSpec { bgp: Some(bgp), ..NodeSpec::default() })
+}
 
 struct Cluster {
     kv: MemoryKv,
@@ -21,7 +31,7 @@ impl Cluster {
     async fn new() -> Self {
         let kv = MemoryKv::new();
         let store = Store::new(Arc::new(kv.clone()));
-        store.create(Node::new("h1", NodeSpec::default())).await.unwrap();
+        store.create(node()).await.unwrap();
         Self { kv, store }
     }
 
@@ -156,6 +166,42 @@ async fn a_disabled_pool_gives_none_but_keeps_what_it_gave() {
 }
 
 #[tokio::test]
+async fn a_family_without_host_address_needs_none() {
+    let cluster = Cluster::new().await;
+    cluster.pool("p4", "10.65.0.0/24", always).await;
+    cluster.pool("p6", "fd65::/120", always).await;
+    let key = ResourceKey::new(KindName::Node, None, "h1");
+    let set = async |address: Option<&str>| {
+        let change = |node: &mut Node| {
+            node.spec.bgp.as_mut().unwrap().ipv6_address = address.map(str::to_owned);
+            Ok::<_, Error>(())
+        };
+        cluster.store.modify(&key, change).await.unwrap();
+        cluster.settle().await.unwrap();
+    };
+    set(None).await;
+    assert!(
+        cluster.said().await[0].is_some() && cluster.said().await[1].is_none() && cluster.held(V6).await.is_empty()
+    );
+    set(Some("2001:db8::1/64")).await;
+    assert_eq!(cluster.held(V6).await, [cluster.said().await[1].unwrap()]);
+    set(None).await;
+    assert!(cluster.said().await[1].is_none() && cluster.held(V6).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_pool_that_cannot_be_read_takes_nothing_away() {
+    let cluster = Cluster::new().await;
+    cluster.pool("p4", "10.65.0.0/24", always).await;
+    cluster.settle().await.unwrap();
+    let before = cluster.said().await;
+    cluster.kv.put(&ResourceKey::new(KindName::IPPool, None, "p4").to_string(), "{");
+    cluster.settle().await.unwrap();
+    assert_eq!(cluster.said().await, before);
+    assert_eq!(cluster.held(V4).await, [before[0].unwrap()]);
+}
+
+#[tokio::test]
 async fn an_exhausted_pool_is_told_and_the_other_family_settled() {
     let cluster = Cluster::new().await;
     cluster
@@ -202,7 +248,7 @@ async fn the_loop_follows_pools_and_waits_for_the_node() {
     let cluster = Cluster { kv, store: store.clone() };
     let task = tokio::spawn(async move { keep_tunnel_addresses(&store, "h1").await });
     cluster.pool("p4", "10.65.0.0/24", always).await;
-    cluster.store.create(Node::new("h1", NodeSpec::default())).await.unwrap();
+    cluster.store.create(node()).await.unwrap();
     let until = async |wanted: bool| {
         let patience = tokio::time::timeout(Duration::from_secs(300), async {
             while cluster.said().await[0].is_some() != wanted {
