@@ -5,8 +5,8 @@ use calico_store::{Injected, Kv};
 
 use super::*;
 use crate::{
-    args::{IpamCheck, IpamInfo, IpamRelease, IpamRepair, IpamSplit},
-    testing::{Bench, refusal, text},
+    args::{self, Command, IpamCheck, IpamInfo, IpamRelease, IpamRepair, IpamSplit},
+    testing::{Bench, NODE, refusal, text},
 };
 
 /// A cluster with a pool of two blocks, and two addresses of a handle that no endpoint has.
@@ -242,4 +242,68 @@ async fn repairs_want_a_locked_datastore_and_leave_nothing_that_can_be_mended() 
     assert!(said.contains("Mended: handle net.c1 counts 0 in 10.10.0."), "{said}");
     assert_eq!(held(&bench).await.len(), 2, "found by its handle again");
     assert_eq!(text(run(&bench.ctx, &repair()).await), "Mended 0 findings; 0 are left.\n");
+}
+
+/// A cluster in which the container `A` runs on this host.
+async fn with_container() -> Bench {
+    let bench = Bench::new();
+    let spec = ClusterInformationSpec { datastore_ready: Some(true), ..ClusterInformationSpec::default() };
+    bench.put(ClusterInformation::new("default", spec)).await;
+    let spec = IPPoolSpec { cidr: "10.10.0.0/24".parse().unwrap(), ..IPPoolSpec::default() };
+    bench.put(IPPool::new("pool", spec)).await;
+    bench.node(NODE, "192.168.1.1/24", None).await;
+    let container = calico_workload::docker::Container {
+        id: "41".repeat(32),
+        name: "A".into(),
+        pid: 4711,
+        running: true,
+        network_mode: "none".into(),
+        labels: Default::default(),
+        image: "ubuntu".into(),
+        started_at: None,
+    };
+    bench.host.containers.lock().unwrap().as_mut().unwrap().insert("A".into(), container);
+    bench
+}
+
+async fn container(bench: &Bench, words: &str) -> bool {
+    let line = format!("calicoctl container {words}");
+    let cli = args::parse(line.split_whitespace().map(Into::into)).unwrap();
+    let Some(Command::Container { command }) = cli.command else { panic!("{line}") };
+    crate::commands::container::run(&bench.ctx, &command).await.is_ok()
+}
+
+async fn problems(bench: &Bench) -> String {
+    let args = IpamCheck { deep: true, show_problem_ips: true, ..IpamCheck::default() };
+    text(run_check(bench, args).await)
+}
+
+#[tokio::test]
+async fn what_container_commands_leave_behind_is_in_order() {
+    const CLEAN: &str = "Found 0 findings.\nCheck complete; found 0 problems.\n";
+    let bench = with_container().await;
+    assert!(container(&bench, "add A").await);
+    assert!(problems(&bench).await.ends_with(CLEAN), "{}", problems(&bench).await);
+    assert!(container(&bench, "remove A").await);
+    assert!(problems(&bench).await.ends_with(CLEAN), "{}", problems(&bench).await);
+    for failing in 0.. {
+        let bench = with_container().await;
+        let mut writes = 0;
+        bench.kv.inject(move |_, _| {
+            writes += 1;
+            if writes - 1 == failing { Injected::FailBefore } else { Injected::Proceed }
+        });
+        let done = container(&bench, "add A").await;
+        bench.kv.stop_injecting();
+        // What may be left is a claim that the next assignment on this host finishes, or repair does.
+        let shallow = text(run_check(&bench, IpamCheck::default()).await);
+        assert!(shallow.ends_with("Check complete; found 0 problems.\n"), "write {failing} fails: {shallow}");
+        let repair = IpamCommand::Repair(IpamRepair { force: true, ..IpamRepair::default() });
+        let said = text(run(&bench.ctx, &repair).await);
+        assert!(said.ends_with("findings; 0 are left.\n"), "write {failing} fails: {said}");
+        assert!(problems(&bench).await.ends_with(CLEAN));
+        if done && failing > 4 {
+            break;
+        }
+    }
 }
