@@ -4,6 +4,8 @@
 //!
 //! | # | what | test |
 //! |---|---|---|
+//! | 1 | `checksystem` before anything runs | `one_host`: [`the_system_is_checked`] |
+//! | 2 | `diags` before anything runs | `one_host`: [`diagnostics_are_an_archive`] |
 //! | 3 | `endpoint` (had no content): who is where | `two_hosts`: `endpoints_are_found_by_what_is_known_of_them` |
 //! | 4 | encapsulated traffic between hosts | `two_hosts`: `a_pool_with_vxlan_is_tunnelled` |
 //! | 5 | a node finds its address by itself | `one_host`: [`the_node_finds_its_address`] |
@@ -36,6 +38,8 @@ fn one_host() {
     let lab = Lab::up(&LabOptions::hosts(1).with_node_image()).unwrap_or_else(|error| panic!("{error}"));
     let cluster = Cluster { lab };
     let host = cluster.lab.host(1);
+    the_system_is_checked(host);
+    diagnostics_are_an_archive(host);
     pools_come_and_go(host);
     the_image_is_the_one_asked_for(host);
     the_node_finds_its_address(host);
@@ -43,6 +47,24 @@ fn one_host() {
     interfaces_stand_beside_those_that_are_there(&cluster);
     addresses_on_a_named_interface(&cluster);
     a_node_with_endpoints_stops_by_force_only(&cluster);
+}
+
+/// 1: a host that can be a node is found to be one, before anything of ours runs.
+fn the_system_is_checked(host: &Host) {
+    host.ok("calicoctl checksystem");
+}
+
+/// 2: without a node there is something to collect too.
+fn diagnostics_are_an_archive(host: &Host) {
+    let said = host.run("calicoctl diags");
+    assert!(said.success(), "{}", said.text());
+    let text = said.text();
+    let archive = text.split_whitespace().find(|word| word.ends_with(".tar.gz"));
+    let archive = archive.unwrap_or_else(|| panic!("no archive is named:\n{text}"));
+    let inside = host.ok(&format!("tar -tzf {archive}"));
+    assert!(inside.lines().count() > 5, "{inside}");
+    assert_eq!(host.ok(&format!("stat -c %a {archive}")).trim(), "600", "it is nobody else's to read");
+    host.ok(&format!("rm {archive}"));
 }
 
 /// 8: each family by itself, and what is not there cannot be removed.
