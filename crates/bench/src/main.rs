@@ -6,6 +6,7 @@
 mod attach;
 mod bgp;
 mod cpu;
+mod dataplane;
 mod engine;
 mod felix;
 mod heap;
@@ -28,7 +29,7 @@ use crate::report::Report;
 /// Measures the product in the lab. Needs root, Docker, etcd and BIRD, and the release build of the binaries.
 #[derive(Parser)]
 struct Cli {
-    /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `packets`, `felix`, `memory`, `ipam`,
+    /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `dataplane`, `packets`, `felix`, `memory`, `ipam`,
     /// `bgp`, `attach`, `image`, `build`.
     #[arg(long, env = "ONLY", default_value = "")]
     only: String,
@@ -55,6 +56,7 @@ const PARTS: &[Part] = &[
     ("selector", selector::measure),
     ("engine", engine::measure),
     ("nft", nft::measure),
+    ("dataplane", dataplane::measure),
     ("packets", packets::measure),
     ("felix", felix::measure),
     ("memory", memory::measure),
