@@ -2,13 +2,13 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Connection;
+use super::{Connection, OutputArgs};
 use crate::output::Format;
 
 pub(super) const USAGE: &str = "\
 calicoctl pool add <CIDR>... [OPTIONS]
        calicoctl pool range add <START_IP> <END_IP> [OPTIONS]
-       calicoctl pool remove <CIDR>...
+       calicoctl pool remove <CIDR>... [-o <FORMAT>]
        calicoctl pool show [--ipv4 | --ipv6] [-o <FORMAT>]
 
 Options: [--nat-outgoing] [--ipip[=<MODE>] | --vxlan[=<MODE>]] [--disabled] [--block-size=<LENGTH>]";
@@ -46,7 +46,7 @@ listed; they are neither announced to other hosts nor masqueraded any more.
 
 Examples:
   calicoctl pool remove 192.168.0.0/16
-  calicoctl pool remove 10.10.0.0/16 fd80:24e2:f998:72d6::/64";
+  calicoctl pool remove 10.10.0.0/16 fd80:24e2:f998:72d6::/64 -o json";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
@@ -80,6 +80,9 @@ pub(crate) enum PoolCommand {
         /// The pools' ranges, or their names
         #[arg(value_name = "CIDR", required = true)]
         cidrs: Vec<String>,
+        /// How to print what still uses them.
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// List the pools
     #[command(after_help = SHOW_EXAMPLES)]
@@ -168,6 +171,7 @@ impl PoolCommand {
         match self {
             Self::Show { output: PoolFormat::Json, .. } => Format::Json,
             Self::Show { output: PoolFormat::Yaml, .. } => Format::Yaml,
+            Self::Remove { output, .. } => output.format,
             _ => Format::Table,
         }
     }

@@ -30,7 +30,7 @@ pub(crate) async fn run(ctx: &Context, command: &PoolCommand) -> Result<Output, 
         PoolCommand::Range { command: PoolRangeCommand::Add { start, end, options } } => {
             add::add_range(ctx, start, end, options).await
         }
-        PoolCommand::Remove { cidrs } => remove::remove(ctx, cidrs).await,
+        PoolCommand::Remove { cidrs, output } => remove::remove(ctx, cidrs, output.format).await,
         PoolCommand::Show { ipv4, ipv6, output } => show::show(ctx, *ipv4, *ipv6, *output).await,
     }
 }

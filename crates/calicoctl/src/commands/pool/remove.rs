@@ -10,12 +10,17 @@ use calico_ipam::Ipam;
 use calico_model::{IPPool, IPPoolSpec};
 use calico_store::Error;
 
-use super::{plan, stored, uses};
+use serde_json::json;
+
+use super::{
+    plan, stored,
+    uses::{self, Use},
+};
 use crate::{
     commands::race::Races,
     context::Context,
     failure::{Exit, Failure, sentence},
-    output::Output,
+    output::{Format, Output},
 };
 
 /// How long hosts may take to notice that a pool is disabled.
@@ -25,7 +30,7 @@ const NOTICE: Duration = Duration::from_millis(500);
 const LISTED: usize = 20;
 
 /// `pool remove`
-pub(super) async fn remove(ctx: &Context, words: &[String]) -> Result<Output, Failure> {
+pub(super) async fn remove(ctx: &Context, words: &[String], format: Format) -> Result<Output, Failure> {
     let pools = stored(ctx).await?;
     let (mut chosen, mut faults): (Vec<&IPPool>, Vec<Failure>) = (Vec::new(), Vec::new());
     for word in words {
@@ -39,24 +44,37 @@ pub(super) async fn remove(ctx: &Context, words: &[String]) -> Result<Output, Fa
         return Err(failure);
     }
     let _acting = ctx.interrupt.acting();
-    let mut lines = Vec::new();
+    // A document must have nothing before it.
+    let progress = |line: &str| {
+        if format == Format::Table {
+            ctx.console.say(line)
+        }
+    };
+    let (mut text, mut removed) = (String::new(), Vec::new());
     for pool in chosen {
-        match remove_one(ctx, pool, &mut lines).await {
-            Ok(()) => {}
-            Err(failure) if lines.is_empty() => return Err(failure),
+        match remove_one(ctx, pool, progress).await {
+            Ok(uses) => {
+                let lines = [vec![format!("Deleted IP Pool {}", pool.spec.cidr)], left(pool, &uses)].concat();
+                text.extend(lines.iter().map(|line| format!("{line}\n")));
+                removed.push(json!({ "cidr": pool.spec.cidr, "name": pool.name(), "stillInUse": uses }));
+            }
+            Err(failure) if removed.is_empty() => return Err(failure),
             // What is done stays done.
-            Err(failure) => return Ok(Output::lines(lines).but(failure).exit(Exit::Failed)),
+            Err(failure) => return Ok(Output::of(text, removed).but(failure).exit(Exit::Failed)),
         }
     }
-    Ok(Output::lines(lines))
+    Ok(Output::of(text, removed))
 }
 
-async fn remove_one(ctx: &Context, pool: &IPPool, lines: &mut Vec<String>) -> Result<(), Failure> {
+/// Removes a pool; what still has addresses of it.
+async fn remove_one(ctx: &Context, pool: &IPPool, progress: impl Fn(&str)) -> Result<Vec<Use>, Failure> {
     ctx.interrupt.check()?;
-    retire(ctx, pool).await?;
-    lines.push(format!("Deleted IP Pool {}", pool.spec.cidr));
-    lines.extend(left(ctx, pool).await?);
-    Ok(())
+    progress("Disabling IP Pool");
+    disable(ctx, pool).await?;
+    progress("Removing IPAM configuration for pool");
+    let_go(ctx, pool).await?;
+    delete(ctx, pool).await?;
+    uses::of(ctx, pool.spec.cidr).await
 }
 
 /// The pool of a CIDR or of a name.
@@ -75,11 +93,8 @@ fn find<'a>(pools: &'a [IPPool], word: &str) -> Result<&'a IPPool, Failure> {
     })
 }
 
-async fn retire(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
-    ctx.console.say("Disabling IP Pool");
-    disable(ctx, pool).await?;
-    ctx.console.say("Removing IPAM configuration for pool");
-    let_go(ctx, pool).await?;
+/// Deletes the pool as it stands by now.
+async fn delete(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
     let mut races = Races::new(format!("IPPool {}", pool.name()));
     let path = pool.key().to_string();
     while let Some(entry) = ctx.store.kv().get(&path).await? {
@@ -126,10 +141,9 @@ async fn let_go(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
 }
 
 /// What still has addresses of a pool that is gone, and how to go on.
-async fn left(ctx: &Context, pool: &IPPool) -> Result<Vec<String>, Failure> {
+fn left(pool: &IPPool, uses: &[Use]) -> Vec<String> {
     let cidr = pool.spec.cidr;
-    let uses = uses::of(ctx, cidr).await?;
-    let Some(first) = uses.first() else { return Ok(Vec::new()) };
+    let Some(first) = uses.first() else { return Vec::new() };
     let mut lines = vec![match uses.len() {
         1 => format!("1 address of {cidr} is still in use:"),
         count => format!("{count} addresses of {cidr} are still in use:"),
@@ -154,5 +168,5 @@ async fn left(ctx: &Context, pool: &IPPool) -> Result<Vec<String>, Failure> {
     let options = super::show::options(&pool.spec).into_iter().filter(|option| option != "disabled");
     let options: String = options.map(|option| format!(" --{option}")).collect();
     lines.push(format!("  or keep them in use: calicoctl pool add {cidr}{options}"));
-    Ok(lines)
+    lines
 }

@@ -323,6 +323,18 @@ async fn a_pool_that_is_removed_says_what_still_uses_it_and_how_to_go_on() {
     );
     assert_eq!(bench.said()[..2], ["Disabling IP Pool", "Removing IPAM configuration for pool"]);
     assert!(pools(&bench).await.is_empty());
+    // Programs get the same, and nothing but that.
+    text(typed(&bench, "pool add 192.168.0.0/16").await);
+    let output = typed(&bench, "pool remove 192.168.0.0/16 -o json").await.unwrap();
+    assert_eq!(
+        (output.data[0]["cidr"].as_str(), output.data[0]["name"].as_str()),
+        (Some("192.168.0.0/16"), Some("192-168-0-0-16"))
+    );
+    assert_eq!(
+        output.data[0]["stillInUse"][0],
+        json!({"address": "192.168.0.1", "holder": "container workload_A on host host-1", "container": "workload_A"})
+    );
+    assert_eq!(bench.said().len(), 2, "{:?}", bench.said());
     // The block lives on without an owner; no host claims it any more.
     let keys: Vec<String> = bench.everything().await.into_iter().map(|(key, _)| key).collect();
     assert!(!keys.iter().any(|key| key.starts_with("/calico/ipam/v2/host/")), "{keys:?}");

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use calico_ipam::{Attribute, Ipam};
 use calico_model::{WorkloadEndpoint, WorkloadEndpointSpec, WorkloadName};
 use ipnet::IpNet;
+use serde::Serialize;
 
 use crate::{
     commands::endpoint::ANNOTATION_WORKLOAD,
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// An address in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Use {
     /// The address.
     pub(super) address: IpAddr,
