@@ -7,7 +7,7 @@
 use std::thread;
 
 use calico_e2e::{Cluster, Workload, assert_closes_to, assert_matrix, eventually, start_node, trio::NODE};
-use calico_lab::{Host, Lab, LabOptions};
+use calico_lab::{Host, Lab, LabOptions, Pinger};
 
 const POOLS: [&str; 2] = ["default-ipv4-ippool", "default-ipv6-ippool"];
 
@@ -58,6 +58,26 @@ fn answers(from: &Workload<'_>, to: &Workload<'_>, size: usize) {
     }
 }
 
+/// A felix that is killed leaves the tunnel at work, and the next one finds nothing to do.
+fn restart_is_invisible(from: &Workload<'_>, to: &Workload<'_>) {
+    let felix = || from.host.run("pgrep -f '[c]alico-node felix'").stdout;
+    let entries =
+        || from.host.ok("ip -o link show type vxlan; bridge fdb show dev vxlan.calico | sort; ip route show proto 80");
+    let (old, before) = (felix(), entries());
+    let streams: Vec<Pinger> =
+        to.addresses.iter().map(|to| Pinger::start(from.host, from.name, *to).unwrap()).collect();
+    from.host.ok("pkill -9 -f '[c]alico-node felix'");
+    eventually("another felix", || !felix().is_empty() && felix() != old);
+    eventually("it to be well", || from.host.run("docker exec calico-node calico-node health").success());
+    let after = streams[0].sent() + 100;
+    eventually("a second of pings after it", || streams[0].sent() >= after);
+    for stream in streams {
+        let report = stream.stop();
+        assert!(report.lost.is_empty(), "{report}");
+    }
+    assert_eq!(entries(), before);
+}
+
 #[test]
 fn hosts_of_two_subnets_share_pools_through_vxlan() {
     let cluster = up();
@@ -87,6 +107,8 @@ fn hosts_of_two_subnets_share_pools_through_vxlan() {
     let link = host1.ok("docker exec late ip link show eth1");
     assert!(link.contains("mtu 1430"), "{link}");
     answers(&late, &c, 3000);
+
+    restart_is_invisible(&a, &c);
 
     set_mode(host2, "CrossSubnet");
     let direct = format!("via {} dev eth0", host2.ipv4());

@@ -9,12 +9,13 @@ use crate::host::Host;
 use crate::lab::{Lab, SWITCH};
 
 /// What is asked of every host; file name and command.
-const QUESTIONS: [(&str, &str); 15] = [
+const QUESTIONS: [(&str, &str); 16] = [
     ("addresses", "ip -details addr"),
     ("routes4", "ip -details -4 route show table all"),
     ("routes6", "ip -details -6 route show table all"),
     ("rules", "ip -4 rule; ip -6 rule"),
     ("neighbours", "ip neigh; ip neigh show proxy"),
+    ("tunnels", "ip -details link show type vxlan; bridge fdb show"),
     ("nft", "nft -a list ruleset"),
     ("iptables", "iptables-save -c; ip6tables-save -c"),
     ("conntrack", "conntrack -L"),
