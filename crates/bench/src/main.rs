@@ -4,6 +4,7 @@
 //! `docker run`), and the detail says the ratio. Names are paths, so that a part can be chosen: `--only felix`.
 
 mod attach;
+mod bare;
 mod bgp;
 mod cpu;
 mod dataplane;
