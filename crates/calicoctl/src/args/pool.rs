@@ -11,7 +11,8 @@ calicoctl pool add <CIDR>... [OPTIONS]
        calicoctl pool remove <CIDR>... [-o <FORMAT>]
        calicoctl pool show [--ipv4 | --ipv6] [-o <FORMAT>]
 
-Options: [--nat-outgoing] [--ipip[=<MODE>] | --vxlan[=<MODE>]] [--disabled] [--block-size=<LENGTH>]";
+Options: [--nat-outgoing] [--ipip[=<MODE>] | --vxlan[=<MODE>]] [--disabled]
+         [--block-size=<LENGTH>]";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -27,11 +28,11 @@ options anew: those that are not given are switched off.
 
 Examples:
   calicoctl pool add 192.168.0.0/16 fd80:24e2:f998:72d6::/64
-  calicoctl pool add 192.168.0.0/16 --nat-outgoing          reach the world from the host's address
-  calicoctl pool add 10.10.0.0/16 --vxlan                   for networks that do not know the pool
-  calicoctl pool add 10.10.0.0/16 --vxlan=CrossSubnet       … and only between their subnets
-  calicoctl pool add 10.20.0.0/28 --block-size=29           smaller than a block of /26
-  calicoctl pool add 10.30.0.0/16 --disabled                nobody gets an address of it";
+  calicoctl pool add 192.168.0.0/16 --nat-outgoing        out with the host's address
+  calicoctl pool add 10.10.0.0/16 --vxlan                 over networks that do not know it
+  calicoctl pool add 10.10.0.0/16 --vxlan=CrossSubnet     … only between subnets
+  calicoctl pool add 10.20.0.0/28 --block-size=29         smaller than a block of /26
+  calicoctl pool add 10.30.0.0/16 --disabled              nobody gets an address of it";
 
 const RANGE_EXAMPLES: &str = "\
 The range, both ends included, becomes as few pools as possible.

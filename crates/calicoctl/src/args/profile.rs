@@ -16,14 +16,15 @@ calicoctl profile show [--detailed] [-o <FORMAT>]
        calicoctl profile remove <PROFILE> [--no-check]
        calicoctl profile <PROFILE> tag (add|remove) <TAG>
        calicoctl profile <PROFILE> tag show [-o <FORMAT>]
-       calicoctl profile <PROFILE> rule add (inbound|outbound) [--at=<POSITION>] (allow|deny) [MATCH]
-       calicoctl profile <PROFILE> rule remove (inbound|outbound) (--at=<POSITION> | (allow|deny) [MATCH])
+       calicoctl profile <PROFILE> rule add (inbound|outbound) [--at=<N>] (allow|deny) [MATCH]
+       calicoctl profile <PROFILE> rule remove (inbound|outbound) (--at=<N> | (allow|deny) …)
        calicoctl profile <PROFILE> rule show [-o <FORMAT>]
        calicoctl profile <PROFILE> rule (json|update)
 
-Match: (tcp|udp) [from [ports <PORTS>] [tag <TAG>] [cidr <CIDRS>]] [to [ports <PORTS>] [tag <TAG>] [cidr <CIDRS>]]
-       (icmp|icmpv6) [type <TYPE> [code <CODE>]] [from [tag <TAG>] [cidr <CIDRS>]] [to [tag <TAG>] [cidr <CIDRS>]]
-       [from [tag <TAG>] [cidr <CIDRS>]] [to [tag <TAG>] [cidr <CIDRS>]]";
+Match: (tcp|udp) [from [ports <PORTS>] END] [to [ports <PORTS>] END]
+       (icmp|icmpv6) [type <TYPE> [code <CODE>]] [from END] [to END]
+       [from END] [to END]
+End:   [tag <TAG>] [cidr <CIDRS>]";
 
 pub(super) const EXAMPLES: &str = "\
 A profile is a list of rules for what comes in and one for what goes out; the first rule that
@@ -43,7 +44,7 @@ const TAG_USAGE: &str = "\
 calicoctl profile <PROFILE> tag (add|remove) <TAG>
        calicoctl profile <PROFILE> tag show [-o <FORMAT>]";
 const TAG_EXAMPLES: &str = "\
-Rules speak of endpoints by tag: `from tag APP` are those that have any profile with the tag APP.
+Rules speak of endpoints by tag: `from tag APP` are those that have a profile with the tag APP.
 In v3 a tag is a label with an empty value that the profile lends its endpoints.
 
 Examples:
@@ -55,20 +56,21 @@ const TAG_ADD_USAGE: &str = "calicoctl profile <PROFILE> tag add <TAG>";
 const TAG_REMOVE_USAGE: &str = "calicoctl profile <PROFILE> tag remove <TAG>";
 
 const RULE_USAGE: &str = "\
-calicoctl profile <PROFILE> rule add (inbound|outbound) [--at=<POSITION>] (allow|deny) [MATCH]
-       calicoctl profile <PROFILE> rule remove (inbound|outbound) (--at=<POSITION> | (allow|deny) [MATCH])
+calicoctl profile <PROFILE> rule add (inbound|outbound) [--at=<N>] (allow|deny) [MATCH]
+       calicoctl profile <PROFILE> rule remove (inbound|outbound) (--at=<N> | (allow|deny) …)
        calicoctl profile <PROFILE> rule show [-o <FORMAT>]
        calicoctl profile <PROFILE> rule (json|update)";
 const RULE_ADD_USAGE: &str = "\
-calicoctl profile <PROFILE> rule add (inbound|outbound) [--at=<POSITION>] (allow|deny) [MATCH]
+calicoctl profile <PROFILE> rule add (inbound|outbound) [--at=<N>] (allow|deny) [MATCH]
 
-Match: (tcp|udp) [from [ports <PORTS>] [tag <TAG>] [cidr <CIDRS>]] [to [ports <PORTS>] [tag <TAG>] [cidr <CIDRS>]]
-       (icmp|icmpv6) [type <TYPE> [code <CODE>]] [from [tag <TAG>] [cidr <CIDRS>]] [to [tag <TAG>] [cidr <CIDRS>]]
-       [from [tag <TAG>] [cidr <CIDRS>]] [to [tag <TAG>] [cidr <CIDRS>]]";
+Match: (tcp|udp) [from [ports <PORTS>] END] [to [ports <PORTS>] END]
+       (icmp|icmpv6) [type <TYPE> [code <CODE>]] [from END] [to END]
+       [from END] [to END]
+End:   [tag <TAG>] [cidr <CIDRS>]";
 const RULE_ADD_EXAMPLES: &str = "\
-The words have this order: action, protocol, type, code, from, to; behind from and to: ports, tag,
-cidr. PORTS is a list of ports and ranges (80,8000:8080), CIDRS one of networks and addresses of
-one family. A rule that is there already is not added again.
+The words have this order: action, protocol, type, code, from, to; behind from and to: ports,
+tag, cidr. PORTS is a list of ports and ranges (80,8000:8080), CIDRS one of networks and
+addresses of one family. A rule that is there already is not added again.
 
 Examples:
   calicoctl profile WEB rule add inbound allow tcp to ports 80,443,8000:8080
@@ -78,7 +80,7 @@ Examples:
   calicoctl profile DB rule add outbound allow udp to ports 53 cidr 10.0.0.10/32
   calicoctl profile DB rule add inbound allow from cidr 192.168.0.0/16";
 const RULE_REMOVE_USAGE: &str = "\
-calicoctl profile <PROFILE> rule remove (inbound|outbound) --at=<POSITION>
+calicoctl profile <PROFILE> rule remove (inbound|outbound) --at=<N>
        calicoctl profile <PROFILE> rule remove (inbound|outbound) (allow|deny) [MATCH]";
 const RULE_REMOVE_EXAMPLES: &str = "\
 Without a position the words say which rule is meant, as `rule show` prints it.
@@ -192,7 +194,7 @@ pub(crate) enum ProfileRuleCommand {
         #[arg(value_name = "DIRECTION", hide_possible_values = true)]
         direction: RuleDirection,
         /// The place that the rule will have, from 1
-        #[arg(long, value_name = "POSITION")]
+        #[arg(long, value_name = "N")]
         at: Option<String>,
         /// allow or deny, and what the rule is about
         #[arg(value_name = "RULE", required = true, value_parser = RuleWord, hide_possible_values = true)]
@@ -207,7 +209,7 @@ pub(crate) enum ProfileRuleCommand {
         #[arg(value_name = "DIRECTION", hide_possible_values = true)]
         direction: RuleDirection,
         /// The rule's place, from 1
-        #[arg(long, value_name = "POSITION", conflicts_with = "rule", required_unless_present = "rule")]
+        #[arg(long, value_name = "N", conflicts_with = "rule", required_unless_present = "rule")]
         at: Option<String>,
         /// The rule's words
         #[arg(value_name = "RULE", value_parser = RuleWord, hide_possible_values = true)]
