@@ -6,7 +6,8 @@ use super::{Connection, OutputArgs};
 use crate::output::Format;
 
 pub(super) const USAGE: &str = "\
-calicoctl bgp peer add <PEER_IP> as <AS_NUM> [--port=<PORT>] [--keep-next-hop] [--filter=<NAME>]...
+calicoctl bgp peer add <PEER_IP> as <AS_NUM> [--port=<PORT>] [--keep-next-hop]
+                      [--filter=<NAME>]...
                       [--password-file=<FILE> | --password-secret=<NAME/KEY>]
        calicoctl bgp peer remove <PEER_IP> [--port=<PORT>]
        calicoctl bgp peer show [--ipv4 | --ipv6] [-o <FORMAT>]
@@ -14,8 +15,9 @@ calicoctl bgp peer add <PEER_IP> as <AS_NUM> [--port=<PORT>] [--keep-next-hop] [
        calicoctl bgp default-node-as [AS_NUM]";
 
 pub(super) const EXAMPLES: &str = "\
-Every host talks BGP with every other (the mesh) and with the global peers. To change a cluster from the one to the
-other add the peers first, see in `calicoctl status` that their sessions are up, then switch the mesh off.
+Every host talks BGP with every other (the mesh) and with the global peers. To change a cluster
+from the one to the other add the peers first, see in `calicoctl status` that their sessions
+are up, then switch the mesh off.
 
 Examples:
   calicoctl bgp peer add 192.0.2.10 as 64555
@@ -34,9 +36,10 @@ Examples:
   calicoctl bgp peer remove 192.0.2.10";
 const PEER_ADD_USAGE: &str = "calicoctl bgp peer add <PEER_IP> as <AS_NUM> [OPTIONS]";
 const PEER_ADD_EXAMPLES: &str = "\
-A peer that is there already gets the AS number and the options given; what is not given stays as it is. A password
-is kept in a file that only root can read, /etc/calico/bgp-secrets/NAME/KEY on each host that peers, and shown
-nowhere; a host without that file has no session with the peer.
+A peer that is there already gets the AS number and the options given; what is not given stays
+as it is. A password is kept in a file that only root can read, on each host that peers:
+/etc/calico/bgp-secrets/NAME/KEY. It is shown nowhere; a host without that file has no session
+with the peer.
 
 Examples:
   calicoctl bgp peer add 192.0.2.10 as 64555
@@ -50,7 +53,8 @@ Examples:
   calicoctl bgp peer remove 192.0.2.10";
 const PEER_SHOW_USAGE: &str = "calicoctl bgp peer show [--ipv4 | --ipv6] [-o <FORMAT>]";
 const PEER_SHOW_EXAMPLES: &str = "\
-Peers that were made by `calicoctl apply` are shown too, also those that choose their hosts or neighbours by selector.
+Peers that were made by `calicoctl apply` are shown too, also those that choose their hosts or
+neighbours by selector.
 
 Examples:
   calicoctl bgp peer show
@@ -199,8 +203,9 @@ Examples:
   calicoctl node bgp peer remove 192.0.2.10";
 const NODE_ADD_USAGE: &str = "calicoctl node bgp peer add <PEER_IP> as <AS_NUM> [OPTIONS]";
 const NODE_ADD_EXAMPLES: &str = "\
-A peer that is there already gets the AS number and the options given; what is not given stays as it is. A password
-is kept in a file that only root can read, /etc/calico/bgp-secrets/NAME/KEY, and shown nowhere.
+A peer that is there already gets the AS number and the options given; what is not given stays
+as it is. A password is kept in a file that only root can read, and shown nowhere:
+/etc/calico/bgp-secrets/NAME/KEY.
 
 Examples:
   calicoctl node bgp peer add 192.0.2.10 as 64555

@@ -7,11 +7,13 @@ use crate::output::Format;
 
 pub(super) const USAGE: &str = "\
 calicoctl config (felix | bgp | node felix | node bgp) [--all] [-o <FORMAT>]
-       calicoctl config (felix | bgp | node felix | node bgp) <NAME> [<VALUE> | --remove] [--force]";
+       calicoctl config (felix | bgp | node felix | node bgp) <NAME>
+                        [<VALUE> | --remove] [--force]";
 
 pub(super) const EXAMPLES: &str = "\
-Names are those of the fields of FelixConfiguration and BGPConfiguration, in any case; `loglevel` is how much is
-logged: debug, info, warning, error, critical, none. A setting of this host (node …) wins over that of the cluster.
+Names are those of the fields of FelixConfiguration and BGPConfiguration, in any case;
+`loglevel` is how much is logged: debug, info, warning, error, critical, none. A setting of
+this host (node …) wins over that of the cluster.
 
 Examples:
   calicoctl config felix                                  what is set
@@ -23,7 +25,8 @@ Examples:
   calicoctl config node bgp loglevel --remove";
 
 const FELIX_EXAMPLES: &str = "\
-Lists have commas between their items, durations are such as 90s (a number alone is seconds), `none` is the empty list.
+Lists have commas between their items, durations are such as 90s (a number alone is seconds),
+`none` is the empty list.
 
 Examples:
   calicoctl config felix
