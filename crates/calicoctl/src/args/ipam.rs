@@ -27,11 +27,11 @@ Examples:
 const CHECK_EXAMPLES: &str = "\
 Compares what is allocated with what endpoints and hosts use. It changes nothing. An address that a
 container is given at this moment looks like a leak: lock the datastore before you act on a report.
-Ends with code 0 whatever it finds, unless --fail is given.
+Ends with code 1 if it finds a problem.
 
 Examples:
   calicoctl ipam check --show-problem-ips
-  calicoctl ipam check --deep --fail                         for a job that watches the cluster
+  calicoctl ipam check --deep                                for a job that watches the cluster
   calicoctl datastore migrate lock
   calicoctl ipam check -o report.json
   calicoctl ipam release --from-report=report.json
@@ -147,9 +147,6 @@ pub(crate) struct IpamCheck {
     /// Also look at affinities, counts of handles, and addresses with two users
     #[arg(long)]
     pub(crate) deep: bool,
-    /// End with code 1 if there is a problem
-    #[arg(long)]
-    pub(crate) fail: bool,
     /// Write a report for programs; `-` writes it, and nothing else, to standard output
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(crate) report: Option<String>,

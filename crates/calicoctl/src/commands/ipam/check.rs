@@ -39,7 +39,7 @@ pub(super) async fn check(ctx: &Context, ipam: &Ipam, args: &IpamCheck) -> Resul
         }
         None => {}
     }
-    let exit = if args.fail && problems(&audit, args.deep) > 0 { Exit::Failed } else { Exit::Done };
+    let exit = if problems(&audit, args.deep) > 0 { Exit::Failed } else { Exit::Done };
     Ok(output.exit(exit))
 }
 
