@@ -140,6 +140,10 @@ fn play(rig: &mut Rig, case: &Value, backend: Backend) -> io::Result<Vec<String>
     let hoped: Vec<Answer> = lines.iter().map(|line| line.expected.answer()).collect();
     let outcomes = rig.probe_expecting(&probes, &hoped)?;
     faults.extend(lines.iter().zip(&outcomes).filter_map(|(line, outcome)| line.fault(outcome)));
+    // What is let through in the end was only late for the first look; what is denied must never come.
+    let late = rig.prober.late();
+    let denied = probes.iter().zip(&hoped).filter(|(probe, hoped)| **hoped == Answer::Drop && late.contains(probe));
+    faults.extend(denied.map(|(probe, _)| format!("{probe:?} arrived late")));
     Ok(faults)
 }
 
