@@ -39,9 +39,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
             let ours = sample(spec).await?;
             Ok((ours, yardstick().await?))
         })?;
-        let (ours_in_kernel, ours_chain) =
-            (ours.in_kernel, median(ours.chain.iter().map(|sample| sample.wall).collect()));
-        let bare = theirs.bare;
+        let (in_kernel, chain) = (ours.in_kernel, median(ours.chain.iter().map(|sample| sample.wall).collect()));
         let Spec { count, members } = spec;
         let table = format!("{count} sets of {members}, {count} chains of {RULES} rules");
         let load = format!("{table}, from nothing; {:.1} ms of it this thread", ours.load.cpu.as_secs_f64() * 1e3);
@@ -55,15 +53,12 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
             let cpu = median(ours.iter().map(|sample| sample.cpu).collect()).as_secs_f64() * 1e3;
             let detail = format!("{table}: {what} takes {nft:.1} ms; this thread ran {cpu:.3} ms");
             report.add_times(&format!("nft/{name}/{count}"), ours.iter().map(|sample| sample.wall).collect(), &detail);
-            if name == "chain" {
-                let detail = "share of the kernel in it";
-                report.add(format!("nft/chain/{count}/kernel"), 100.0 * ours_in_kernel, "%", 1, detail);
-                let ratio = ours_chain.as_secs_f64() / median(bare.clone()).as_secs_f64();
-                let detail = format!("yardstick: the same as a bare batch made before; ours takes {ratio:.2} x that");
-                report.add_times(&format!("nft/chain_bare/{count}"), bare.clone(), &detail);
-            }
             report.add(format!("nft/{name}/{count}/tool"), nft, "ms", 1, "yardstick: by the tool `nft`");
         }
+        report.add(format!("nft/chain/{count}/kernel"), 100.0 * in_kernel, "%", 1, "share of the kernel in it");
+        let ratio = chain.as_secs_f64() / median(theirs.bare.clone()).as_secs_f64();
+        let detail = format!("yardstick: the same as a bare batch made before; ours takes {ratio:.2} x that");
+        report.add_times(&format!("nft/chain_bare/{count}"), theirs.bare, &detail);
     }
     Ok(())
 }
