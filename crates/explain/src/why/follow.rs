@@ -1,6 +1,8 @@
 //! The packet's way: which hosts judge it, and what it looks like there.
 
-use calico_model::{AnyResource, EncapMode, IPPool, KindName};
+use std::net::IpAddr;
+
+use calico_model::{AnyResource, EncapMode, IPPool, KindName, ResourceKey};
 use calico_policy::{
     instruction::PolicyId,
     oracle::{self, Flow, State},
@@ -112,9 +114,15 @@ pub(super) fn route(cluster: &Cluster, question: &Question, legs: &[Leg]) -> Rou
             let address = address.into_iter().find(|own| own.is_ipv4() == question.to.address.is_ipv4());
             route.next_hop = address.map(|address| address.to_string());
             match &route.next_hop {
-                Some(address) => {
-                    let tunnel = tunnel(cluster, question).map_or(String::new(), |word| format!(" through {word}"));
-                    format!("{from} to {to} ({address}){tunnel}{last}")
+                Some(hop) => {
+                    let pool = pool(cluster, question);
+                    if pool.is_some_and(|pool| is_encapsulated(pool.spec.ipip_mode, false)) {
+                        let warning = "the pool asks for IP-in-IP, which is not supported: no route leads there";
+                        route.warnings.push(warning.to_owned());
+                    }
+                    let near = address.is_some_and(|address| share_subnet(cluster, from, address));
+                    let through = pool.is_some_and(|pool| is_encapsulated(pool.spec.vxlan_mode, near));
+                    format!("{from} to {to} ({hop}){}{last}", if through { " through VXLAN" } else { "" })
                 }
                 None => {
                     let family = question.ip_version();
@@ -141,17 +149,29 @@ pub(super) fn route(cluster: &Cluster, question: &Question, legs: &[Leg]) -> Rou
     route
 }
 
-/// How packets to the receiver travel between hosts, if not as they are.
-fn tunnel(cluster: &Cluster, question: &Question) -> Option<&'static str> {
-    let pools = cluster.of_kind(KindName::IPPool).filter_map(|(_, resource)| match resource {
+/// The pool that the receiver's address is of.
+fn pool<'a>(cluster: &'a Cluster, question: &Question) -> Option<&'a IPPool> {
+    let mut pools = cluster.of_kind(KindName::IPPool).filter_map(|(_, resource)| match resource {
         AnyResource::IPPool(pool) => Some(pool),
         _ => None,
     });
-    let pool: &IPPool = pools.into_iter().find(|pool| pool.spec.cidr.contains(&question.to.address))?;
-    let on = |mode: Option<EncapMode>| matches!(mode, Some(EncapMode::Always | EncapMode::CrossSubnet));
-    match (on(pool.spec.ipip_mode), on(pool.spec.vxlan_mode)) {
-        (true, _) => Some("IP in IP"),
-        (_, true) => Some("VXLAN"),
-        _ => None,
+    pools.find(|pool| pool.spec.cidr.contains(&question.to.address))
+}
+
+/// Whether packets are encapsulated on their way to a host, which is `near` if it is in a subnet of the sender's.
+fn is_encapsulated(mode: Option<EncapMode>, near: bool) -> bool {
+    match mode.unwrap_or_default() {
+        EncapMode::Never => false,
+        EncapMode::Always => true,
+        EncapMode::CrossSubnet => !near,
     }
+}
+
+/// Whether an address is in the subnet of a host's own.
+fn share_subnet(cluster: &Cluster, host: &str, address: IpAddr) -> bool {
+    let Some(AnyResource::Node(node)) = cluster.get(&ResourceKey::new(KindName::Node, None, host)) else {
+        return false;
+    };
+    let own = node.spec.bgp.iter().flat_map(|bgp| [&bgp.ipv4_address, &bgp.ipv6_address]).flatten();
+    own.filter_map(|own| own.parse::<ipnet::IpNet>().ok()).any(|own| own.contains(&address))
 }

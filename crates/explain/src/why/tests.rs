@@ -246,3 +246,27 @@ fn ping_is_a_question_too() {
     assert!(answer.summary.starts_with("denied at ingress of db3 on h2: ping from web1 to db3"), "{}", answer.summary);
     assert!(answer.proven, "{:?}", answer.changes);
 }
+
+#[test]
+fn the_way_says_vxlan_where_packets_are_encapsulated() {
+    let pool = |mode: &str, field: &str| {
+        set(json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "p"},
+            "spec": {"cidr": "10.65.0.0/16", field: mode}}))
+    };
+    let far = set(json!({"kind": "Node", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "h2"},
+        "spec": {"bgp": {"ipv4Address": "172.19.0.2/24"}}}));
+    for (more, through) in [
+        (vec![], false),
+        (vec![pool("Always", "vxlanMode")], true),
+        (vec![pool("CrossSubnet", "vxlanMode")], false),
+        (vec![pool("CrossSubnet", "vxlanMode"), far], true),
+    ] {
+        let cluster = cluster(more);
+        let route = ask(&cluster, "10.65.0.1", "10.65.0.3", 80).route;
+        assert_eq!(route.text.contains("VXLAN"), through, "{}", route.text);
+        assert!(route.warnings.is_empty(), "{:?}", route.warnings);
+    }
+    let cluster = cluster(vec![pool("Always", "ipipMode")]);
+    let route = ask(&cluster, "10.65.0.1", "10.65.0.3", 80).route;
+    assert!(route.warnings.iter().any(|warning| warning.contains("IP-in-IP")), "{:?}", route.warnings);
+}

@@ -62,8 +62,8 @@ pub(super) struct Overlay {
     /// Everything may have changed.
     all: bool,
     dirty: BTreeSet<IpNet>,
-    /// VXLAN was switched on as of the last flush.
-    enabled: bool,
+    /// VXLAN was switched off as of the last flush.
+    disabled: bool,
     /// The routes that each block asks for. Blocks may overlap, if pools once had other block sizes.
     asked: BTreeMap<IpNet, BTreeMap<IpNet, ClusterRoute>>,
     /// By destination, the blocks that ask for a route there.
@@ -154,7 +154,7 @@ impl Overlay {
             self.all = true;
             out.push(Instruction::Tunnels(tunnels));
         }
-        self.all |= std::mem::replace(&mut self.enabled, parameters.port.is_some()) != parameters.port.is_some();
+        self.all |= std::mem::replace(&mut self.disabled, parameters.port.is_none()) != parameters.port.is_none();
         let all = std::mem::take(&mut self.all);
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut gone = Vec::new();
@@ -181,6 +181,13 @@ impl Overlay {
                 .to_owned(),
         };
         let mut problems: Vec<Problem> = self.ipip.iter().map(pool).collect();
+        let unserved = self.pools.keys().filter(|_| self.disabled).map(|name| Problem {
+            object: ResourceKey::new(KindName::IPPool, None, name),
+            reason: "spec.vxlanMode: vxlanEnabled is false in the FelixConfiguration of this host, so the pool's \
+                     addresses on other hosts are not reached; take that out"
+                .to_owned(),
+        });
+        problems.extend(unserved);
         let owners: BTreeSet<(&str, usize)> =
             self.lacking.iter().map(|(block, owner)| (owner.as_str(), family(block.addr()))).collect();
         for (owner, at) in owners {
@@ -330,7 +337,7 @@ impl Overlay {
 
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [(&'static str, usize); 10] {
-        let Self { pools, ipip, nodes, blocks, all: _, dirty, enabled: _, asked, claims, lacking, sent } = self;
+        let Self { pools, ipip, nodes, blocks, all: _, dirty, disabled: _, asked, claims, lacking, sent } = self;
         [
             ("VXLAN pools", pools.len()),
             ("IP-in-IP pools", ipip.len()),

@@ -221,6 +221,8 @@ fn what_is_missing_makes_no_route_and_is_told() {
     assert!(host.programmed.vteps.is_empty());
     host.absorb([settings(&json!({"vxlanEnabled": false}))]);
     assert_eq!(host.routes(), [""; 0]);
+    let problems: Vec<String> = host.engine.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(problems.iter().filter(|problem| problem.contains("vxlanEnabled is false")).count(), 2, "{problems:?}");
 }
 
 #[test]
@@ -269,6 +271,7 @@ fn ip_in_ip_is_told_to_be_missing() {
     host.flush();
     assert!(host.engine.problems()[0].to_string().contains("IP-in-IP is not supported"));
     host.absorb([pool("p", "10.1.0.0/16", "Always")]);
+    host.flush();
     assert_eq!(host.engine.problems(), []);
 }
 
