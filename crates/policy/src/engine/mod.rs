@@ -42,7 +42,6 @@ use std::{collections::BTreeMap, net::IpAddr};
 use calico_model::{KindName, ResourceKey, WorkloadEndpoint};
 use ipnet::IpNet;
 
-pub use self::{overlay::BlockHolders, tally::Tally};
 use self::{
     cluster::Cluster,
     codes::Codes,
@@ -54,6 +53,7 @@ use self::{
     settings::{Effective, FelixSettings},
     workloads::Workloads,
 };
+pub use self::{overlay::BlockHolders, tally::Tally};
 use crate::{
     Problem,
     compile::Selectors,
