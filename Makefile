@@ -16,7 +16,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DIR = $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 IMAGE := $(TARGET)/calico-node.tar
 
-.PHONY: help setup build image quickstart test fuzz lint advisories bench clean-lab
+.PHONY: help setup build image share quickstart test fuzz lint advisories bench clean-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,10 +25,18 @@ setup: ## install what is missing from Debian's packages (root)
 	@scripts/setup
 
 build: setup ## build all programs into target/release
-	cargo build --locked --workspace --bins --profile $(PROFILE)
+	$(if $(filter release,$(PROFILE)),CALICO_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null || true)) \
+		cargo build --locked --workspace --bins --profile $(PROFILE)
 
 image: build ## build the image calico/node as target/calico-node.tar, for `docker load`
 	@$(DIR)/calico-lab image --out $(IMAGE)
+
+share: build ## write the manual pages and the completion scripts into target/share, for /usr/local/share
+	@$(DIR)/calicoctl man $(TARGET)/share/man/man1
+	@mkdir -p $(TARGET)/share/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
+	@$(DIR)/calicoctl completion bash >$(TARGET)/share/bash-completion/completions/calicoctl
+	@$(DIR)/calicoctl completion zsh >$(TARGET)/share/zsh/site-functions/_calicoctl
+	@$(DIR)/calicoctl completion fish >$(TARGET)/share/fish/vendor_completions.d/calicoctl.fish
 
 quickstart: ## raise two hosts with Docker on this machine and play the walk-through on them (root)
 	@$(MAKE) image PROFILE=dev

@@ -30,7 +30,6 @@ use std::{
     process::ExitCode,
 };
 
-use clap::CommandFactory;
 use failure::{Exit, Failure};
 use interrupt::{Interrupt, Interrupter};
 use output::Output;
@@ -47,7 +46,7 @@ fn main() -> ExitCode {
         }
     };
     let Some(command) = cli.command else {
-        let _ = args::Cli::command().print_help();
+        let _ = args::tree().print_help();
         return ExitCode::SUCCESS;
     };
     // The netlink library warns of answers that are expected (no such interface), and ipam of records that a command

@@ -65,11 +65,14 @@ impl Feature {
     ];
 }
 
+/// A feature, and why it does not work if it does not.
+pub type Outcome = (Feature, Result<(), String>);
+
 /// Tries every feature; for each that does not work, why not, in the kernel's or the program's words.
 ///
 /// # Errors
 /// No network namespace can be made, and so nothing was tried: the words say why.
-pub fn probe() -> Result<Vec<(Feature, Result<(), String>)>, String> {
+pub fn probe() -> Result<Vec<Outcome>, String> {
     let work = || -> Result<_, String> {
         enter_a_new_namespace()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -19,6 +19,7 @@ pub(crate) mod order;
 mod policy;
 mod pool;
 mod profile;
+pub(crate) mod prose;
 mod resource;
 mod status;
 mod version;
@@ -238,12 +239,17 @@ pub(crate) struct OutputArgs {
     pub(crate) format: Format,
 }
 
+/// The grammar, as it is parsed and explained.
+pub(crate) fn tree() -> clap::Command {
+    prose::flowing(Cli::command())
+}
+
 /// Reads a command line, the program's name included.
 ///
 /// # Errors
 /// The parser's error, which is also how it asks for a help page to be printed.
 pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let command = Cli::command();
+    let command = tree();
     let argv = order::reorder(&command, argv.into_iter().collect());
     Cli::from_arg_matches(&command.try_get_matches_from(argv)?)
 }

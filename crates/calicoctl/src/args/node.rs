@@ -88,7 +88,7 @@ Examples:
 pub(crate) enum NodeCommand {
     /// Start the service on this host, as `calicoctl node` does
     #[command(after_help = RUN_EXAMPLES)]
-    Run(NodeRun),
+    Run(Box<NodeRun>),
     /// Stop the service on this host; the datastore keeps everything
     #[command(
         after_help = "Examples:\n  calicoctl node stop\n  calicoctl node stop --force      although containers have endpoints here"

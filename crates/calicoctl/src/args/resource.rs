@@ -16,7 +16,7 @@ What is not there is created; what is there is replaced as a whole, labels and a
 Examples:
   calicoctl apply -f policy.yaml
   calicoctl apply -f policies/ -R
-  calicoctl apply -f policies/ --confirm 60s     taken back unless confirmed: yes, or calicoctl confirm
+  calicoctl apply -f policies/ --confirm 60s     taken back unless confirmed in time
   calicoctl apply -f -                           YAML or JSON from standard input";
 
 pub(super) const REPLACE_EXAMPLES: &str = "\
@@ -50,9 +50,10 @@ Forms (-o):
   name                  kind/name, one a line
   json, yaml            the resources themselves; what is printed can be applied again
   go-template=T, go-template-file=FILE
-                        a template over the list of what was found. Understood are fields, variables, range, if,
-                        with, comments, trimming, comparisons, and or not, index, len, print, printf, println, join,
-                        joinAndTruncate and config. Fields are named as in JSON or as in Go.
+                        a template over the list of what was found. Understood are fields,
+                        variables, range, if, with, comments, trimming, comparisons, and or not,
+                        index, len, print, printf, println, join, joinAndTruncate and config.
+                        Fields are named as in JSON or as in Go.
 
 Kinds are given in singular, plural or short, in any case: policy (np), globalnetworkpolicy (gnp), tier,
 networkset, globalnetworkset, hostendpoint (hep), workloadendpoint (wep), profile (pro), ippool (pool),

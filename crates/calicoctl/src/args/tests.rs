@@ -156,6 +156,44 @@ fn what_is_not_in_the_grammar_is_refused_with_code_2_and_the_usage() {
 }
 
 #[test]
+fn a_slip_of_the_finger_is_answered_with_what_was_meant() {
+    for (line, meant) in [
+        ("calicoctl contaner add C", "'container'"),
+        ("calicoctl container C profil set P", "'profile'"),
+        ("calicoctl node shwo", "'show'"),
+        ("calicoctl node remove --hostnam-e=h", "'--hostname'"),
+        ("calicoctl completion bsh", "'bash'"),
+    ] {
+        let error = parsed(line).expect_err(line);
+        assert!(error.exit_code() == 2 && error.to_string().contains(meant), "{line}: {error}");
+    }
+}
+
+#[test]
+fn upstreams_words_for_a_node_mean_the_classic_ones() {
+    let node = |line: &str| match meaning(line) {
+        Command::Node(node) => node.command,
+        other => panic!("{line}: {other:?}"),
+    };
+    let Some(NodeCommand::Run(run)) = node("calicoctl node run --ip=10.0.0.1 --no-default-ippools --backend=bird")
+    else {
+        panic!("read as something else")
+    };
+    assert!(run.start.ip == "10.0.0.1" && run.no_default_ippools);
+    let Command::Diags(classic) = meaning("calicoctl diags --log-dir=/l") else { panic!("read as something else") };
+    assert_eq!(node("calicoctl node diags --log-dir /l"), Some(NodeCommand::Diags(classic)));
+    let Command::Checksystem(classic) = meaning("calicoctl checksystem --fix -f /boot/config") else {
+        panic!("read as something else")
+    };
+    assert_eq!(
+        node("calicoctl node checksystem --fix --kernel-config=/boot/config"),
+        Some(NodeCommand::Checksystem(classic))
+    );
+    assert!(matches!(node("calicoctl node status"), Some(NodeCommand::Status(_))));
+    assert!(parsed("calicoctl node run --backend=gobgp").is_err());
+}
+
+#[test]
 fn what_follows_two_dashes_are_words() {
     let Command::Profile { command: ProfileCommand::Add { profile } } = meaning("calicoctl profile add -- -odd") else {
         panic!("read as something else")
@@ -211,12 +249,25 @@ fn every_help_page_has_an_example_that_can_be_typed() {
     assert!(pages >= 25, "only {pages} pages were looked at");
 }
 
+/// The widest terminal that help pages are broken for; see `max_term_width`.
+const WIDTH: usize = 100;
+
+#[test]
+fn what_keeps_its_lines_fits_on_a_page() {
+    every_command(&tree(), "calicoctl", &mut |words, command| {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in after.lines().filter(|line| !prose::is_prose(line)) {
+            assert!(line.chars().count() <= WIDTH, "`{words} --help` is broken at: {line}");
+        }
+    });
+}
+
 /// One file for each family, so that two people who change two families do not meet.
 #[test]
 fn help_pages_as_reviewed() {
     let page_of = |words: &str| parsed(&format!("{words} --help")).expect_err("help is asked for").to_string();
     insta::assert_snapshot!("help", format!("$ calicoctl --help\n{}", page_of("calicoctl")));
-    for family in Cli::command().get_subcommands() {
+    for family in tree().get_subcommands() {
         let name = family.get_name();
         let mut pages = String::new();
         every_command(family, &format!("calicoctl {name}"), &mut |words, _| {
@@ -228,5 +279,5 @@ fn help_pages_as_reviewed() {
 
 #[test]
 fn the_tree_is_sound() {
-    Cli::command().debug_assert();
+    tree().debug_assert();
 }

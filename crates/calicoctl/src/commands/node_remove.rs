@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use calico_ipam::{HandleId, Ipam, LookupError, ReleaseError, ReleaseRequest};
 use calico_model::{
-    BGPConfigurationSpec, BGPPeerSpec, FelixConfigurationSpec, HostEndpointSpec, Kind, NodeSpec, Resource,
-    WorkloadEndpoint, WorkloadName,
+    BGPConfigurationSpec, BGPPeerSpec, CalicoNodeStatusSpec, FelixConfigurationSpec, HostEndpointSpec, Kind, NodeSpec,
+    Resource, WorkloadEndpoint, WorkloadName,
 };
 use calico_store::Error;
 
@@ -23,6 +23,9 @@ use crate::{
     failure::{Failure, sentence},
     output::Output,
 };
+
+/// Where felix reports how it and its endpoints are.
+const FELIX_REPORTS: &str = "/calico/felix/";
 
 /// `node remove`
 pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, Failure> {
@@ -175,8 +178,43 @@ async fn remove_settings(ctx: &Context, node: &str, faults: &mut Vec<String>) {
         delete_where::<HostEndpointSpec>(ctx, |endpoint| endpoint.spec.node == node).await,
         delete_by_name::<FelixConfigurationSpec>(ctx, &own).await,
         delete_by_name::<BGPConfigurationSpec>(ctx, &own).await,
+        delete_where::<CalicoNodeStatusSpec>(ctx, |status| status.spec.node == node).await,
+        delete_reports(ctx, node).await,
     ];
     faults.extend(outcomes.into_iter().filter_map(Result::err).map(|failure| failure.one_line()));
+}
+
+/// What felix has reported of this host and its endpoints: keys of another kind than resources.
+async fn delete_reports(ctx: &Context, node: &str) -> Result<(), Failure> {
+    let kv = ctx.store.kv();
+    for entry in kv.list(FELIX_REPORTS).await?.entries {
+        if !is_report_of(node, &entry.key) {
+            continue;
+        }
+        let mut races = Races::new(&entry.key);
+        let mut revision = entry.revision;
+        loop {
+            match kv.delete(&entry.key, revision).await {
+                Ok(()) | Err(Error::NotFound { .. }) => break,
+                Err(Error::Conflict { .. }) => races.lost().await?,
+                Err(error) => return Err(error.into()),
+            }
+            match kv.get(&entry.key).await? {
+                Some(now) => revision = now.revision,
+                None => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `v1/host/<node>/…`, or `v2/<region>/host/<node>/…`.
+fn is_report_of(node: &str, key: &str) -> bool {
+    let segments: Vec<&str> = key.strip_prefix(FELIX_REPORTS).unwrap_or_default().split('/').collect();
+    match segments.as_slice() {
+        ["v1", "host", host, ..] | ["v2", _, "host", host, ..] => *host == node,
+        _ => false,
+    }
 }
 
 async fn delete_where<S: Kind>(ctx: &Context, is_it: impl Fn(&Resource<S>) -> bool) -> Result<(), Failure> {

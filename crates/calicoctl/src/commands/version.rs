@@ -17,10 +17,11 @@ const COMMIT: Option<&str> = option_env!("CALICO_COMMIT");
 pub(crate) async fn version(connected: Result<&Context, &Failure>, args: &Version) -> Result<Output, Failure> {
     let client = concat!("v", env!("CARGO_PKG_VERSION"));
     let mut text = format!("Client Version:    {client}\n");
-    if let Some(commit) = COMMIT {
+    let commit = COMMIT.filter(|commit| !commit.is_empty());
+    if let Some(commit) = commit {
         text.push_str(&format!("Git commit:        {commit}\n"));
     }
-    let own = json!({ "version": client, "commit": COMMIT });
+    let own = json!({ "version": client, "commit": commit });
     if args.client {
         return Ok(Output::of(text, json!({ "client": own })));
     }

@@ -16,10 +16,8 @@ mod tree;
 
 use std::time::Duration;
 
-use clap::CommandFactory;
-
 use crate::{
-    args::{Cli, Complete, CompletionShell},
+    args::{Complete, CompletionShell},
     context::Context,
     failure::Failure,
     output::Output,
@@ -51,7 +49,7 @@ pub(crate) async fn candidates(connected: Result<&Context, &Failure>, args: &Com
         CompletionShell::Zsh | CompletionShell::Fish => typed.collect(),
     };
     let (current, before) = words.split_last().map_or(("", &[][..]), |(last, rest)| (last.as_str(), rest));
-    let mut asked = tree::ask(&Cli::command(), before, current);
+    let mut asked = tree::ask(&crate::args::tree(), before, current);
     match (&asked.names, connected) {
         (Some(Names::Files), _) => return lines([FILES.to_owned()]),
         (Some(Names::Folders), _) => return lines([FOLDERS.to_owned()]),

@@ -193,8 +193,8 @@ fn value(arg: Option<&Arg>, typed: &str, lead: String, words: &[&str]) -> Asked 
         .collect();
     let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string).unwrap_or_default();
     match name.as_str() {
-        "true|false" => asked.candidates = ["true", "false"].map(Candidate::name).to_vec(),
-        "in|out" => asked.candidates = ["in", "out"].map(Candidate::name).to_vec(),
+        // `true|false`
+        choice if choice.contains('|') => asked.candidates = choice.split('|').map(Candidate::name).collect(),
         "RUNTIME" => asked.candidates = ["docker", "none"].map(Candidate::name).to_vec(),
         "KIND" => asked.candidates = resource::plurals().map(Candidate::name).collect(),
         "FORM" => {
@@ -208,7 +208,7 @@ fn value(arg: Option<&Arg>, typed: &str, lead: String, words: &[&str]) -> Asked 
 /// Where the names come from that a value of this name in the grammar may be.
 fn names(value_name: &str, words: &[&str]) -> Option<Names> {
     let existing = match value_name {
-        "FILE" | "PATH" => return Some(Names::Files),
+        "FILE" | "PATH" | "REPORT" => return Some(Names::Files),
         "DIR" => return Some(Names::Folders),
         "CONTAINER" | "FROM" | "TO" | "ENDPOINT" => Existing::Containers,
         "ENDPOINT_ID" => Existing::Endpoints,

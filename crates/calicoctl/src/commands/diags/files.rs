@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Content, Item,
+    Content, Item, Places,
     secrets::{files_below, read, settings_of},
 };
 
@@ -101,13 +101,18 @@ fn listing(folder: &Path) -> Item {
     Item { name: "settings/files".to_owned(), content: Content::Paths(text), fault }
 }
 
-/// BIRD's configuration.
-pub(super) fn bird(run: &Path) -> Vec<Item> {
-    let path = run.join("bird.cfg");
-    match read(&path) {
-        Some(text) => vec![Item::text("bird.cfg", text)],
-        None => vec![Item::missing("bird.cfg", format!("{} cannot be read", path.display()))],
+/// BIRD's configuration, and what BIRD has refused of it.
+pub(super) fn bird(places: &Places) -> Vec<Item> {
+    let mut items = Vec::new();
+    for (index, path) in places.bird_configurations().into_iter().enumerate() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = if index == 0 { name } else { format!("bird/{index}-{name}") };
+        items.extend(read(&path).map(|text| Item::text(name, text)));
     }
+    if items.is_empty() {
+        items.push(Item::missing("bird.cfg", format!("there is none in {}", places.run.display())));
+    }
+    items
 }
 
 /// The ends of the logs, of the newest first, as far as there is room.

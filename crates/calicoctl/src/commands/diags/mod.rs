@@ -46,6 +46,17 @@ struct Places {
     sys: PathBuf,
 }
 
+impl Places {
+    /// The files with BIRD's configuration: in force, and beside it what was refused or is half written.
+    fn bird_configurations(&self) -> Vec<PathBuf> {
+        let is_one = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("bird.cfg"))
+        };
+        let folders = [(&self.run, 1), (&self.etc, 4)];
+        folders.into_iter().flat_map(|(folder, depth)| secrets::files_below(folder, depth)).filter(is_one).collect()
+    }
+}
+
 /// Where the items come from.
 struct Sources<'a> {
     places: Places,
@@ -183,7 +194,7 @@ fn all<'a>(sources: &'a Sources<'a>) -> Vec<BoxFuture<'a, (&'static str, Vec<Ite
     let places = &sources.places;
     all.push(Box::pin(async move { ("sysctls", files::sysctls(&places.sys)) }));
     all.push(Box::pin(async move { ("settings", files::settings(&places.etc)) }));
-    all.push(Box::pin(async move { ("BIRD's configuration", files::bird(&places.run)) }));
+    all.push(Box::pin(async move { ("BIRD's configuration", files::bird(places)) }));
     all.push(Box::pin(async move { ("logs", files::logs(&places.log)) }));
     match sources.connected {
         Err(failure) => all.push(Box::pin(async move {

@@ -31,7 +31,7 @@ pub(super) fn of(sources: &Sources<'_>) -> Scrubber {
     for text in passwords.filter_map(|file| read(&file)) {
         scrubber.know(&text);
     }
-    if let Some(configuration) = read(&sources.places.run.join("bird.cfg")) {
+    for configuration in sources.places.bird_configurations().iter().filter_map(|file| read(file)) {
         scrubber.know_those_of_bird(&configuration);
     }
     scrubber
@@ -40,7 +40,7 @@ pub(super) fn of(sources: &Sources<'_>) -> Scrubber {
 /// The files that settings name as holding etcd's password.
 fn password_files(etc: &Path) -> Vec<PathBuf> {
     const NAMES: [&str; 2] = ["ETCD_PASSWORD_FILE", "CALICO_ETCD_PASSWORD_FILE"];
-    let mut files: Vec<PathBuf> = NAMES.iter().filter_map(|name| std::env::var_os(name)).map(PathBuf::from).collect();
+    let mut files: Vec<PathBuf> = NAMES.iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
     for text in files_below(etc, 2).iter().filter_map(|file| read(file)) {
         let named = text.lines().filter_map(|line| line.trim().split_once('='));
         let named = named.filter(|(name, _)| NAMES.iter().any(|known| name.ends_with(known)));

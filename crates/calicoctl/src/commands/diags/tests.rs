@@ -59,11 +59,12 @@ fn host(root: &Path) -> Places {
     put(root, "etc/bgp-secrets/tor/rack1", "bgp c4n4ry one\n");
     put(root, "etc/ssl/key.pem", "-----BEGIN PRIVATE KEY-----\nc4n4ryBBBB\n-----END PRIVATE KEY-----\n");
     put(root, "run/bird.cfg", "protocol bgp tor {\n  neighbor 10.0.0.9 as 65000;\n  password \"bird c4n4ry\";\n}\n");
+    put(root, "etc/confd/config/bird.cfg.refused", "protocol bgp x { password \"refused c4n4ry\"; }\n");
     put(
         root,
         "log/felix/current",
         "in sync\nlogin to http://u:c4n4ry@10.0.0.1:2379 failed\npeer sent bgp c4n4ry one again\n\
-         etcd said: file c4n4ry of etcd is wrong\nbird c4n4ry is not ours\nauthorization: Bearer c4n4ry-token-1\n\
+         etcd said: file c4n4ry of etcd is wrong\nbird c4n4ry is not ours\nnor is refused c4n4ry\nauthorization: Bearer c4n4ry-token-1\n\
          {\"db_password\":\"c4n4ry \\\"quoted\\\" c4n4ry\",\"node\":\"h1\"}\nc4n4ry env was refused\n\
          -----BEGIN RSA PRIVATE KEY-----\nc4n4ryCCCC\n-----END RSA PRIVATE KEY-----\nlast line\n",
     );

@@ -5,15 +5,17 @@
 
 use std::{io::Write, path::Path};
 
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_mangen::Man;
 use serde_json::json;
 
 use crate::{
-    args::{Cli, Manual},
+    args::{self, Manual, prose::is_prose},
     failure::Failure,
     output::Output,
 };
+
+const SYNOPSIS: &str = "SYNOPSIS";
 
 /// `man`
 pub(crate) fn run(args: &Manual) -> Result<Output, Failure> {
@@ -41,7 +43,7 @@ fn write(dir: &Path) -> Result<Vec<String>, Failure> {
 
 /// Every page with its file's name.
 fn pages() -> Vec<(String, Vec<u8>)> {
-    let mut tree = Cli::command();
+    let mut tree = args::tree();
     // Fills in the names with which each command is called.
     tree.build();
     let mut pages = Vec::new();
@@ -71,7 +73,7 @@ fn page(command: &Command, words: &str) -> Vec<u8> {
     let proof = "writing to memory cannot fail";
     man.render_title(&mut page).expect(proof);
     man.render_name_section(&mut page).expect(proof);
-    section(&mut page, "SYNOPSIS", &usage(command));
+    section(&mut page, SYNOPSIS, &usage(command));
     let (before, examples) = explanation(command);
     if !before.is_empty() {
         section(&mut page, "DESCRIPTION", &before);
@@ -89,14 +91,16 @@ fn page(command: &Command, words: &str) -> Vec<u8> {
     page
 }
 
-/// Text as it stands: lines are kept, nothing is filled.
+/// Text below a heading. Sentences are filled, everything else keeps its lines.
 fn section(page: &mut Vec<u8>, heading: &str, text: &str) {
     let mut out = format!(".SH \"{heading}\"\n.nf\n");
     for line in text.trim_matches('\n').lines() {
+        let fill = heading != SYNOPSIS && is_prose(line);
         let line = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
         // A line that begins with a dot would be a request.
         let guard = if line.starts_with('.') { "\\&" } else { "" };
-        out.push_str(&format!("{guard}{line}\n"));
+        let (begin, end) = if fill { (".fi\n", ".nf\n") } else { ("", "") };
+        out.push_str(&format!("{begin}{guard}{line}\n{end}"));
     }
     out.push_str(".fi\n");
     page.extend(out.into_bytes());

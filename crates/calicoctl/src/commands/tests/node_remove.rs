@@ -3,8 +3,8 @@ use std::net::IpAddr;
 
 use calico_ipam::{AutoAssign, Ipam};
 use calico_model::{
-    AsNumber, BGPConfigurationSpec, BGPPeerSpec, FelixConfigurationSpec, HostEndpointSpec, IPPoolSpec, NodeSpec,
-    Resource, WorkloadEndpointSpec,
+    AsNumber, BGPConfigurationSpec, BGPPeerSpec, CalicoNodeStatusSpec, FelixConfigurationSpec, HostEndpointSpec,
+    IPPoolSpec, NodeSpec, Resource, WorkloadEndpointSpec,
 };
 use calico_store::Injected;
 
@@ -43,6 +43,17 @@ async fn bench() -> Bench {
         let endpoint =
             HostEndpointSpec { node: node.into(), interface_name: "eth0".into(), ..HostEndpointSpec::default() };
         bench.put(Resource::new(format!("host-endpoint-{node}"), endpoint)).await;
+        let status = CalicoNodeStatusSpec {
+            node: node.into(),
+            classes: vec!["BGP".into()],
+            update_period_seconds: Some(10),
+            ..CalicoNodeStatusSpec::default()
+        };
+        bench.put(Resource::new(format!("status-{node}"), status)).await;
+        for report in ["v2/no-region/host", "v1/host"] {
+            let key = format!("/calico/felix/{report}/{node}/status");
+            bench.ctx.store.kv().create(&key, b"{}".to_vec()).await.unwrap();
+        }
     }
     bench
 }
