@@ -1,4 +1,5 @@
-//! Resident memory of each process, idle and with 1,000 local endpoints.
+//! Memory of each process, idle and with 1,000 local endpoints: what is resident, what of that is the process's own
+//! (not pages of the program's file, which all processes of ours share), and its fair share of all.
 
 use std::time::Duration;
 
@@ -30,15 +31,25 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
             ("bird", "-x bird"),
             ("calico-node", "-f 'calico-node run'"),
         ] {
-            let kilobytes = resident(host, pattern)?;
-            report.add(format!("memory/{name}/{load}"), kilobytes / 1024.0, "MB", 1, "resident (VmRSS)");
+            for (suffix, file, field, detail) in MEASURES {
+                let kilobytes = field_of(host, pattern, file, field)?;
+                report.add(format!("memory/{name}/{load}{suffix}"), kilobytes / 1024.0, "MB", 1, detail);
+            }
         }
     }
     Ok(())
 }
 
-fn resident(host: &Host, pattern: &str) -> Result<f64> {
-    let shown = host.run(&format!("grep VmRSS /proc/$(pgrep -o {pattern})/status"));
+/// What is measured: the name's end, where the kernel says it (proc(5)), and what it is.
+const MEASURES: [(&str, &str, &str, &str); 3] = [
+    ("", "status", "VmRSS", "resident (VmRSS)"),
+    ("/own", "status", "RssAnon", "of it heap and stack, what no file backs (RssAnon)"),
+    ("/share", "smaps_rollup", "Pss", "each page divided by the processes that have it (Pss)"),
+];
+
+/// A number of kilobytes from a file in `/proc`.
+fn field_of(host: &Host, pattern: &str, file: &str, field: &str) -> Result<f64> {
+    let shown = host.run(&format!("grep ^{field}: /proc/$(pgrep -o {pattern})/{file}"));
     let number = shown.stdout.split_whitespace().nth(1).and_then(|word| word.parse().ok());
-    number.ok_or_else(|| miette!("no memory of {pattern}: {}", shown.text()))
+    number.ok_or_else(|| miette!("no {field} of {pattern}: {}", shown.text()))
 }
