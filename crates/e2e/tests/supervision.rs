@@ -252,7 +252,9 @@ fn a_process_that_dies_again_and_again_is_named_and_waited_for_longer_and_longer
             let Ok(health) = serde_json::from_str::<Value>(&said.stdout) else { return Err(said.text()) };
             let bird = health["components"].as_array().unwrap().iter().find(|component| component["name"] == "bird");
             let bird = bird.unwrap().clone();
-            if bird["restarts"].as_u64().unwrap() >= least { Ok((health, bird)) } else { Err(health.to_string()) }
+            // Between two waits it runs for a moment.
+            let waits = bird["restarts"].as_u64().unwrap() >= least && bird["live"] == false;
+            if waits { Ok((health, bird)) } else { Err(health.to_string()) }
         })
         .unwrap_or_else(|error| panic!("{error}"))
     };

@@ -93,7 +93,8 @@ fn two_hosts() -> Lab {
     for host in lab.hosts() {
         host.ok("docker run --net=none --name=wl -tid ubuntu");
         // What the start does first; the rest must stay as it is.
-        host.ok("echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; mkdir -p /var/run/calico/lock /var/lib/calico; \
+        host.ok("echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; mkdir -p /var/run/calico/lock /var/lib/calico \
+             /etc/calico/bgp-secrets; \
              touch /var/run/calico/calico-node.lock");
     }
     lab
