@@ -36,21 +36,19 @@ impl Overlay {
     /// # Errors
     /// The kernel's state could not be read.
     pub(crate) async fn apply(&mut self, rtnl: &Rtnl, report: &mut Report) -> Result<(), Error> {
-        if std::mem::take(&mut self.stale) {
-            // Until all is done nothing is known for sure, also if this future is dropped half-way.
-            let outcome = self.apply_devices(rtnl, report).await;
-            self.stale = outcome.is_err();
-            outcome?;
+        // What is stale stays so until all is done, also if this future is dropped half-way.
+        if self.stale {
+            self.apply_devices(rtnl, report).await?;
+            self.stale = false;
         }
-        if std::mem::take(&mut self.forwarding_stale) {
+        if self.forwarding_stale {
+            let mut done = true;
             for family in Family::ALL {
-                let Some(device) = self.devices[family.index()] else { continue };
-                if let Err(error) = self.apply_forwarding(family, device, rtnl, report).await {
-                    self.forwarding_stale = true;
-                    report.problems.push(Problem::new(name(family), error));
-                    report.retry = true;
+                if let Some(device) = self.devices[family.index()] {
+                    done &= self.apply_forwarding(family, device, rtnl, report).await;
                 }
             }
+            self.forwarding_stale = !done;
         }
         Ok(())
     }
@@ -139,32 +137,47 @@ impl Overlay {
         Ok(Some(device.index))
     }
 
-    async fn apply_forwarding(
-        &self,
-        family: Family,
-        device: u32,
-        rtnl: &Rtnl,
-        report: &mut Report,
-    ) -> Result<(), Error> {
+    /// Returns whether all entries are as wanted. One that the kernel refuses holds up no other.
+    async fn apply_forwarding(&self, family: Family, device: u32, rtnl: &Rtnl, report: &mut Report) -> bool {
+        let present = match rtnl.forwarding(device).await {
+            Ok(present) => present,
+            Err(error) => return is_done(family, Err(error), report),
+        };
         let wanted = self.forwarding_wanted(family);
-        let present = rtnl.forwarding(device).await?;
+        let mut done = true;
         for mac in present.keys().filter(|mac| !wanted.contains_key(*mac)) {
-            rtnl.delete_forwarding(device, *mac).await?;
-            report.tunnel_changes += 1;
+            done &= is_done(family, rtnl.delete_forwarding(device, *mac).await, report);
         }
         for (mac, host) in &wanted {
             let there = present.get(mac);
             if there.is_some_and(|there| there.plain && there.host == *host) {
                 continue;
             }
-            // What an entry has beyond our own cannot be taken from it.
-            if there.is_some_and(|there| !there.plain) {
-                rtnl.delete_forwarding(device, *mac).await?;
-            }
-            rtnl.set_forwarding(device, *mac, *host).await?;
-            report.tunnel_changes += 1;
+            let replace = async {
+                // What an entry has beyond our own cannot be taken from it.
+                if there.is_some_and(|there| !there.plain) {
+                    rtnl.delete_forwarding(device, *mac).await?;
+                }
+                rtnl.set_forwarding(device, *mac, *host).await
+            };
+            done &= is_done(family, replace.await, report);
         }
-        Ok(())
+        done
+    }
+}
+
+/// Reports what came of a change of a forwarding entry. Returns whether it was made.
+fn is_done(family: Family, outcome: Result<(), Error>, report: &mut Report) -> bool {
+    match outcome {
+        Ok(()) => {
+            report.tunnel_changes += 1;
+            true
+        }
+        Err(error) => {
+            report.problems.push(Problem::new(name(family), error));
+            report.retry = true;
+            false
+        }
     }
 }
 

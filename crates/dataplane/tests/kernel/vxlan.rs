@@ -295,6 +295,26 @@ fn whatever_somebody_does_to_a_tunnel_is_mended() {
 }
 
 #[test]
+fn a_host_whose_record_is_impossible_holds_up_no_other() {
+    on_a_host(|host| async move {
+        let net = Overlay::build(&host);
+        let mut dataplane = dataplane().await;
+        // The kernel takes no forwarding entry for a group of hosts.
+        let impossible = (1..=16).map(|number| {
+            let mac = MacAddress([0x01, 0, 0, 0, 0, number]);
+            let vtep = Vtep { address: [10, 65, 9, number].into(), mac, host: [203, 0, 113, 100 + number].into() };
+            Instruction::VtepUpdate { vtep }
+        });
+        let all = instructions(&A, &B).into_iter().chain([net.here.endpoint(&["open"])]).chain(impossible);
+        absorb(&mut dataplane, all);
+        let report = dataplane.apply().await.unwrap();
+        assert_eq!(report.problems.len(), 16, "{:?}", report.problems);
+        assert!(report.retry && report.problems[0].to_string().contains("forward to 203.0.113.1"), "{report:?}");
+        net.talks();
+    });
+}
+
+#[test]
 fn the_device_follows_its_parameters() {
     on_a_host(|host| async move {
         let net = Overlay::build(&host);
