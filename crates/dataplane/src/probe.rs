@@ -3,7 +3,7 @@
 //! Configuration files of kernels, lists of modules and versions say what might be there; whether a rule or a device can
 //! be made says it for certain, and loads the module that it needs on the way. Everything is made in a network namespace
 //! that a thread of this process makes and that ends with the thread: the host's own rules, devices and routes are
-//! neither looked at nor touched, and nothing is left behind.
+//! neither looked at nor touched, and nothing is left behind. Only whether IPv6 is switched on is read of the host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -74,6 +74,8 @@ pub type Outcome = (Feature, Result<(), String>);
 /// No network namespace can be made, and so nothing was tried: the words say why.
 pub fn probe() -> Result<Vec<Outcome>, String> {
     let work = || -> Result<_, String> {
+        // A new namespace does not inherit it.
+        let ipv6 = ipv6();
         enter_a_new_namespace()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
@@ -83,7 +85,7 @@ pub fn probe() -> Result<Vec<Outcome>, String> {
             up.map_err(|error| error.to_string())?;
             let mut outcomes = Vec::new();
             for feature in Feature::ALL {
-                outcomes.push((feature, attempt(feature).await));
+                outcomes.push((feature, attempt(feature, &ipv6).await));
             }
             Ok(outcomes)
         })
@@ -102,15 +104,11 @@ fn enter_a_new_namespace() -> Result<(), String> {
         .map_err(|error| format!("no network namespace can be made: {}", std::io::Error::from(error)))
 }
 
-async fn attempt(feature: Feature) -> Result<(), String> {
+async fn attempt(feature: Feature, ipv6: &Result<(), String>) -> Result<(), String> {
     let nftables = |instructions| rules(Renderer::Nftables, IptablesBackend::Auto, instructions);
     match feature {
         Feature::Veth => link(VethLink::new("probe0", "probe1")).await,
-        Feature::Ipv6 => match std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6") {
-            Ok(value) if value.trim() == "0" => Ok(()),
-            Ok(_) => Err("it is switched off: net.ipv6.conf.all.disable_ipv6 is 1".to_owned()),
-            Err(_) => Err("the kernel has no IPv6".to_owned()),
-        },
+        Feature::Ipv6 => ipv6.clone(),
         Feature::Nftables => nftables(vec![plain()]).await,
         Feature::NftablesSets => nftables(sets()).await,
         Feature::NftablesMatches => nftables(matches()).await,
@@ -121,6 +119,15 @@ async fn attempt(feature: Feature) -> Result<(), String> {
         Feature::Vxlan => link(VxlanLink::new("probe2", 4096).local(Ipv4Addr::LOCALHOST).port(4789)).await,
         Feature::VxlanV6 => link(VxlanLink::new("probe3", 4096).local6(Ipv6Addr::LOCALHOST).port(4790)).await,
         Feature::IpInIp => link(IpipLink::new("probe4")).await,
+    }
+}
+
+/// Whether the network namespace of the calling thread has IPv6.
+fn ipv6() -> Result<(), String> {
+    match std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6") {
+        Ok(value) if value.trim() == "0" => Ok(()),
+        Ok(_) => Err("it is switched off: net.ipv6.conf.all.disable_ipv6 is 1".to_owned()),
+        Err(_) => Err("the kernel has no IPv6".to_owned()),
     }
 }
 
@@ -268,6 +275,16 @@ mod tests {
             assert!(tried.iter().any(|(feature, outcome)| *feature == Feature::Nftables && outcome.is_ok()));
             let after = (crate::namespace::run("ip -o link"), crate::namespace::run("nft list ruleset"));
             assert_eq!(before, after);
+        });
+    }
+
+    #[test]
+    fn a_host_that_has_ipv6_switched_off_is_told_so() {
+        crate::namespace::in_a_namespace(|| async {
+            crate::namespace::run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+            let tried = std::thread::spawn(probe).join().unwrap().unwrap();
+            let found = tried.iter().find(|(feature, _)| *feature == Feature::Ipv6).unwrap();
+            assert!(found.1.as_ref().is_err_and(|why| why.contains("disable_ipv6 is 1")), "{found:?}");
         });
     }
 }
