@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::SetId;
+
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RuleAction {
