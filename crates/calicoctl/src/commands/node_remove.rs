@@ -29,7 +29,10 @@ const FELIX_REPORTS: &str = "/calico/felix/";
 
 /// `node remove`
 pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, Failure> {
-    let node = args.hostname.as_deref().unwrap_or(&ctx.node).trim().to_lowercase();
+    let node = match &args.hostname {
+        None => ctx.node.clone(),
+        Some(typed) => named(typed)?,
+    };
     let is_this_host = node == ctx.node;
     if is_this_host {
         ctx.require_root()?;
@@ -63,6 +66,15 @@ pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, F
         ctx.console.note(&format!("warning: what this host keeps of the service could not be removed: {error}"));
     }
     Ok(Output::line("Node configuration removed"))
+}
+
+/// The name that was typed. An empty one would be that of everything that belongs to no host in particular.
+fn named(typed: &str) -> Result<String, Failure> {
+    let bad = |cause: String| Failure::new("Invalid node name specified with --hostname.").because(cause);
+    match typed.trim() {
+        "" => Err(bad("it is empty".to_owned()).hint("leave the option out for this host")),
+        name => calico_startup::node_name(Some(name)).map_err(|error| bad(error.to_string())),
+    }
 }
 
 /// Takes away all that belongs to a node but not the node itself: its endpoints with their addresses (and, on its own

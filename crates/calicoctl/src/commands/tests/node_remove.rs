@@ -132,6 +132,20 @@ async fn a_host_that_nobody_knows_is_removed_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_host_has_removes_nothing() {
+    let bench = bench().await;
+    // A peer of all hosts names none.
+    let peer = BGPPeerSpec { peer_ip: "10.9.0.2".into(), as_number: Some(AsNumber(65000)), ..BGPPeerSpec::default() };
+    bench.put(Resource::new("global", peer)).await;
+    let before = bench.everything().await;
+    for name in ["", " ", "host-2/ipv4/block/192-168-0-0-26", "host_2"] {
+        let said = refusal(remove(&bench.ctx, &of(Some(name), true)).await);
+        assert!(said.contains("Invalid node name specified with --hostname"), "{name:?}: {said}");
+        assert_eq!(bench.everything().await, before, "{name:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_fails_is_told_and_a_second_call_finds_it() {
     let bench = bench().await;
     bench.kv.inject(|_, write| if write.key.contains("/bgppeers/") { Injected::FailBefore } else { Injected::Proceed });
