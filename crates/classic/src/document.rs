@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use calico_model::{EntityRule, Protocol, Rule};
 use serde_json::{Map, Value, json};
 
-use crate::{Tag, fault::underlined, parse};
+use crate::{Tag, fault::underlined, keyword::Keyword, parse};
 
 /// The lists of a document, by their v3 name.
 const LISTS: [&str; 2] = ["inbound_rules", "outbound_rules"];
@@ -180,7 +180,7 @@ impl Reader<'_> {
         }
         // Upstream's converter takes a rule without action for one that allows.
         let mut sentence = vec![self.text("action").unwrap_or_else(|| "allow".to_owned())];
-        sentence.extend(self.text("protocol"));
+        sentence.extend(self.protocol());
         for (word, member) in [("type", "icmp_type"), ("code", "icmp_code")] {
             sentence.extend(self.number(member).into_iter().flat_map(|number| [word.to_owned(), number]));
         }
@@ -234,6 +234,17 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// A word of another kind in this place could pass for one of the sentence: `from` would be a rule that matches
+    /// everything.
+    fn protocol(&mut self) -> Option<String> {
+        let word = self.text("protocol")?;
+        if matches!(Keyword::of(&word), Some(Keyword::Protocol(_))) {
+            return Some(word);
+        }
+        self.refuse("protocol", "it is none of tcp, udp, icmp and icmpv6.");
+        None
     }
 
     fn number(&mut self, name: &str) -> Option<String> {
@@ -406,6 +417,8 @@ mod tests {
             {"src_selector": "a = 'b'"},
             {"protocol": "tcp", "dst_ports": ["90:80", "1,2"]},
             {"icmp_code": 3},
+            {"action": "allow", "protocol": "from"},
+            {"action": "tcp"},
         ], "outbound_rules": []});
         let told = told(&bad.to_string());
         let beginnings = [
@@ -424,6 +437,8 @@ mod tests {
             "inbound_rules[8].dst_ports = [\"90:80\",\"1,2\"]: it is not a list of ports",
             "inbound_rules[9]: A code needs a type before it.",
             "inbound_rules[9]: A code is for icmp and icmpv6.",
+            "inbound_rules[10].protocol = \"from\": it is none of tcp, udp, icmp and icmpv6.",
+            "inbound_rules[11]: A rule begins with allow or deny.",
         ];
         assert_eq!(told.len(), beginnings.len(), "{told:#?}");
         for (fault, beginning) in told.iter().zip(beginnings) {
