@@ -7,6 +7,7 @@
 //! Counts of handles and abandoned claims look the same as those of an assignment that is under way. Whoever mends
 //! them makes sure that nobody assigns meanwhile.
 
+use calico_model::NodeSpec;
 use ipnet::IpNet;
 
 use super::Finding;
@@ -38,16 +39,24 @@ impl Ipam {
                 let Ok(owner) = owner.parse::<Owner>() else { return Ok(false) };
                 self.finish_claim(&owner, *block).await
             }
-            Finding::NoNode { node, .. } => {
-                self.remove_host(node).await?;
-                Ok(true)
-            }
+            Finding::NoNode { node, .. } => self.forget_host(node).await,
             Finding::WrongCount { handle, block, .. } => Ok(self.recount(&handle.as_str().into(), *block).await?),
             Finding::DoubleUse { .. }
             | Finding::DoubleAllocation { .. }
             | Finding::Orphan { .. }
             | Finding::Unreadable { .. } => Ok(false),
         }
+    }
+
+    /// Takes away what a host claims that is no node. One that cannot be read is a node all the same.
+    async fn forget_host(&self, host: &str) -> Result<bool, AffinityError> {
+        match self.store().get::<NodeSpec>(host).await {
+            Err(error) if error.is_not_found() => {}
+            Ok(_) | Err(calico_store::Error::Corrupt { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        self.remove_host(host).await?;
+        Ok(true)
     }
 
     async fn mend_block(&self, cidr: IpNet) -> Result<bool, AccessError> {

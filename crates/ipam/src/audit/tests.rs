@@ -165,3 +165,21 @@ async fn a_node_that_cannot_be_read_keeps_its_blocks() {
     kv.remove("/calico/resources/v3/projectcalico.org/nodes/node1");
     assert_eq!(kinds(&ipam).await, ["noNode"]);
 }
+
+#[tokio::test]
+async fn a_host_that_has_become_a_node_keeps_its_blocks() {
+    let (kv, store, ipam) = cluster().await;
+    let node = "/calico/resources/v3/projectcalico.org/nodes/node1";
+    kv.remove(node);
+    let finding = audit(&ipam).await.findings.remove(0);
+    assert!(matches!(finding, Finding::NoNode { .. }), "{finding}");
+    store.create(Node::new("node1", NodeSpec::default())).await.unwrap();
+    assert!(!ipam.repair(&finding).await.unwrap());
+    put(&kv, node, "nonsense");
+    assert!(!ipam.repair(&finding).await.unwrap(), "it is a node all the same");
+    let host = Owner::host("node1");
+    assert_eq!(ipam.affine_blocks(&host, crate::Family::V4).await.unwrap().len(), 1);
+    kv.remove(node);
+    assert!(ipam.repair(&finding).await.unwrap());
+    assert_eq!(ipam.affine_blocks(&host, crate::Family::V4).await.unwrap(), []);
+}
