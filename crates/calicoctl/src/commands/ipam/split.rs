@@ -117,8 +117,15 @@ async fn replace(ctx: &Context, old: IPPool, cidrs: &[IpNet]) -> Result<Vec<IPPo
         Ok(()) => Ok(made),
         // Somebody else deleted it meanwhile.
         Err(error) if error.is_not_found() => Ok(made),
+        // Whoever does not answer may have deleted it all the same; without it the small ones must stay.
+        Err(error) if error.is_unreachable() && is_gone(ctx, &old).await => Ok(made),
         Err(error) => Err(undo(ctx, &old, made, error).await),
     }
+}
+
+/// Whether a pool is known to be there no more.
+async fn is_gone(ctx: &Context, pool: &IPPool) -> bool {
+    ctx.store.get::<IPPoolSpec>(pool.name()).await.is_err_and(|error| error.is_not_found())
 }
 
 async fn set_disabled(ctx: &Context, name: &str, disabled: bool) -> Result<IPPool, Error> {

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use calico_ipam::{AutoAssign, HandleId};
 use calico_model::{ClusterInformation, ClusterInformationSpec, IPPool, IPPoolSpec, KindName, ResourceKey};
-use calico_store::{Injected, Kv};
+use calico_store::{Injected, Kv, WriteKind};
 
 use super::*;
 use crate::{
@@ -226,6 +226,20 @@ async fn a_refused_split_changes_nothing_and_a_failed_one_is_undone() {
     assert_eq!(bench.everything().await, before);
     assert!(text(run(&bench.ctx, &split("2")).await).contains("Created split-pool-1 with CIDR 10.10.0.8/29.\n"));
     assert_eq!(held(&bench).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_split_whose_last_answer_is_lost_is_done() {
+    let bench = bench(true).await;
+    let key = ResourceKey::new(KindName::IPPool, None, "pool").to_string();
+    bench.kv.inject(move |_, write| match write.kind {
+        WriteKind::Delete if write.key == key => Injected::FailAfter,
+        _ => Injected::Proceed,
+    });
+    assert!(text(run(&bench.ctx, &split("2")).await).contains("Created split-pool-1 with CIDR 10.10.0.8/29.\n"));
+    let (pools, _) = bench.ctx.store.list::<IPPoolSpec>().await.unwrap();
+    let names: Vec<&str> = pools.iter().map(IPPool::name).collect();
+    assert_eq!(names, ["split-pool-0", "split-pool-1"]);
 }
 
 #[tokio::test]
