@@ -9,7 +9,6 @@ use std::time::Duration;
 use calico_ipam::Ipam;
 use calico_model::{IPPool, IPPoolSpec};
 use calico_store::Error;
-
 use serde_json::json;
 
 use super::{
@@ -166,7 +165,13 @@ fn left(pool: &IPPool, uses: &[Use]) -> Vec<String> {
         None => lines.push(format!("  take them back: calicoctl ipam release {}", first.address)),
     }
     let options = super::show::options(&pool.spec).into_iter().filter(|option| option != "disabled");
-    let options: String = options.map(|option| format!(" --{option}")).collect();
+    let mut options: String = options.map(|option| format!(" --{option}")).collect();
+    // Blocks in use keep their size, and a pool with another is refused.
+    let usual = IPPoolSpec { cidr, ..IPPoolSpec::default() }.block_prefix_len();
+    let size = pool.spec.block_prefix_len();
+    if size != usual {
+        options += &format!(" --block-size={size}");
+    }
     lines.push(format!("  or keep them in use: calicoctl pool add {cidr}{options}"));
     lines
 }

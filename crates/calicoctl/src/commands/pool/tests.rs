@@ -304,6 +304,17 @@ async fn with_users(bench: &Bench) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_keeps_addresses_in_use_names_the_size_of_their_blocks() {
+    let bench = Bench::new();
+    text(typed(&bench, "pool add 192.168.0.0/16 --block-size=28").await);
+    with_users(&bench).await;
+    let said = text(typed(&bench, "pool remove 192.168.0.0/16").await);
+    let (_, line) = said.split_once("keep them in use: calicoctl ").unwrap();
+    assert_eq!(line, "pool add 192.168.0.0/16 --block-size=28\n");
+    text(typed(&bench, line).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pool_that_is_removed_says_what_still_uses_it_and_how_to_go_on() {
     let bench = Bench::new();
     text(typed(&bench, "pool add 192.168.0.0/16 --nat-outgoing").await);
