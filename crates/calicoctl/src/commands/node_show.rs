@@ -92,6 +92,6 @@ fn is_peer_of(node: &Node, peer: &BGPPeerSpec) -> bool {
 }
 
 /// The address in `10.0.0.1`, `10.0.0.1:179`, `fd00::1` or `[fd00::1]:179`.
-fn peer_address(peer_ip: &str) -> Option<IpAddr> {
+pub(super) fn peer_address(peer_ip: &str) -> Option<IpAddr> {
     peer_ip.parse::<IpAddr>().or_else(|_| peer_ip.parse::<std::net::SocketAddr>().map(|socket| socket.ip())).ok()
 }

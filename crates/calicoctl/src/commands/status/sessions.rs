@@ -130,10 +130,12 @@ impl Identity {
             return self.mesh_has_password;
         }
         let made_by = session.description.as_deref().and_then(|text| text.strip_prefix("BGPPeer "));
-        let address = session.peer_address.map(|address| address.to_string()).unwrap_or_default();
+        let is_at = |peer: &BGPPeer| {
+            session.peer_address.is_some() && node_show::peer_address(&peer.spec.peer_ip) == session.peer_address
+        };
         self.peers
             .iter()
-            .filter(|peer| made_by == Some(peer.name()) || peer.spec.peer_ip.contains(&address))
+            .filter(|peer| made_by == Some(peer.name()) || is_at(peer))
             .any(|peer| peer.spec.extra.contains_key("password"))
     }
 }

@@ -162,6 +162,21 @@ async fn a_session_without_an_answer_is_judged_by_what_else_is_known() {
 }
 
 #[tokio::test]
+async fn the_password_of_another_peer_is_not_spoken_of() {
+    let bench = bench().await;
+    let spec = json!({"peerIP": "172.17.8.120", "asNumber": 65001,
+        "password": {"secretKeyRef": {"name": "tor", "key": "rack1"}}});
+    bench.put(Resource::new("tor", serde_json::from_value::<BGPPeerSpec>(spec).unwrap())).await;
+    let silent = |name: &str, address: &str| session(name, SessionKind::Global, address, "Connect");
+    *bench.runtime.sessions.lock().unwrap() =
+        vec![silent("Global_1", "172.17.8.12"), silent("Global_2", "172.17.8.120")];
+    let output = status(&bench.ctx).await.unwrap();
+    let peers = &output.data["ipv4"]["peers"];
+    let speaks = |n: usize| peers[n]["problem"].as_str().unwrap().contains("passwords differ");
+    assert_eq!((speaks(0), speaks(1)), (false, true), "{peers}");
+}
+
+#[tokio::test]
 async fn counts_are_told_by_family_where_there_are_several() {
     let bench = bench().await;
     let mut both = session("other", SessionKind::Other, "172.17.8.130", "Established");
