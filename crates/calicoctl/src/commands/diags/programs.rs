@@ -46,10 +46,9 @@ pub(super) struct Installed;
 impl Programs for Installed {
     async fn run(&self, line: &[&str]) -> Said {
         let [program, arguments @ ..] = line else { return Said::nothing("no program") };
-        let path = std::env::var("PATH").unwrap_or_default();
         let child = Command::new(program)
             .args(arguments)
-            .env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"))
+            .env("PATH", search_path(std::env::var("PATH").ok()))
             .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -91,6 +90,14 @@ impl Programs for Installed {
     }
 }
 
+/// Where programs are looked for: as this process does, then where those of root are. A part without text would be the
+/// working folder, which may be anybody's.
+fn search_path(own: Option<String>) -> String {
+    const OF_ROOT: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
+    let own = own.unwrap_or_default();
+    own.split(':').filter(|folder| !folder.is_empty()).chain([OF_ROOT]).collect::<Vec<_>>().join(":")
+}
+
 /// Reads to the end or to the limit; true if there was more.
 async fn limited(from: Option<impl AsyncRead + Unpin>, most: u64, into: &mut Vec<u8>) -> bool {
     let Some(from) = from else { return false };
@@ -113,6 +120,14 @@ mod tests {
         assert!(said.fault.is_some_and(|fault| fault.contains('3') && fault.contains("no right")));
         let said = Installed.run(&["no-such-program"]).await;
         assert_eq!(said, Said::nothing("no-such-program is not installed"));
+    }
+
+    #[test]
+    fn programs_are_not_looked_for_in_the_working_folder() {
+        for (own, before) in [(None, ""), (Some(""), ""), (Some("/opt/bin::/x:"), "/opt/bin:/x:")] {
+            let path = search_path(own.map(str::to_owned));
+            assert_eq!(path, format!("{before}/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"));
+        }
     }
 
     #[tokio::test]
