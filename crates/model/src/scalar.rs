@@ -221,6 +221,12 @@ impl MacAddress {
         bytes[1..].copy_from_slice(&digest[..5]);
         Self(bytes)
     }
+
+    /// True if one interface can have it: not that of a group, and not all zeros.
+    #[must_use]
+    pub fn is_unicast(&self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
 }
 
 impl FromStr for MacAddress {

@@ -107,7 +107,8 @@ impl Overlay {
 
     pub(super) fn set_node(&mut self, name: &str, spec: Option<&NodeSpec>) {
         let ends = spec.map(|spec| {
-            let mac = |text: Option<&String>| text.and_then(|text| text.parse().ok());
+            // The kernel takes no other; the computed one is what all hosts then agree on.
+            let mac = |text: Option<&String>| text.and_then(|text| text.parse().ok()).filter(MacAddress::is_unicast);
             [
                 End {
                     host: host_address(spec, true),

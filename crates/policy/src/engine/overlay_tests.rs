@@ -249,15 +249,18 @@ fn settings_of_the_tunnel_are_followed_and_nonsense_is_told() {
 }
 
 #[test]
-fn a_mac_address_of_the_node_goes_before_the_computed_one() {
+fn a_mac_address_of_the_node_goes_before_the_computed_one_if_a_device_can_have_it() {
     let mut host = Host::with_three("Always");
-    let spec = json!({
-        "bgp": {"ipv4Address": "192.0.2.3/24"}, "ipv4VXLANTunnelAddr": "10.65.3.0",
-        "vxlanTunnelMACAddr": "66:00:00:00:00:03",
-    });
-    host.absorb([change(calico_model::KindName::Node, "n3", &spec)]);
-    host.flush();
-    assert_eq!(host.programmed.vteps[&"10.65.3.0".parse().unwrap()].mac.to_string(), "66:00:00:00:00:03");
+    let computed = calico_model::MacAddress::of_vxlan("n3", false).to_string();
+    let own = "66:00:00:00:00:03";
+    for (said, taken) in [(own, own), ("01:00:5e:00:00:03", &computed), (own, own), ("00:00:00:00:00:00", &computed)] {
+        let spec = json!({
+            "bgp": {"ipv4Address": "192.0.2.3/24"}, "ipv4VXLANTunnelAddr": "10.65.3.0", "vxlanTunnelMACAddr": said,
+        });
+        host.absorb([change(calico_model::KindName::Node, "n3", &spec)]);
+        host.flush();
+        assert_eq!(host.programmed.vteps[&"10.65.3.0".parse().unwrap()].mac.to_string(), taken, "{said}");
+    }
 }
 
 #[test]
