@@ -33,7 +33,7 @@ impl fmt::Display for KernelError {
         match rustix::io::Errno::from_raw_os_error(self.errno) {
             rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => f.write_str("; this needs root (CAP_NET_ADMIN)"),
             rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS => {
-                f.write_str("; the kernel lacks nf_tables or one of its expressions")
+                f.write_str("; this kernel cannot do that, `calicoctl checksystem` lists what it can")
             }
             _ => Ok(()),
         }
@@ -121,5 +121,17 @@ impl Error {
             Self::Unsettled { .. } | Self::Program { .. } => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_cannot_do_is_not_laid_on_nftables() {
+        let error = KernelError::new("make VXLAN device vxlan.calico", rustix::io::Errno::OPNOTSUPP.raw_os_error());
+        let text = error.to_string();
+        assert!(text.contains("checksystem") && !text.contains("nf_tables"), "{text}");
     }
 }

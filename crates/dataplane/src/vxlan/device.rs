@@ -255,7 +255,8 @@ fn words(hindrance: Hindrance) -> String {
 fn explained(error: Error) -> Hindrance {
     match error {
         Error::Kernel(kernel) if kernel.is(Errno::OPNOTSUPP) => Hindrance::Told(format!(
-            "{kernel}: this kernel has no VXLAN; load the module `vxlan`, or use pools without"
+            "{}: this kernel has no VXLAN; load the module `vxlan`, or use pools without",
+            kernel.operation
         )),
         Error::Kernel(kernel) if kernel.is(Errno::EXIST) => {
             Hindrance::Told(format!("{kernel}: another device has the same VXLAN identifier and port; remove it"))
