@@ -53,7 +53,7 @@ pub(crate) async fn remove(ctx: &Context, args: &NodeRemove) -> Result<Output, F
     let _acting = ctx.interrupt.acting();
     let mut faults = remove_belongings(ctx, &node, &endpoints, is_this_host).await?;
     if faults.is_empty()
-        && let Err(failure) = delete_by_name::<NodeSpec>(ctx, &node).await
+        && let Err(failure) = delete_if::<NodeSpec>(ctx, &node, &|_| true).await
     {
         faults.push(failure.one_line());
     }
@@ -188,8 +188,8 @@ async fn remove_settings(ctx: &Context, node: &str, faults: &mut Vec<String>) {
     let outcomes = [
         delete_where::<BGPPeerSpec>(ctx, |peer| peer.spec.node == node).await,
         delete_where::<HostEndpointSpec>(ctx, |endpoint| endpoint.spec.node == node).await,
-        delete_by_name::<FelixConfigurationSpec>(ctx, &own).await,
-        delete_by_name::<BGPConfigurationSpec>(ctx, &own).await,
+        delete_if::<FelixConfigurationSpec>(ctx, &own, &|_| true).await,
+        delete_if::<BGPConfigurationSpec>(ctx, &own, &|_| true).await,
         delete_where::<CalicoNodeStatusSpec>(ctx, |status| status.spec.node == node).await,
         delete_reports(ctx, node).await,
     ];
@@ -233,18 +233,18 @@ async fn delete_where<S: Kind>(ctx: &Context, is_it: impl Fn(&Resource<S>) -> bo
     let (all, unreadable) = ctx.store.list::<S>().await?;
     ctx.note_unreadable(&unreadable);
     for resource in all.iter().filter(|resource| is_it(resource)) {
-        delete_by_name::<S>(ctx, resource.name()).await?;
+        delete_if::<S>(ctx, resource.name(), &is_it).await?;
     }
     Ok(())
 }
 
-/// Deletes a resource as it stands; one that is not there is fine.
-async fn delete_by_name<S: Kind>(ctx: &Context, name: &str) -> Result<(), Failure> {
+/// Deletes a resource as it stands if it is meant, which somebody else's change may end; one that is not there is fine.
+async fn delete_if<S: Kind>(ctx: &Context, name: &str, is_it: &impl Fn(&Resource<S>) -> bool) -> Result<(), Failure> {
     let mut races = Races::new(format!("{} {name}", S::NAME));
     loop {
         let resource = match ctx.store.get::<S>(name).await {
-            Ok(resource) => resource,
-            Err(Error::NotFound { .. }) => return Ok(()),
+            Ok(resource) if is_it(&resource) => resource,
+            Ok(_) | Err(Error::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         match ctx.store.delete(&resource).await {

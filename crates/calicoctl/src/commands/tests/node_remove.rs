@@ -6,7 +6,7 @@ use calico_model::{
     AsNumber, BGPConfigurationSpec, BGPPeerSpec, CalicoNodeStatusSpec, FelixConfigurationSpec, HostEndpointSpec,
     IPPoolSpec, NodeSpec, Resource, WorkloadEndpointSpec,
 };
-use calico_store::Injected;
+use calico_store::{Injected, WriteKind};
 
 use crate::{
     args::NodeRemove,
@@ -143,6 +143,23 @@ async fn a_name_that_no_host_has_removes_nothing() {
         assert!(said.contains("Invalid node name specified with --hostname"), "{name:?}: {said}");
         assert_eq!(bench.everything().await, before, "{name:?}");
     }
+}
+
+#[tokio::test]
+async fn what_another_host_has_been_given_meanwhile_stays() {
+    let bench = bench().await;
+    let key = bench.ctx.store.get::<BGPPeerSpec>("peer-host-1").await.unwrap().key().to_string();
+    let stored = bench.ctx.store.kv().get(&key).await.unwrap().unwrap().value;
+    let value = String::from_utf8(stored).unwrap().replace(r#""node":"host-1""#, r#""node":"host-2""#);
+    let mut once = true;
+    bench.kv.inject(move |behind, write| {
+        if write.kind == WriteKind::Delete && write.key == key && std::mem::take(&mut once) {
+            behind.put(write.key, &value);
+        }
+        Injected::Proceed
+    });
+    text(remove(&bench.ctx, &of(None, true)).await);
+    assert_eq!(bench.ctx.store.get::<BGPPeerSpec>("peer-host-1").await.unwrap().spec.node, "host-2");
 }
 
 #[tokio::test]
