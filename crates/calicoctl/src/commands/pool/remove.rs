@@ -73,7 +73,9 @@ async fn remove_one(ctx: &Context, pool: &IPPool, progress: impl Fn(&str)) -> Re
     progress("Removing IPAM configuration for pool");
     let_go(ctx, pool).await?;
     delete(ctx, pool).await?;
-    uses::of(ctx, pool.spec.cidr).await
+    uses::of(ctx, pool.spec.cidr).await.map_err(|failure| {
+        failure.context(format!("Pool {} is deleted; what still has addresses of it cannot be told.", pool.spec.cidr))
+    })
 }
 
 /// The pool of a CIDR or of a name.

@@ -315,6 +315,21 @@ async fn what_keeps_addresses_in_use_names_the_size_of_their_blocks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_behind_the_deletion_leaves_no_doubt_about_it() {
+    let bench = Bench::new();
+    text(typed(&bench, "pool add 192.168.0.0/16").await);
+    let kv = bench.kv.clone();
+    bench.kv.inject(move |_, write| {
+        kv.set_down(write.kind == WriteKind::Delete && write.key.contains("ippools"));
+        Injected::Proceed
+    });
+    let said = refusal(&bench, "pool remove 192.168.0.0/16").await;
+    assert!(said.contains("Pool 192.168.0.0/16 is deleted; what still"), "{said}");
+    bench.kv.set_down(false);
+    assert!(pools(&bench).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pool_that_is_removed_says_what_still_uses_it_and_how_to_go_on() {
     let bench = Bench::new();
     text(typed(&bench, "pool add 192.168.0.0/16 --nat-outgoing").await);
