@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use calico_model::{AsNumber, BGPConfigurationSpec, BGPPeer, BGPPeerSpec, Node, NodeSpec};
 
+use super::bgp::Neighbour;
 use crate::{
     context::Context,
     failure::Failure,
@@ -69,7 +70,7 @@ pub(super) fn address(net: Option<&str>) -> Option<String> {
 fn peers_of(node: &Node, peers: &[BGPPeer]) -> (Vec<String>, Vec<String>) {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for peer in peers.iter().filter(|peer| is_peer_of(node, &peer.spec)) {
-        let Some(address) = peer_address(&peer.spec.peer_ip) else { continue };
+        let Some(Neighbour { address, .. }) = Neighbour::of(&peer.spec) else { continue };
         let words = match peer.spec.as_number {
             Some(number) => format!("{} as {number}", peer.spec.peer_ip),
             None => peer.spec.peer_ip.clone(),
@@ -89,9 +90,4 @@ fn is_peer_of(node: &Node, peer: &BGPPeerSpec) -> bool {
     }
     !peer.node_selector.is_empty()
         && calico_selector::parse(&peer.node_selector).is_ok_and(|selector| selector.matches(&node.metadata.labels))
-}
-
-/// The address in `10.0.0.1`, `10.0.0.1:179`, `fd00::1` or `[fd00::1]:179`.
-pub(super) fn peer_address(peer_ip: &str) -> Option<IpAddr> {
-    peer_ip.parse::<IpAddr>().or_else(|_| peer_ip.parse::<std::net::SocketAddr>().map(|socket| socket.ip())).ok()
 }

@@ -13,6 +13,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::neighbour::Neighbour;
 use self::neighbour::Scope;
 use crate::{
     args::{BgpCommand, NodeBgpCommand, NodePeerCommand, PeerCommand},

@@ -40,9 +40,9 @@ impl Scope {
 
 /// A neighbour: where its BGP daemon listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Neighbour {
-    pub(super) address: IpAddr,
-    pub(super) port: u16,
+pub(crate) struct Neighbour {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
 }
 
 impl Neighbour {
@@ -51,7 +51,7 @@ impl Neighbour {
     }
 
     /// From a BGPPeer's `peerIP`: an address, `v4:port` or `[v6]:port`.
-    pub(super) fn of(spec: &BGPPeerSpec) -> Option<Self> {
+    pub(crate) fn of(spec: &BGPPeerSpec) -> Option<Self> {
         let text = spec.peer_ip.as_str();
         let plain = text.parse().map(|address| Self::new(address, None));
         plain

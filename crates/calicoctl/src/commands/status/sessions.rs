@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::words::{self, Facts};
 use crate::{
-    commands::{config, node_show},
+    commands::{bgp::Neighbour, config, node_show},
     context::Context,
     failure::{Exit, Failure},
     output::{Cell, Column, Table},
@@ -131,7 +131,7 @@ impl Identity {
         }
         let made_by = session.description.as_deref().and_then(|text| text.strip_prefix("BGPPeer "));
         let is_at = |peer: &BGPPeer| {
-            session.peer_address.is_some() && node_show::peer_address(&peer.spec.peer_ip) == session.peer_address
+            Neighbour::of(&peer.spec).is_some_and(|neighbour| session.peer_address == Some(neighbour.address))
         };
         self.peers
             .iter()
