@@ -78,7 +78,7 @@ pub struct Snapshot {
     pub node_uses: Vec<Use>,
     /// Addresses of endpoints, in key order.
     pub workload_uses: Vec<Use>,
-    /// Keys of IPAM whose values cannot be read, and why; blocks are not among them.
+    /// Keys of IPAM and of pools whose values cannot be read, and why; blocks are not among them.
     pub unreadable: Vec<(String, String)>,
     /// Keys of nodes and endpoints whose values cannot be read, and why. What they use looks leaked, so nothing may
     /// be released while there are some.
@@ -97,7 +97,8 @@ impl Ipam {
         }
         // In key order, IPv4 would be first by itself; this does not rely on it.
         snapshot.blocks.sort_by_key(|block| Family::of_net(block.cidr));
-        let (pools, _) = self.store().list::<IPPoolSpec>().await?;
+        let (pools, unreadable) = self.store().list::<IPPoolSpec>().await?;
+        snapshot.unreadable.extend(unreadable.iter().map(|error| (key_of(error).to_owned(), error.to_string())));
         snapshot.pools = pools.iter().map(|pool| (pool.spec.cidr.trunc(), !pool.spec.disabled)).collect();
         let (nodes, unreadable) = self.store().list::<NodeSpec>().await?;
         // A node that cannot be read is a node all the same.

@@ -156,6 +156,13 @@ async fn leaks_are_addresses_without_a_user_that_do_not_cool_down() {
 }
 
 #[tokio::test]
+async fn a_pool_that_cannot_be_read_is_told_beside_what_it_seems_to_leave() {
+    let (kv, _, ipam) = cluster().await;
+    put(&kv, "/calico/resources/v3/projectcalico.org/ippools/pool", "nonsense");
+    assert_eq!(kinds(&ipam).await, ["orphan", "unreadable"]);
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_be_read_keeps_its_blocks() {
     let (kv, _, ipam) = cluster().await;
     put(&kv, "/calico/resources/v3/projectcalico.org/nodes/node1", "nonsense");
