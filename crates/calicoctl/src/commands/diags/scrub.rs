@@ -168,11 +168,13 @@ impl Scrubber {
         }
     }
 
-    /// Takes note of every text below a member whose name says secret.
+    /// Takes note of every text and number below a member whose name says secret.
     pub(super) fn know_those_of_data(&mut self, data: &Value) {
         fn all(scrubber: &mut Scrubber, value: &Value) {
             match value {
                 Value::String(text) => scrubber.know(text),
+                // A password of digits, without quotes.
+                Value::Number(number) => scrubber.know(&number.to_string()),
                 Value::Array(values) => values.iter().for_each(|value| all(scrubber, value)),
                 Value::Object(members) => members.values().for_each(|value| all(scrubber, value)),
                 _ => {}

@@ -67,11 +67,12 @@ fn known_values_come_from_where_a_host_keeps_them() {
     );
     scrubber.know_those_of_settings("# x\nexport ETCD_PASSWORD=\"env-one\"\nETCD_USERNAME=root\nMY_TOKEN='env-two'\n");
     scrubber.know_those_of_data(&json!({
-        "spec": { "etcdPassword": "data-one", "k8sAPIToken": ["data-two"], "etcdUsername": "somebody" },
+        "spec": { "etcdPassword": "data-one", "k8sAPIToken": ["data-two", 271828], "etcdUsername": "somebody", "port": 31415 },
         "password": { "secretKeyRef": { "name": "tor-secrets", "key": "rack" } },
     }));
-    let said = scrubber.strike("bird-one bird-two env-one env-two data-one data-two root somebody tor-secrets");
-    assert_eq!(said, format!("{} root somebody tor-secrets", [REMOVED; 6].join(" ")));
+    let said =
+        scrubber.strike("bird-one bird-two env-one env-two data-one data-two 271828 root somebody tor-secrets 31415");
+    assert_eq!(said, format!("{} root somebody tor-secrets 31415", [REMOVED; 7].join(" ")));
 }
 
 #[test]
