@@ -13,7 +13,7 @@ use calico_policy::instruction::{
 };
 use nlink::netlink::{
     Connection, Route,
-    link::{IpipLink, LinkConfig, VethLink, VxlanLink},
+    link::{LinkConfig, VethLink, VxlanLink},
 };
 
 use crate::{Dataplane, Options};
@@ -43,13 +43,11 @@ pub enum Feature {
     Vxlan,
     /// VXLAN devices over IPv6.
     VxlanV6,
-    /// IP-in-IP devices.
-    IpInIp,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::Veth,
         Self::Ipv6,
         Self::Nftables,
@@ -61,7 +59,6 @@ impl Feature {
         Self::IptablesLegacy,
         Self::Vxlan,
         Self::VxlanV6,
-        Self::IpInIp,
     ];
 }
 
@@ -118,7 +115,6 @@ async fn attempt(feature: Feature, ipv6: &Result<(), String>) -> Result<(), Stri
         Feature::IptablesLegacy => rules(Renderer::Iptables, IptablesBackend::Legacy, everything()).await,
         Feature::Vxlan => link(VxlanLink::new("probe2", 4096).local(Ipv4Addr::LOCALHOST).port(4789)).await,
         Feature::VxlanV6 => link(VxlanLink::new("probe3", 4096).local6(Ipv6Addr::LOCALHOST).port(4790)).await,
-        Feature::IpInIp => link(IpipLink::new("probe4")).await,
     }
 }
 
@@ -260,9 +256,6 @@ mod tests {
         let outcomes = probe().unwrap();
         assert_eq!(outcomes.len(), Feature::ALL.len());
         for (feature, outcome) in outcomes {
-            if feature == Feature::IpInIp {
-                continue;
-            }
             outcome.unwrap_or_else(|why| panic!("{feature:?}: {why}"));
         }
     }

@@ -136,7 +136,6 @@ fn words(feature: Feature) -> (&'static str, &'static str, &'static str) {
         Feature::VxlanV6 => {
             ("VXLAN over IPv6", "IPv6 pools with VXLAN", "modprobe vxlan udp_tunnel (CONFIG_VXLAN, CONFIG_IPV6)")
         }
-        Feature::IpInIp => ("IP-in-IP", "pools with IP-in-IP", "modprobe ipip (CONFIG_NET_IPIP), or use VXLAN"),
     }
 }
 

@@ -49,7 +49,7 @@ fn a_good_host_is_ok_in_every_line() {
 
 #[test]
 fn what_only_a_feature_needs_is_told_and_is_no_failure() {
-    let facts = without(&[Feature::Vxlan, Feature::IpInIp, Feature::Ipv6, Feature::IptablesLegacy]);
+    let facts = without(&[Feature::Vxlan, Feature::Ipv6, Feature::IptablesLegacy]);
     let output = shown(&judge::judge(&facts, NOTHING));
     assert_eq!(output.exit, Exit::Done);
     let row = |item: &str| output.data.as_array().unwrap().iter().find(|row| row["item"] == item).unwrap().clone();
