@@ -52,7 +52,7 @@ pub(crate) fn nearest(word: &str) -> Option<Keyword> {
     }
     let close = |keyword: &Keyword| {
         let text = keyword.as_str();
-        let distance = distance(&word, text);
+        let distance = strsim::osa_distance(&word, text);
         // A third of the word may be wrong: of `to` nothing, of `tag` and `ports` one letter, of `icmpv6` two.
         (distance * 3 <= text.len()).then_some((distance, !text.starts_with(&word), *keyword))
     };
@@ -61,30 +61,6 @@ pub(crate) fn nearest(word: &str) -> Option<Keyword> {
         .filter_map(close)
         .min_by_key(|(distance, is_no_beginning, _)| (*distance, *is_no_beginning));
     closest.map(|(_, _, keyword)| keyword)
-}
-
-/// How many letters must be put in, taken out, replaced or swapped with their neighbour.
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    if one.len() > 2 * other.len() {
-        return usize::MAX / 4;
-    }
-    let width = other.len() + 1;
-    // Three rows of the table are enough.
-    let mut before: Vec<usize> = vec![0; width];
-    let mut above: Vec<usize> = (0..width).collect();
-    for i in 1..=one.len() {
-        let mut row = vec![i; width];
-        for j in 1..width {
-            let replaced = usize::from(one[i - 1] != other[j - 1]);
-            row[j] = (above[j] + 1).min(row[j - 1] + 1).min(above[j - 1] + replaced);
-            if i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1] {
-                row[j] = row[j].min(before[j - 2] + 1);
-            }
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[width - 1]
 }
 
 #[cfg(test)]
@@ -116,7 +92,5 @@ mod tests {
         ] {
             assert_eq!(nearest(word).map(Keyword::as_str), expected, "{word}");
         }
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("abcd", "badc"), 2);
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn similar(kind: KindName, typed: &str) -> Vec<String> {
         .map(|field| field.name().to_owned())
         .filter_map(|name| {
             let lower = name.to_ascii_lowercase();
-            let distance = distance(&typed, &lower);
+            let distance = strsim::osa_distance(&typed, &lower);
             let close = distance <= 1 + typed.len() / 8;
             let part = typed.len() >= 4 && lower.contains(&typed);
             (close || part).then_some((distance, name))
@@ -110,22 +110,6 @@ pub(super) fn similar(kind: KindName, typed: &str) -> Vec<String> {
         .collect();
     found.sort();
     found.into_iter().take(MOST).map(|(_, name)| name).collect()
-}
-
-/// How many letters must be changed, added or taken away to make one of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -164,6 +148,5 @@ mod tests {
         assert_eq!(similar(KindName::BGPConfiguration, "asnumbr"), ["asNumber"]);
         assert!(similar(KindName::FelixConfiguration, "vxlanmtu").contains(&"vxlanMTUV6".to_owned()));
         assert!(similar(KindName::FelixConfiguration, "zzz").is_empty());
-        assert_eq!((distance("kitten", "sitting"), distance("", "ab"), distance("a", "a")), (3, 2, 0));
     }
 }

@@ -47,7 +47,7 @@ fn fault(fault: &Fault) -> String {
     match calico_selector::parse(&fault.value) {
         // Other faults of a selector (its length, where it stands) have no place in it.
         Err(error) if fault.reason.contains(error.message()) && !fault.value.is_empty() => {
-            format!("{words}{}", underlined(&fault.value, error.span()))
+            format!("{words}{}", calico_classic::underlined(&fault.value, error.span()))
         }
         _ => words,
     }
@@ -58,20 +58,6 @@ fn shortened(value: &str) -> String {
         return value.to_owned();
     }
     value.chars().take(SHOWN).chain("…".chars()).collect()
-}
-
-/// The text on a line, and below it marks for the bytes of `span`. Of a long text only what is around them.
-fn underlined(text: &str, span: std::ops::Range<usize>) -> String {
-    // One line, so that the marks stand below what they mark.
-    let letters: Vec<char> = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-    let (start, end) = (text[..span.start].chars().count(), text[..span.end].chars().count());
-    let first = if letters.len() > SHOWN { start.saturating_sub(SHOWN / 2) } else { 0 };
-    let last = letters.len().min(first + SHOWN);
-    let line: String = letters[first..last].iter().collect();
-    let (before, after) = (if first > 0 { "…" } else { "" }, if last < letters.len() { "…" } else { "" });
-    let marked = end.min(last).saturating_sub(start).max(1);
-    let blanks = start - first + before.chars().count();
-    format!("\n    {before}{line}{after}\n    {}{}", " ".repeat(blanks), "^".repeat(marked))
 }
 
 /// What a command has done to resources.
