@@ -50,6 +50,7 @@ mod schema;
 mod staged_kubernetes;
 mod tier;
 mod validate;
+mod vxlan;
 
 pub use agent_health::AgentHealth;
 pub use any::{AnyResource, Change, DecodeError};
@@ -90,3 +91,4 @@ pub use scalar::{AsNumber, MacAddress, Port, Protocol, timestamp};
 pub use staged_kubernetes::{StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicySpec};
 pub use tier::{Tier, TierSpec};
 pub use validate::{Fault, Invalid};
+pub use vxlan::{LEAST_MTU, VXLAN_DEVICES, VXLAN_OVERHEAD};

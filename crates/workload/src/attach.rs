@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use calico_model::MacAddress;
+use calico_model::{LEAST_MTU, MacAddress, VXLAN_DEVICES};
 use nlink::{Connection, Route, netlink::link::VethLink};
 
 use crate::{
@@ -105,11 +105,6 @@ async fn create(pair: &mut Pair<'_>, attachment: &Attachment) -> Result<MacAddre
     })
 }
 
-/// The devices of tunnels between hosts, as felix (and upstream's) names them. They are there while a pool needs them.
-const TUNNELS: [&str; 2] = ["vxlan.calico", "vxlan-v6.calico"];
-/// The least MTU that a link with IPv6 can have (RFC 8200).
-const LEAST_MTU6: u32 = 1280;
-
 /// The MTU to set: the one wanted, else the least of the interface by which packets leave the host for the rest of the
 /// world and of the tunnels between hosts, else none (the kernel's 1500). So that what a workload sends at its largest
 /// comes through without being cut, wherever it goes.
@@ -119,11 +114,11 @@ async fn mtu(host: &Connection<Route>, attachment: &Attachment) -> Result<Option
     }
     let ipv6 = attachment.addresses.iter().any(IpAddr::is_ipv6);
     let mut found = uplink_mtu(host, ipv6).await?;
-    for name in TUNNELS {
+    for name in VXLAN_DEVICES {
         let link = host.get_link_by_name(name).await.map_err(kernel(|| format!("looking for {name}")))?;
         if let Some(tunnel) = link.and_then(|link| link.mtu()) {
             // A tunnel that is too narrow for IPv6 is IPv4's.
-            let tunnel = if ipv6 { tunnel.max(LEAST_MTU6) } else { tunnel };
+            let tunnel = if ipv6 { tunnel.max(LEAST_MTU[1]) } else { tunnel };
             found = Some(found.map_or(tunnel, |found| found.min(tunnel)));
         }
     }

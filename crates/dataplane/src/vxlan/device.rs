@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use calico_model::{LEAST_MTU, VXLAN_OVERHEAD};
 use calico_policy::instruction::Tunnel;
 use rustix::io::Errno;
 
@@ -11,11 +12,6 @@ use crate::{
     family::Family,
     netlink::{Device, Rtnl, VxlanParameters},
 };
-
-/// What encapsulation adds to a packet, by family: outer IP header, UDP, VXLAN, inner Ethernet header.
-const OVERHEAD: [u32; 2] = [50, 70];
-/// The least MTU of a link with IPv4, with IPv6.
-const LEAST_MTU: [u32; 2] = [68, 1280];
 
 /// Why a device is not as wanted.
 enum Hindrance {
@@ -208,7 +204,7 @@ async fn apply_addresses(
 
 /// What fits into the carrying interface, or less if that is asked for. More than fits the kernel would refuse.
 fn mtu(family: Family, tunnel: &Tunnel, carrier: u32) -> Result<u32, Hindrance> {
-    let fits = carrier.saturating_sub(OVERHEAD[family.index()]);
+    let fits = carrier.saturating_sub(VXLAN_OVERHEAD[family.index()]);
     let mtu = tunnel.mtu.map_or(fits, |mtu| mtu.min(fits));
     if mtu >= LEAST_MTU[family.index()] {
         return Ok(mtu);

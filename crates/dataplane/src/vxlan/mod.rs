@@ -26,6 +26,7 @@ use std::{
     net::IpAddr,
 };
 
+use calico_model::VXLAN_DEVICES;
 use calico_policy::instruction::{ClusterRoute, Instruction, Tunnel, Tunnels, Vtep};
 use ipnet::IpNet;
 
@@ -38,9 +39,6 @@ use crate::{
 };
 
 pub(crate) use device::remove_devices;
-
-/// The devices' names, by family. They are upstream's.
-const NAMES: [&str; 2] = ["vxlan.calico", "vxlan-v6.calico"];
 
 /// Wanted tunnels and routes, and what is known of the devices.
 #[derive(Debug, Default)]
@@ -71,11 +69,11 @@ pub(crate) struct Overlay {
 
 /// The name of a family's device.
 fn name(family: Family) -> IfName {
-    IfName::new(NAMES[family.index()]).expect("the names are short and plain")
+    IfName::new(VXLAN_DEVICES[family.index()]).expect("the names are short and plain")
 }
 
 fn is_name(candidate: &IfName) -> bool {
-    NAMES.contains(&candidate.as_str())
+    VXLAN_DEVICES.contains(&candidate.as_str())
 }
 
 impl Overlay {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use calico_model::{FelixConfiguration, FelixConfigurationSpec, KindName, Port, ProtoPort, ResourceKey};
+use calico_model::{FelixConfiguration, FelixConfigurationSpec, KindName, LEAST_MTU, Port, ProtoPort, ResourceKey};
 use calico_selector::parse;
 use ipnet::IpNet;
 
@@ -24,8 +24,6 @@ const DEFAULT: &str = "default";
 const VXLAN_PORT: u16 = 4789;
 /// Upstream's network identifier of VXLAN.
 const VXLAN_VNI: u32 = 4096;
-/// The least MTU that a link with IPv4, with IPv6 can have (RFC 791, RFC 8200).
-const LEAST_MTU: [u32; 2] = [68, 1280];
 /// The greatest `logActionRateLimitBurst` that the field allows. The kernel refuses what takes too long to earn at the
 /// rate, and one refused rule is a whole refused write.
 const MAX_LOG_BURST: u32 = 9999;

@@ -1,6 +1,7 @@
 //! What the facts mean. Pure.
 
 use calico_dataplane::probe::Feature;
+use calico_model::{LEAST_MTU, VXLAN_OVERHEAD};
 
 use super::facts::Facts;
 
@@ -10,9 +11,6 @@ const LEAST_KERNEL: (u32, u32) = (2, 6);
 const FEW_CONNECTIONS: u64 = 65_536;
 /// Files that a busy node may have open.
 const FEW_FILES: u64 = 4096;
-/// Bytes: what IPv6 needs at least (RFC 8200), and what VXLAN over IPv6 adds to each packet.
-const LEAST_MTU: u32 = 1280;
-const VXLAN_OVERHEAD: u32 = 70;
 
 /// How an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +187,7 @@ fn settings(facts: &Facts) -> Vec<Check> {
         checks.push(optional("rp_filter", "tunnels and several uplinks", state, detail, way_out));
     }
     if let Some((interface, mtu)) = &facts.uplink {
-        let is_small = *mtu < LEAST_MTU + VXLAN_OVERHEAD;
+        let is_small = *mtu < LEAST_MTU[1] + VXLAN_OVERHEAD[1];
         let state = if is_small { State::Warning } else { State::Ok };
         let detail = format!("{interface} carries {mtu} bytes");
         checks.push(optional("MTU of the uplink", "IPv6 through VXLAN", state, detail, "raise it to 1350 or more"));
