@@ -54,3 +54,4 @@ pub use parse::parse;
 pub use same::same;
 pub use say::{Said, say};
 pub use tag::{Tag, TagError};
+pub use value::net;

@@ -98,8 +98,9 @@ pub(crate) fn nets(word: &str) -> List<(Range<usize>, IpNet)> {
     (nets, faults)
 }
 
-/// One network or address, without host bits.
-pub(crate) fn net(text: &str) -> Option<IpNet> {
+/// One network; a bare address is a network of one. Host bits are cleared. `None` for anything else, IPv4's short forms
+/// included.
+pub fn net(text: &str) -> Option<IpNet> {
     let address = |text: &str| text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse::<IpNet>().ok().or_else(|| address(text)).map(|net| net.trunc())
 }

@@ -29,8 +29,7 @@ pub(super) fn family(cidr: IpNet) -> &'static str {
 
 /// Reads a CIDR. A bare address is a network of one; host bits are cleared.
 pub(super) fn cidr(word: &str) -> Result<IpNet, Failure> {
-    let address = || word.parse::<IpAddr>().ok().map(IpNet::from);
-    word.parse::<IpNet>().ok().or_else(address).map(|net| net.trunc()).ok_or_else(|| {
+    calico_classic::net(word).ok_or_else(|| {
         Failure::new(format!("Invalid CIDR specified {word}")).hint("a CIDR is written as 192.168.0.0/16 or fd00::/64")
     })
 }
