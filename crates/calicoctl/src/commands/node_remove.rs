@@ -15,7 +15,7 @@ use calico_store::Error;
 use super::{
     container::{delete_endpoint, detach, of_endpoint},
     node_start::{CONTAINER, PREVIOUS},
-    race::Races,
+    race::{self, Races},
 };
 use crate::{
     args::{EndpointFilter, NodeRemove},
@@ -198,24 +198,11 @@ async fn remove_settings(ctx: &Context, node: &str, faults: &mut Vec<String>) {
 
 /// What felix has reported of this host and its endpoints: keys of another kind than resources.
 async fn delete_reports(ctx: &Context, node: &str) -> Result<(), Failure> {
-    let kv = ctx.store.kv();
-    for entry in kv.list(FELIX_REPORTS).await?.entries {
+    for entry in ctx.store.kv().list(FELIX_REPORTS).await?.entries {
         if !is_report_of(node, &entry.key) {
             continue;
         }
-        let mut races = Races::new(&entry.key);
-        let mut revision = entry.revision;
-        loop {
-            match kv.delete(&entry.key, revision).await {
-                Ok(()) | Err(Error::NotFound { .. }) => break,
-                Err(Error::Conflict { .. }) => races.lost().await?,
-                Err(error) => return Err(error.into()),
-            }
-            match kv.get(&entry.key).await? {
-                Some(now) => revision = now.revision,
-                None => break,
-            }
-        }
+        race::delete(ctx, &entry.key, &entry.key, Some(entry.revision)).await?;
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::failure::Failure;
+use calico_model::Revision;
+use calico_store::Error;
+
+use crate::{context::Context, failure::Failure};
 
 /// How often a lost race for one record is tried again.
 const MOST: u32 = 20;
@@ -36,6 +39,30 @@ impl Races {
         tracing::debug!(record = %self.what, lost = self.lost, ?wait, "lost a race, trying again");
         tokio::time::sleep(wait).await;
         Ok(())
+    }
+}
+
+/// Deletes a key as it stands by now; one that is gone is no fault. `what` names the record in the failure, `seen` is
+/// the version that was read last.
+///
+/// # Errors
+/// The datastore's; too many lost races.
+pub(crate) async fn delete(ctx: &Context, what: &str, key: &str, mut seen: Option<Revision>) -> Result<(), Failure> {
+    let kv = ctx.store.kv();
+    let mut races = Races::new(what);
+    loop {
+        let revision = match seen.take() {
+            Some(revision) => revision,
+            None => match kv.get(key).await? {
+                Some(entry) => entry.revision,
+                None => return Ok(()),
+            },
+        };
+        match kv.delete(key, revision).await {
+            Ok(()) | Err(Error::NotFound { .. }) => return Ok(()),
+            Err(Error::Conflict { .. }) => races.lost().await?,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

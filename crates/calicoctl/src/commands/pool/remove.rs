@@ -16,7 +16,7 @@ use super::{
     uses::{self, Use},
 };
 use crate::{
-    commands::race::Races,
+    commands::race,
     context::Context,
     failure::{Exit, Failure, sentence},
     output::{Format, Output},
@@ -72,7 +72,7 @@ async fn remove_one(ctx: &Context, pool: &IPPool, progress: impl Fn(&str)) -> Re
     disable(ctx, pool).await?;
     progress("Removing IPAM configuration for pool");
     let_go(ctx, pool).await?;
-    delete(ctx, pool).await?;
+    race::delete(ctx, &format!("IPPool {}", pool.name()), &pool.key().to_string(), None).await?;
     uses::of(ctx, pool.spec.cidr).await.map_err(|failure| {
         failure.context(format!("Pool {} is deleted; what still has addresses of it cannot be told.", pool.spec.cidr))
     })
@@ -92,20 +92,6 @@ fn find<'a>(pools: &'a [IPPool], word: &str) -> Result<&'a IPPool, Failure> {
         };
         Failure::new(format!("{cidr} is not a configured pool.")).hint(hint)
     })
-}
-
-/// Deletes the pool as it stands by now.
-async fn delete(ctx: &Context, pool: &IPPool) -> Result<(), Failure> {
-    let mut races = Races::new(format!("IPPool {}", pool.name()));
-    let path = pool.key().to_string();
-    while let Some(entry) = ctx.store.kv().get(&path).await? {
-        match ctx.store.kv().delete(&path, entry.revision).await {
-            Ok(()) => break,
-            Err(Error::Conflict { .. } | Error::NotFound { .. }) => races.lost().await?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// Ends the allocation from a pool that is to be deleted: nobody takes addresses from it, and no host claims a block
