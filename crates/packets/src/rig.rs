@@ -1,6 +1,15 @@
 //! Hosts with agents, and everything around them.
 
-use std::{collections::BTreeMap, io, sync::mpsc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 
 use calico_model::{Change, ResourceKey};
 
@@ -16,6 +25,24 @@ use crate::{
 pub const SILENCE: Duration = Duration::from_millis(60);
 /// How long it listens for an answer that should come, when the machine was too busy for it the first time.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Plays all of `work` on so many rigs at once, each made by `build` in a thread of its own.
+///
+/// # Panics
+/// If one of the threads does.
+pub fn spread<T: Sync>(rigs: usize, work: &[T], build: impl Fn() -> Rig + Sync, play: impl Fn(&mut Rig, &T) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..rigs.min(work.len()) {
+            scope.spawn(|| {
+                let mut rig = build();
+                while let Some(piece) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    play(&mut rig, piece);
+                }
+            });
+        }
+    });
+}
 
 /// All that stands in the datastore, as felix' syncer would tell of it: resources, and objects that cannot be used.
 pub type State = BTreeMap<ResourceKey, Change>;

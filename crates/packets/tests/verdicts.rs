@@ -9,13 +9,13 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::Instant,
 };
 
 use calico_packets::{
     Answer, Backend, Manner, Rig, Scenarios,
     differences::{CLASS, Differences},
+    rig,
     scenario::{Recorded, Scenario},
 };
 
@@ -112,25 +112,21 @@ fn run(backend: Backend) {
     let only = std::env::var("ONLY").unwrap_or_default();
     let chosen: Vec<&Scenario> = scenarios.all.iter().filter(|scenario| scenario.id.starts_with(&only)).collect();
     let start = Instant::now();
-    let (next, probes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let probes = AtomicUsize::new(0);
     let (mismatches, failures) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..HOSTS.min(chosen.len()) {
-            scope.spawn(|| {
-                let mut rig = Rig::new(&scenarios.topology).unwrap();
-                rig.set(&scenarios.empty(backend).unwrap().state().unwrap()).unwrap();
-                rig.is_written_by(backend).unwrap();
-                while let Some(scenario) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let mut found = Vec::new();
-                    let count = play(&mut rig, &scenarios, scenario, backend, &mut found);
-                    match count {
-                        Ok(count) => drop(probes.fetch_add(count, Ordering::Relaxed)),
-                        Err(error) => failures.lock().unwrap().push(format!("{}: {error}", scenario.id)),
-                    }
-                    mismatches.lock().unwrap().extend(found);
-                }
-            });
+    let build = || {
+        let mut rig = Rig::new(&scenarios.topology).unwrap();
+        rig.set(&scenarios.empty(backend).unwrap().state().unwrap()).unwrap();
+        rig.is_written_by(backend).unwrap();
+        rig
+    };
+    rig::spread(HOSTS, &chosen, build, |rig, scenario| {
+        let mut found = Vec::new();
+        match play(rig, &scenarios, scenario, backend, &mut found) {
+            Ok(count) => drop(probes.fetch_add(count, Ordering::Relaxed)),
+            Err(error) => failures.lock().unwrap().push(format!("{}: {error}", scenario.id)),
         }
+        mismatches.lock().unwrap().extend(found);
     });
     let mismatches = mismatches.into_inner().unwrap();
     let probes = probes.into_inner();

@@ -22,18 +22,14 @@ mod notation;
 use std::{
     fmt::Write as _,
     io,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use calico_model::input;
 use calico_packets::{
     Answer, Applied, Backend, Outcome, Probe, Rig, pair,
-    rig::SILENCE,
+    rig::{self, SILENCE},
     scenario::Cluster,
     topology::{list, text},
 };
@@ -227,20 +223,18 @@ fn run(backend: Backend) {
     let (tcp, udp) = (ports(&cases, "tcp"), ports(&cases, "udp"));
     let (left_out, played): (Vec<&Value>, Vec<&Value>) =
         chosen.iter().partition(|case| case["not applicable"].is_string());
-    let (next, faults) = (AtomicUsize::new(0), Mutex::new(String::new()));
-    thread::scope(|scope| {
-        for _ in 0..PAIRS.min(played.len()) {
-            scope.spawn(|| {
-                let mut rig = pair::build(&tcp, &udp).unwrap();
-                while let Some(case) = played.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    for fault in play(&mut rig, case, backend) {
-                        let about = text(case, "about");
-                        let _ = writeln!(faults.lock().unwrap(), "case {} ({about}): {fault}", case["case"]);
-                    }
-                }
-            });
-        }
-    });
+    let faults = Mutex::new(String::new());
+    rig::spread(
+        PAIRS,
+        &played,
+        || pair::build(&tcp, &udp).unwrap(),
+        |rig, case| {
+            for fault in play(rig, case, backend) {
+                let about = text(case, "about");
+                let _ = writeln!(faults.lock().unwrap(), "case {} ({about}): {fault}", case["case"]);
+            }
+        },
+    );
     for case in &left_out {
         println!("case {} is not applicable: {}", case["case"], text(case, "not applicable"));
     }

@@ -16,21 +16,12 @@
 #[allow(dead_code)]
 mod notation;
 
-use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
-    io,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::{collections::BTreeSet, fmt::Write as _, io, sync::Mutex};
 
 use calico_classic::{Tag, parse, say};
 use calico_model::{Rule, input};
 use calico_packets::{
-    Answer, Backend, Probe, Rig, pair,
+    Answer, Backend, Probe, Rig, pair, rig,
     scenario::Cluster,
     topology::{list, text},
 };
@@ -150,20 +141,17 @@ fn play(rig: &mut Rig, case: &Value, backend: Backend) -> io::Result<Vec<String>
 fn run(backend: Backend) {
     let cases = cases();
     let (tcp, udp) = (ports(&cases, "tcp"), ports(&cases, "udp"));
-    let (next, faults) = (AtomicUsize::new(0), Mutex::new(String::new()));
-    thread::scope(|scope| {
-        for _ in 0..PAIRS {
-            scope.spawn(|| {
-                let mut rig = pair::build(&tcp, &udp).unwrap();
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let found = play(&mut rig, case, backend).unwrap_or_else(|error| vec![error.to_string()]);
-                    for fault in found {
-                        let _ = writeln!(faults.lock().unwrap(), "{}: {fault}", text(case, "about"));
-                    }
-                }
-            });
-        }
-    });
+    let faults = Mutex::new(String::new());
+    rig::spread(
+        PAIRS,
+        &cases,
+        || pair::build(&tcp, &udp).unwrap(),
+        |rig, case| {
+            for fault in play(rig, case, backend).unwrap_or_else(|error| vec![error.to_string()]) {
+                let _ = writeln!(faults.lock().unwrap(), "{}: {fault}", text(case, "about"));
+            }
+        },
+    );
     let faults = faults.into_inner().unwrap();
     assert!(faults.is_empty(), "{backend}:\n{faults}");
     println!("{backend}: {} cases played", cases.len());
