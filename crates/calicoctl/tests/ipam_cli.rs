@@ -13,6 +13,8 @@ mod etcd;
 #[path = "../../ipam/tests/vectors/operation.rs"]
 #[allow(dead_code, unused_imports)]
 mod operation;
+#[path = "support/program.rs"]
+mod program;
 
 /// What the library's operations want to know of a datastore that records; this one does not.
 #[allow(dead_code)]
@@ -33,9 +35,7 @@ mod recorder {
 
 use std::{
     collections::BTreeMap,
-    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::Arc,
 };
 
@@ -43,9 +43,9 @@ use calico_ipam::{Backoff, Ipam, block_key, parse_block_key};
 use calico_model::{
     ClusterInformationSpec, IPPool, IPPoolSpec, IPReservation, IPReservationSpec, KindName, Node, NodeSpec, ResourceKey,
 };
-use calico_store::{ConnectOptions, Error, EtcdKv, Kv, Store};
+use calico_store::{Error, EtcdKv, Kv, Store};
 use compare::{Answer, Expected};
-use etcd::{PrivateEtcd, wait_for};
+use etcd::PrivateEtcd;
 use operation::{ConfigWords, Operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -96,26 +96,12 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let etcd = PrivateEtcd::start_with(None, &["--unsafe-no-fsync"]).await;
-        let endpoint = etcd.endpoint();
-        let options = ConnectOptions::from_lookup(|name| (name == "ETCD_ENDPOINTS").then(|| endpoint.clone()));
-        let kv = Arc::new(EtcdKv::new(options.unwrap()).unwrap());
-        wait_for("etcd to answer", async || kv.list("/calico/").await.ok()).await;
+        let (etcd, kv) = program::start().await;
         Self { etcd, store: Store::new(kv.clone()), kv, scratch: tempfile::tempdir().unwrap() }
     }
 
     fn calicoctl(&self, words: &[String], input: &str) -> Answer {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
-            .env_clear()
-            .env("ETCD_ENDPOINTS", self.etcd.endpoint())
-            .args(words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        let output = child.wait_with_output().unwrap();
+        let output = program::run(&self.etcd.endpoint(), words, input);
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&self.folder(), "$R");
         Answer { exit: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }

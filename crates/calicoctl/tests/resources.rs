@@ -9,48 +9,28 @@
 mod cases;
 #[path = "../../store/tests/support/etcd.rs"]
 mod etcd;
+#[path = "support/program.rs"]
+mod program;
 
 use std::{
     collections::BTreeMap,
-    io::Write,
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use calico_store::{ConnectOptions, EtcdKv, Kv, Store};
+use calico_store::{EtcdKv, Kv, Store};
 use cases::{Answer, Case};
-use etcd::{PrivateEtcd, wait_for};
+use etcd::PrivateEtcd;
 use serde_json::Value;
 
 /// Of each category so many cases of the repository are run; of a folder that `VECTORS` names, all.
 const OF_A_CATEGORY: usize = 8;
 
-/// An etcd of its own that answers.
-async fn start() -> (PrivateEtcd, Arc<EtcdKv>) {
-    let etcd = PrivateEtcd::start_with(None, &["--unsafe-no-fsync"]).await;
-    let endpoint = etcd.endpoint();
-    let options = ConnectOptions::from_lookup(|name| (name == "ETCD_ENDPOINTS").then(|| endpoint.clone()));
-    let kv = Arc::new(EtcdKv::new(options.unwrap()).unwrap());
-    wait_for("etcd to answer", async || kv.list("/calico/").await.ok()).await;
-    (etcd, kv)
-}
-
 /// Runs the program.
 fn calicoctl(endpoint: &str, directory: &Path, words: &[String], input: &str) -> Answer {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
-        .env_clear()
-        .env("ETCD_ENDPOINTS", endpoint)
-        .args(cases::command_line(words, directory))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that does not read its input may be gone by now.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
+    let output = program::run(endpoint, &cases::command_line(words, directory), input);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Answer { failed: !output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
@@ -92,7 +72,7 @@ async fn differences(etcd: &PrivateEtcd, kv: &Arc<EtcdKv>, case: &Case) -> Vec<S
 
 #[tokio::test]
 async fn cases_of_every_category_on_a_real_etcd() {
-    let (etcd, kv) = start().await;
+    let (etcd, kv) = program::start().await;
     let (mut bad, mut run, mut seen) = (Vec::new(), 0, BTreeMap::<String, usize>::new());
     let most = if std::env::var_os("VECTORS").is_some() { usize::MAX } else { OF_A_CATEGORY };
     for case in cases::cases() {
@@ -113,7 +93,7 @@ async fn cases_of_every_category_on_a_real_etcd() {
 #[tokio::test]
 async fn ctrl_c_is_the_proper_end_of_a_watch() {
     use std::io::{BufRead, BufReader};
-    let (etcd, kv) = start().await;
+    let (etcd, kv) = program::start().await;
     calico_startup::initialise(&Store::new(kv)).await.unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
         .env_clear()
@@ -134,7 +114,7 @@ async fn ctrl_c_is_the_proper_end_of_a_watch() {
 #[tokio::test]
 async fn a_watch_ends_when_nobody_reads_it() {
     use std::io::{BufRead, BufReader};
-    let (etcd, kv) = start().await;
+    let (etcd, kv) = program::start().await;
     let store = Store::new(kv);
     calico_startup::initialise(&store).await.unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
