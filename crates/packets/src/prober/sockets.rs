@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -16,6 +16,9 @@ use rustix::{
 
 /// The protocol of a raw socket that takes packets with their IP header.
 pub(super) const HAND_MADE: u8 = 255;
+
+/// More than a child takes from its fork to its program, also on a busy machine.
+const HELD_BY_CHILD: Duration = Duration::from_secs(10);
 
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
@@ -70,8 +73,17 @@ pub(super) fn raw(family: u8, protocol: u8) -> Result<OwnedFd> {
 }
 
 /// Starts a connection; INPROGRESS says that it is under way.
+///
+/// A probe that is sent again has the ports of the first try. That one's socket is closed, but a child that another
+/// thread forks at that moment holds it until it executes its program, and until then the kernel says ADDRNOTAVAIL.
 pub(super) fn connect(socket: &OwnedFd, destination: SocketAddr) -> Result<()> {
-    connect_to(socket, &destination)
+    let end = Instant::now() + HELD_BY_CHILD;
+    loop {
+        match connect_to(socket, &destination) {
+            Err(Errno::ADDRNOTAVAIL) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Sends over a connected socket.
