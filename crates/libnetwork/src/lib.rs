@@ -1,0 +1,1 @@
+//! Docker's own network command: the network driver and the IPAM driver of its remote plugin protocol.
