@@ -104,7 +104,7 @@ fn endpoint(index: usize) -> WorkloadEndpoint {
 
 /// Starts felix alone and waits until all endpoints are in force.
 pub(crate) fn start_felix(host: &Host, size: usize) -> Result<Running> {
-    let felix = host.spawn("exec calico-node felix --name host1");
+    let felix = host.spawn("exec calico-felix --name host1");
     let wanted = format!("\"ready\":true,\"reason\":\"{size} local endpoints in force\"");
     wait_until(Duration::from_secs(60), "felix to be in sync", || felix.stdout().contains(&wanted))
         .into_diagnostic()?;

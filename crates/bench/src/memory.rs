@@ -26,7 +26,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         }
         let load = if size == 0 { "idle".to_owned() } else { size.to_string() };
         for (name, pattern) in [
-            ("felix", "-f 'calico-node felix'"),
+            ("felix", "-x calico-felix"),
             ("confd", "-f 'calico-node confd'"),
             ("bird", "-x bird"),
             ("calico-node", "-f 'calico-node run'"),

@@ -13,7 +13,7 @@ pub(crate) fn image(report: &mut Report) -> Result<()> {
     let size =
         std::fs::metadata(&path).map_err(|error| miette!("{}: {error}; run `make image`", path.display()))?.len();
     report.add("image/size", size as f64 / 1e6, "MB", 1, "calico/node as written for docker load");
-    for binary in ["calicoctl", "calico-node"] {
+    for binary in ["calicoctl", "calico-node", "calico-felix"] {
         let size = std::fs::metadata(binaries_dir().join(binary)).into_diagnostic()?.len();
         report.add(format!("image/{binary}"), size as f64 / 1e6, "MB", 1, "the binary");
     }

@@ -29,7 +29,7 @@ use crate::error::{Context, Result};
 pub(crate) const BINARIES: &str = "/run/calico-lab/bin";
 
 /// Programs of ours that `/usr/local/bin` of a host points to, when they are built.
-const PROGRAMS: [&str; 3] = ["calicoctl", "calico-node", "calico-lab"];
+const PROGRAMS: [&str; 4] = ["calicoctl", "calico-node", "calico-felix", "calico-lab"];
 
 /// Everything about a host's files that differs from the machine's.
 pub(crate) struct HostRoot<'a> {

@@ -1,4 +1,4 @@
-//! The two agents as processes of their own: wiring between the libraries, the datastore and standard output.
+//! confd as a process of its own: wiring between the library, the datastore and standard output.
 
 use std::{
     path::Path,
@@ -7,59 +7,16 @@ use std::{
     time::Duration,
 };
 
-use calico_dataplane::Dataplane;
 use calico_model::AgentHealth;
-use calico_store::{ConnectOptions, EtcdKv, Store};
-use miette::{IntoDiagnostic, Result, WrapErr};
-use tokio::signal::unix::{SignalKind, signal};
+use miette::{IntoDiagnostic, Result};
 
-use crate::{NodeArgs, RUN_DIR};
+use crate::{
+    NodeArgs, RUN_DIR,
+    process::{node_name, print_report, stop_signal, store},
+};
 
-/// How often confd's health is said when nothing changes; felix has its own.
+/// How often its health is said when nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// The node's name: as given, else the host name; lower case, as v3 wants it.
-pub(crate) fn node_name(given: Option<&str>) -> Result<String> {
-    calico_startup::node_name(given).into_diagnostic()
-}
-
-/// The datastore that `ETCD_*` names. Connects lazily: an etcd that is down at start-up is waited for.
-pub(crate) fn store() -> Result<Store> {
-    let options = ConnectOptions::from_env().into_diagnostic()?;
-    Ok(Store::new(std::sync::Arc::new(EtcdKv::new(options).into_diagnostic()?)))
-}
-
-/// Completes at SIGTERM or SIGINT.
-pub(crate) async fn stop_signal() {
-    let term = signal(SignalKind::terminate());
-    let int = signal(SignalKind::interrupt());
-    match (term, int) {
-        (Ok(mut term), Ok(mut int)) => {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        }
-        // Without handlers the default action of both signals ends the process, which is what is wanted.
-        _ => std::future::pending().await,
-    }
-}
-
-/// Writes a report for the supervisor.
-fn print_report(health: &AgentHealth) {
-    println!("{}", serde_json::to_string(health).expect("plain strings and numbers serialise"));
-}
-
-pub(crate) async fn felix(args: &NodeArgs) -> Result<ExitCode> {
-    let node = node_name(args.name.as_deref())?;
-    let store = store()?;
-    let dataplane = Dataplane::new(calico_dataplane::Options::default())
-        .into_diagnostic()
-        .wrap_err("felix has no access to the kernel's network configuration (it needs root, or CAP_NET_ADMIN)")?;
-    tracing::info!(%node, datastore = %store.kv().location(), "felix starts");
-    calico_felix::run(&store, dataplane, calico_felix::Options::new(node), print_report, stop_signal())
-        .await
-        .into_diagnostic()
-        .wrap_err("the base rules cannot be installed")?;
-    Ok(ExitCode::SUCCESS)
-}
 
 pub(crate) async fn confd(args: &NodeArgs) -> Result<ExitCode> {
     let node = node_name(args.name.as_deref())?;

@@ -1,7 +1,7 @@
 //! `calico-node`: the service of one host. Start-up, then felix, confd and BIRD under supervision.
 //!
-//! `run` is the service, the same in the container and on the host; `felix` and `confd` are the processes that it
-//! supervises, and can be run by hand to look at one of them; `health` asks a running service.
+//! `run` is the service, the same in the container and on the host; `confd` is one of the processes that it supervises,
+//! and can be run by hand to look at it, as `calico-felix` can; `health` asks a running service.
 
 mod agents;
 mod backoff;
@@ -12,13 +12,15 @@ mod lines;
 mod lock;
 mod logs;
 mod metrics;
+mod process;
 mod run;
 mod supervisor;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use miette::{IntoDiagnostic, Report, Result};
+use miette::{IntoDiagnostic, Result};
+use process::{block_on, in_words, init_log};
 
 /// Where the service keeps its sockets, lock and BIRD's configuration; shared between container and host.
 const RUN_DIR: &str = "/var/run/calico";
@@ -44,8 +46,6 @@ ETCD_PASSWORD, or ETCD_PASSWORD_FILE with the password in a file of mode 0600. C
 enum Command {
     /// Prepare the host and the datastore, then run felix, confd and BIRD until stopped.
     Run(RunArgs),
-    /// Only the agent that programs rules and routes. Its health goes to standard output as JSON lines.
-    Felix(NodeArgs),
     /// Only the agent that configures BIRD. Its health goes to standard output as JSON lines.
     Confd(NodeArgs),
     /// Ask the running service for its health. Exit code 0: ready; 1: not ready, or not running.
@@ -122,46 +122,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// A failure as calicoctl prints its own, and as it reads it from the container's output: one line each for the
-/// error, its causes and the way out, never wrapped.
-fn in_words(error: &Report) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let label = if lines.is_empty() { "error:" } else { "  cause:" };
-        lines.push(format!("{label} {cause}\n"));
-    }
-    lines.extend(error.help().map(|help| format!("hint: {help}\n")));
-    lines.concat()
-}
-
 fn dispatch(command: Command) -> Result<ExitCode> {
     if let Command::Child { parent, command } = command {
         return Err(child::become_child(parent, &command));
     }
-    // One thread: each agent is one loop, and the service mostly waits. Threads would only cost memory.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().into_diagnostic()?;
-    let outcome = runtime.block_on(async {
+    block_on(async {
         match command {
             Command::Run(args) => run::run(args).await,
-            Command::Felix(args) => agents::felix(&args).await,
             Command::Confd(args) => agents::confd(&args).await,
             Command::Health(args) => print_health(&args).await,
             Command::Child { .. } => unreachable!("handled above"),
         }
-    });
-    // A name server that does not answer must not hold up the exit.
-    runtime.shutdown_background();
-    outcome
-}
-
-/// A level, or levels by module (`info,calico_felix=debug`). Not the larger language of `EnvFilter`, which brings an engine
-/// for regular expressions along.
-fn init_log() {
-    use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
-    let wanted = std::env::var("CALICO_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
-    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    })
 }
 
 async fn print_health(args: &HealthArgs) -> Result<ExitCode> {
@@ -182,19 +154,4 @@ async fn print_health(args: &HealthArgs) -> Result<ExitCode> {
         }
     }
     Ok(if health.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-#[cfg(test)]
-mod tests {
-    use miette::miette;
-
-    use super::*;
-
-    #[test]
-    fn a_failure_is_one_line_each_for_error_cause_and_way_out() {
-        let long = "a message that is much longer than eighty columns, so that a terminal would have to wrap it";
-        assert_eq!(in_words(&miette!(help = "do this", "{long}")), format!("error: {long}\nhint: do this\n"));
-        let error = miette!("deepest").wrap_err("outer");
-        assert_eq!(in_words(&error), "error: outer\n  cause: deepest\n");
-    }
 }

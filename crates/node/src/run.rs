@@ -23,11 +23,12 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
-    RUN_DIR, RunArgs, agents,
+    RUN_DIR, RunArgs,
     board::Board,
     health,
     lock::HostLock,
-    supervisor::{Service, StopWith, Supervised, Surroundings, own_program},
+    process::{node_name, stop_signal, store},
+    supervisor::{Service, StopWith, Supervised, Surroundings, felix_program, own_program},
 };
 
 /// How long the processes may take to be ready before a first start counts as failed, and a restart is told of.
@@ -46,7 +47,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
             "calico-node changes routes, rules and interfaces: it needs root"
         ));
     }
-    let node = agents::node_name(args.name.as_deref())?;
+    let node = node_name(args.name.as_deref())?;
     let run_dir = PathBuf::from(RUN_DIR);
     std::fs::create_dir_all(&run_dir)
         .into_diagnostic()
@@ -55,7 +56,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     let listener = health::listen(args.health_port).await?;
     let bird = calico_startup::find_bird().map_err(explain)?;
     calico_startup::check_bgp_port().map_err(explain)?;
-    let store = agents::store()?;
+    let store = store()?;
     let request = request(&args, &node)?;
 
     let board = Arc::new(Board::new(&node, &["bird", "confd", "felix"]));
@@ -105,7 +106,7 @@ async fn serve(
         // As the first process of a container we would not be ended by a signal that nobody waits for.
         tokio::select! {
             prepared = prepare(store, request) => prepared.map_err(|failure| failure.report)?,
-            () = agents::stop_signal() => return Ok(ExitCode::SUCCESS),
+            () = stop_signal() => return Ok(ExitCode::SUCCESS),
         };
     }
     let services = start_services(args, node, bird, surroundings);
@@ -126,7 +127,7 @@ async fn serve(
     };
     let outcome = tokio::select! {
         outcome = work => outcome,
-        () = agents::stop_signal() => Ok(()),
+        () = stop_signal() => Ok(()),
     };
     info!("stopping; rules and routes stay in force");
     poller.abort();
@@ -141,19 +142,20 @@ async fn serve(
 fn start_services(args: &RunArgs, node: &str, bird: &Path, surroundings: &Surroundings) -> Vec<Supervised> {
     let template = vec!["--bird-template".into(), args.bird_template.clone().into_os_string()];
     let services = [
-        agent("confd", node, template),
+        agent("confd", own_program, &["confd"], node, template),
         bird_service(bird.to_owned(), surroundings.bird_socket.clone()),
-        agent("felix", node, Vec::new()),
+        agent("felix", felix_program, &[], node, Vec::new()),
     ];
     services.into_iter().map(|service| Supervised::start(service, surroundings.clone())).collect()
 }
 
-/// One of this program's own agents.
-fn agent(name: &'static str, node: &str, extra: Vec<OsString>) -> Service {
-    let mut arguments: Vec<OsString> = vec![name.into(), "--name".into(), node.into()];
+/// An agent: a program, asked for anew at each start, with the words that make it this one.
+fn agent(name: &'static str, program: fn() -> PathBuf, words: &[&str], node: &str, extra: Vec<OsString>) -> Service {
+    let mut arguments: Vec<OsString> = words.iter().map(Into::into).collect();
+    arguments.extend(["--name".into(), node.into()]);
     arguments.extend(extra);
     let command = move || {
-        let command = std::iter::once(own_program().into_os_string()).chain(arguments.iter().cloned()).collect();
+        let command = std::iter::once(program().into_os_string()).chain(arguments.iter().cloned()).collect();
         std::future::ready(command).boxed()
     };
     Service { name, command: Box::new(command), gate: None, reports: true, stop_with: StopWith::Terminate }

@@ -172,6 +172,13 @@ pub(crate) fn own_program() -> PathBuf {
     program_at(std::env::current_exe().ok())
 }
 
+/// The program of felix: in the folder of ours.
+pub(crate) fn felix_program() -> PathBuf {
+    // Read anew: an upgrade moves both, and "(deleted)" stands at the end of the file's name, not of the folder's.
+    let folder = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned));
+    folder.unwrap_or_default().join("calico-felix")
+}
+
 fn program_at(path: Option<PathBuf>) -> PathBuf {
     // Of a file that was replaced or removed the kernel says "<path> (deleted)".
     path.filter(|path| path.exists()).unwrap_or_else(|| Path::new("/proc/self/exe").to_owned())

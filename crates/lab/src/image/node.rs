@@ -42,11 +42,11 @@ const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The archive replaces `out` only when it is complete. Debugging sections are left out.
 ///
 /// # Errors
-/// `calico-node` is not built, BIRD is not installed, or a file cannot be read or written.
+/// `calico-node` or `calico-felix` is not built, BIRD is not installed, or a file cannot be read or written.
 pub fn write_node_image(out: &Path, binaries: &Path) -> Result<NodeImage> {
     let mut layer = Layer::default();
     let mut parts = Vec::new();
-    for (name, needed) in [("calico-node", true), ("calicoctl", false)] {
+    for (name, needed) in [("calico-node", true), ("calico-felix", true), ("calicoctl", false)] {
         let path = binaries.join(name);
         if path.exists() {
             add_program(&mut layer, &mut parts, &format!("usr/bin/{name}"), &path)?;
@@ -214,7 +214,9 @@ mod tests {
         assert!(matches!(error, LabError::MissingFile { .. }), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
 
-        fs::copy("/bin/true", dir.path().join("calico-node")).unwrap();
+        for name in ["calico-node", "calico-felix"] {
+            fs::copy("/bin/true", dir.path().join(name)).unwrap();
+        }
         let image = write_node_image(&dir.path().join("a.tar"), dir.path()).unwrap();
         let again = write_node_image(&dir.path().join("b.tar"), dir.path()).unwrap();
         assert_eq!(image.id, again.id);
