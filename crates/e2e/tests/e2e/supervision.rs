@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 /// The systemd unit that we ship.
-const UNIT: &str = include_str!("../../../packaging/calico-node.service");
+const UNIT: &str = include_str!("../../../../packaging/calico-node.service");
 /// Where health is served.
 const HEALTH_PORT: u16 = 9099;
 /// A process that says nothing for this long counts as hung; the supervisor's own figure, and some time for noticing.

@@ -42,7 +42,7 @@ fn what_upstream_would_have_written() {
 /// Compares the datastore with a golden file, or writes the file.
 #[track_caller]
 fn compare(cluster: &Cluster, name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/goldens").join(name);
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
     // What a command wrote is there when it ends, and the service writes nothing after its start: no need to wait.
     let now = render(&datastore(&cluster.lab.etcd()));

@@ -1,0 +1,20 @@
+//! End to end: the whole product in the lab, by what users type. One program for all files, so that two tests always run at
+//! a time and the linker works once.
+
+mod bad_input;
+mod bgp;
+mod broken_records;
+mod classic;
+mod concurrency;
+mod disturbances;
+mod golden;
+mod policies;
+mod scenarios_one_host;
+mod scenarios_two_hosts;
+mod service;
+mod stand_in;
+mod strangers;
+mod supervision;
+mod unfit_hosts;
+mod vxlan;
+mod walk_through;
