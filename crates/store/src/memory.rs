@@ -33,9 +33,7 @@ use tokio::sync::watch;
 
 use crate::{
     Entry, Error, Kv, KvEvent, KvWatch, Listing,
-    mvcc::{
-        Compare, Core, KeyRange, KeyValue, Op, OpResult, Refusal, Relation, Target, Txn, TxnResult, WatchEvent, Watcher,
-    },
+    mvcc::{Compare, Core, KeyRange, KeyValue, Op, OpResult, Read, Refusal, Txn, TxnResult, WatchEvent, Watcher},
 };
 
 /// What kind of write a callback sees.
@@ -132,16 +130,12 @@ impl MemoryKv {
 
     /// Writes a key whatever stands there, as a stranger would.
     pub fn put(&self, key: &str, value: impl AsRef<[u8]>) -> Revision {
-        let revision = self.core().put(key.as_bytes(), value.as_ref());
-        self.shared.changed.send_replace(());
-        Revision(revision)
+        Revision(self.write(|core| core.put(key.as_bytes(), value.as_ref())))
     }
 
     /// Deletes a key whatever stands there. Returns whether anything did.
     pub fn remove(&self, key: &str) -> bool {
-        let gone = self.core().delete(&KeyRange::one(key));
-        self.shared.changed.send_replace(());
-        !gone.is_empty()
+        !self.write(|core| core.delete(&KeyRange::one(key))).is_empty()
     }
 
     /// Runs a transaction, unseen by faults and callbacks: several keys changed at one revision.
@@ -149,21 +143,18 @@ impl MemoryKv {
     /// # Errors
     /// What [`Core::txn`] returns.
     pub fn txn(&self, txn: &Txn) -> Result<TxnResult, Refusal> {
-        let result = self.core().txn(txn);
-        self.shared.changed.send_replace(());
-        result
+        self.write(|core| core.txn(txn))
     }
 
     /// Forgets all history before the present revision, and returns that revision. Listings and watches that are
     /// up to date do not notice.
     pub fn compact(&self) -> Revision {
-        let mut core = self.core();
-        let revision = core.revision();
-        // The only refusals are a future revision, which the present one is not, and one compacted before.
-        let _ = core.compact(revision);
-        drop(core);
-        self.shared.changed.send_replace(());
-        Revision(revision)
+        self.write(|core| {
+            let revision = core.revision();
+            // The only refusals are a future revision, which the present one is not, and one compacted before.
+            let _ = core.compact(revision);
+            Revision(revision)
+        })
     }
 
     /// The revision of the last write.
@@ -173,6 +164,28 @@ impl MemoryKv {
 
     fn core(&self) -> MutexGuard<'_, Core> {
         lock(&self.shared.core)
+    }
+
+    /// Changes the data, which nothing keeps more durably than memory, and wakes the watches.
+    fn write<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
+        let mut core = self.core();
+        let result = change(&mut core);
+        core.settle();
+        drop(core);
+        self.shared.changed.send_replace(());
+        result
+    }
+
+    fn read(&self, range: KeyRange) -> Result<Listing, Error> {
+        let core = self.core();
+        let revision = core.revision();
+        let found = core.range(&Read::new(range), revision).map_err(|refusal| refused("read", refusal))?;
+        Ok(Listing { revision: Revision(revision), entries: found.kvs.into_iter().map(entry).collect() })
+    }
+
+    fn poll(&self, watcher: &mut Watcher) -> Result<Vec<WatchEvent>, Refusal> {
+        let core = self.core();
+        core.poll(watcher, core.revision())
     }
 
     fn unreachable(&self, cause: &str) -> Error {
@@ -193,10 +206,9 @@ impl MemoryKv {
         if injected == Injected::FailBefore {
             return Err(self.unreachable("injected: the write did not happen"));
         }
-        let otherwise = vec![Op::Get { range: KeyRange::one(write.key), revision: None }];
+        let otherwise = vec![Op::get(KeyRange::one(write.key))];
         let txn = Txn { compare, then: vec![then], otherwise };
-        let result = self.core().txn(&txn).expect("one write and one present read cannot be refused");
-        self.shared.changed.send_replace(());
+        let result = self.write(|core| core.txn(&txn)).map_err(|refusal| refused("write", refusal))?;
         if injected == Injected::FailAfter {
             return Err(self.unreachable("injected: the write did happen"));
         }
@@ -206,8 +218,7 @@ impl MemoryKv {
 
 /// The key exists, and since `expected` nobody wrote it. (An absent key alone would equal revision 0.)
 fn unchanged(key: &str, expected: Revision) -> Vec<Compare> {
-    let exists = Compare { key: key.into(), target: Target::Version(0), relation: Relation::Greater };
-    vec![exists, Compare::unchanged(key, expected.0)]
+    vec![Compare::exists(key), Compare::unchanged(key, expected.0)]
 }
 
 /// The outcome of a compare-and-swap.
@@ -221,9 +232,13 @@ fn swapped(mut result: TxnResult) -> Swapped {
         return Swapped::Done(Revision(result.revision));
     }
     match result.results.pop() {
-        Some(OpResult::Get(found)) => Swapped::Lost(found.into_iter().next().map(entry)),
+        Some(OpResult::Get(found)) => Swapped::Lost(found.kvs.into_iter().next().map(entry)),
         _ => Swapped::Lost(None),
     }
+}
+
+fn refused(operation: &str, refusal: Refusal) -> Error {
+    Error::Refused { operation: operation.to_owned(), cause: refusal.to_string() }
 }
 
 fn no_faults() -> Arc<Faults> {
@@ -247,20 +262,17 @@ fn entry(kv: KeyValue) -> Entry {
 impl Kv for MemoryKv {
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         self.check_up()?;
-        let found = self.core().range(&KeyRange::one(key), None).expect("the present can be read");
-        Ok(found.into_iter().next().map(entry))
+        Ok(self.read(KeyRange::one(key))?.entries.pop())
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         self.check_up()?;
-        let core = self.core();
-        let found = core.range(&KeyRange::prefix(prefix), None).expect("the present can be read");
-        Ok(Listing { revision: Revision(core.revision()), entries: found.into_iter().map(entry).collect() })
+        self.read(KeyRange::prefix(prefix))
     }
 
     async fn create(&self, key: &str, value: Vec<u8>) -> Result<Revision, Error> {
         let write = Write { kind: WriteKind::Create, key, value: Some(&value) };
-        let then = Op::Put { key: key.into(), value: value.clone() };
+        let then = Op::put(key, value.clone());
         match self.swap(write, vec![Compare::absent(key)], then)? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Lost(Some(existing)) => {
@@ -272,7 +284,7 @@ impl Kv for MemoryKv {
 
     async fn update(&self, key: &str, value: Vec<u8>, expected: Revision) -> Result<Revision, Error> {
         let write = Write { kind: WriteKind::Update, key, value: Some(&value) };
-        let then = Op::Put { key: key.into(), value: value.clone() };
+        let then = Op::put(key, value.clone());
         match self.swap(write, unchanged(key, expected), then)? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Lost(current) => Err(Error::lost_race(key, current)),
@@ -314,16 +326,14 @@ impl KvWatch for MemoryWatch {
         loop {
             self.changed.mark_unchanged();
             self.kv.check_up()?;
-            let events = self.kv.core().poll(&mut self.watcher);
+            let events = self.kv.poll(&mut self.watcher);
             match events {
                 Ok(events) if events.is_empty() => {}
                 Ok(events) => return Ok(events.into_iter().map(event).collect()),
                 Err(Refusal::Compacted(compacted)) => {
                     return Err(Error::Compacted { compacted: Revision(compacted) });
                 }
-                Err(refusal) => {
-                    return Err(Error::Refused { operation: "watch".into(), cause: refusal.to_string() });
-                }
+                Err(refusal) => return Err(refused("watch", refusal)),
             }
             // The sender lives in `self.kv`, so this ends only by a change.
             let _ = self.changed.changed().await;
@@ -333,7 +343,7 @@ impl KvWatch for MemoryWatch {
 
 fn event(event: WatchEvent) -> KvEvent {
     match event {
-        WatchEvent::Put(kv) => KvEvent::Put(entry(kv)),
-        WatchEvent::Delete { key, revision } => KvEvent::Delete { key: text(&key), revision: Revision(revision) },
+        WatchEvent::Put { kv, .. } => KvEvent::Put(entry(kv)),
+        WatchEvent::Delete { key, revision, .. } => KvEvent::Delete { key: text(&key), revision: Revision(revision) },
     }
 }

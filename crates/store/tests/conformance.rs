@@ -33,7 +33,7 @@ impl World {
     async fn at_once(&self, puts: &[(&str, &str)], deletes: &[&str]) {
         match self {
             Self::Memory(kv) => {
-                let puts = puts.iter().map(|(key, value)| Op::Put { key: (*key).into(), value: (*value).into() });
+                let puts = puts.iter().map(|(key, value)| Op::put(*key, *value));
                 let deletes = deletes.iter().map(|key| Op::Delete(KeyRange::one(*key)));
                 kv.txn(&Txn { then: puts.chain(deletes).collect(), ..Txn::default() }).unwrap();
             }
