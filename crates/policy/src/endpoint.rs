@@ -1,12 +1,15 @@
 //! From an endpoint's resource to what matters of it, or why it cannot be followed.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use calico_model::{EndpointPort, Fault, HostEndpointSpec, IPNat, MacAddress, QosControls, WorkloadEndpointSpec};
 use calico_selector::scope::{NAMESPACE_LABEL, NAMESPACE_PREFIX, SERVICE_ACCOUNT_LABEL, SERVICE_ACCOUNT_PREFIX};
 use ipnet::IpNet;
 
-use crate::instruction::{HostInterfaces, Nat, Qos};
+use crate::instruction::{HostInterfaces, Nat, PublishedPort, Qos};
 
 /// What the names of workload interfaces start with.
 pub const INTERFACE_PREFIX: &str = "cali";
@@ -154,6 +157,25 @@ pub(crate) fn nats(nats: &[IPNat], addresses: &[IpAddr]) -> Vec<Nat> {
         .filter(|nat| addresses.contains(&nat.internal) && nat.internal.is_ipv4() == nat.external.is_ipv4())
         .collect();
     found.sort_unstable_by_key(|nat| (nat.external, nat.internal));
+    found.dedup();
+    found
+}
+
+/// The ports of the host that lead to the endpoint's first address of their family; sorted. Without an address, or
+/// where the address cannot be read, of which family it is: of both, or of none.
+pub(crate) fn published(ports: &[EndpointPort], addresses: &[IpAddr]) -> Vec<PublishedPort> {
+    let own = |host: IpAddr| addresses.iter().copied().find(|own| own.is_ipv4() == host.is_ipv4());
+    let mut found = Vec::new();
+    for port in ports.iter().filter(|port| port.protocol.has_ports() && port.port > 0) {
+        let (Some(protocol), Some(host_port @ 1..)) = (port.protocol.number(), port.host_port) else { continue };
+        let hosts = match port.host_ip.as_deref() {
+            None | Some("") => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            Some(text) => text.parse::<IpAddr>().into_iter().collect(),
+        };
+        let led = hosts.into_iter().filter_map(|host| Some((host, own(host)?)));
+        found.extend(led.map(|(host, address)| PublishedPort { protocol, host_port, host, address, port: port.port }));
+    }
+    found.sort_unstable();
     found.dedup();
     found
 }

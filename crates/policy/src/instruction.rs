@@ -316,6 +316,61 @@ pub struct Nat {
     pub external: IpAddr,
 }
 
+/// A port of the host that leads to a port of a workload (published port): new connections to a local address of the
+/// host, with this protocol and port, have their destination translated before any policy but untracked and pre-DNAT
+/// policy judges them. The order is that in which claims of one endpoint go before each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublishedPort {
+    /// IP protocol number: TCP, UDP or SCTP.
+    pub protocol: u8,
+    /// The host's port.
+    pub host_port: u16,
+    /// The host's address; the unspecified one of a family means all that the host has of it. A port of one address
+    /// goes before the same port of all.
+    pub host: IpAddr,
+    /// The endpoint's address, of the same family.
+    pub address: IpAddr,
+    /// The endpoint's port.
+    pub port: u16,
+}
+
+impl PublishedPort {
+    /// What can lead to one place only.
+    #[must_use]
+    pub fn claim(&self) -> PublishedAt {
+        PublishedAt { protocol: self.protocol, port: self.host_port, host: self.host }
+    }
+}
+
+/// A port of the host that can be published once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublishedAt {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The port.
+    pub port: u16,
+    /// The address, unspecified for all of its family.
+    pub host: IpAddr,
+}
+
+impl fmt::Display for PublishedAt {
+    /// As people write it: `192.0.2.1:8080/tcp`, and without the address `8080/tcp`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host {
+            host if host.is_unspecified() => {}
+            IpAddr::V4(host) => write!(f, "{host}:")?,
+            IpAddr::V6(host) => write!(f, "[{host}]:")?,
+        }
+        let protocol = match self.protocol {
+            6 => "tcp",
+            17 => "udp",
+            132 => "sctp",
+            other => return write!(f, "{}/{other}", self.port),
+        };
+        write!(f, "{}/{protocol}", self.port)
+    }
+}
+
 /// Limits and marks of an endpoint's traffic; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Qos {
@@ -349,6 +404,9 @@ pub struct Endpoint {
     /// Floating IPs; empty unless the settings allow them. An external address may have several claimants: the
     /// lowest internal address gets it.
     pub nats: Vec<Nat>,
+    /// Ports of the host that lead here, sorted; none that the settings reserve for the host. Several endpoints may claim
+    /// one: the lowest identifier gets it.
+    pub published: Vec<PublishedPort>,
     /// Limits.
     pub qos: Qos,
     /// Policies, in the order of the tiers. Each has had its [`Instruction::PolicyUpdate`]. Shared by the endpoints

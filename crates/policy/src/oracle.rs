@@ -47,7 +47,7 @@ pub use self::{
 };
 pub(crate) use self::{
     host::is_workload,
-    path::{View, judge, judge_flow, seen_source, step},
+    path::{Led, View, judge, judge_flow, seen_source, step},
 };
 use crate::{
     endpoint::interface,

@@ -7,8 +7,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use calico_model::{
-    Action, Change, FelixConfigurationSpec, IPPoolSpec, KindName, Profile, ProfileName, ProfileSpec, Resource,
-    ResourceKey, Rule, WorkloadEndpoint, WorkloadEndpointSpec,
+    Action, Change, EndpointPort, FelixConfigurationSpec, IPPoolSpec, KindName, Profile, ProfileName, ProfileSpec,
+    Protocol, Resource, ResourceKey, Rule, WorkloadEndpoint, WorkloadEndpointSpec,
 };
 use calico_policy::{
     BUILT_IN_PROFILE, Engine,
@@ -293,6 +293,45 @@ fn the_first_of_two_endpoints_has_the_interface() {
     let keys: Vec<String> = host.programmed.endpoints.keys().map(ToString::to_string).collect();
     assert_eq!(keys, ["default/a"]);
     assert_eq!(named(&host.take([removal(KindName::WorkloadEndpoint, "a")])), ["-endpoint", "endpoint"]);
+    assert!(host.problems().is_empty());
+}
+
+/// The endpoint with ports of the host that lead to its own port 80.
+fn publishing(mut endpoint: WorkloadEndpoint, ports: &[(u16, &str)]) -> WorkloadEndpoint {
+    let port = |&(host_port, host_ip): &(u16, &str)| EndpointPort {
+        name: String::new(),
+        protocol: Protocol::from("TCP"),
+        port: 80,
+        host_port: Some(host_port),
+        host_ip: Some(host_ip.to_owned()),
+        extra: Default::default(),
+    };
+    endpoint.spec.ports = ports.iter().map(port).collect();
+    endpoint
+}
+
+#[test]
+fn a_published_port_that_another_endpoint_or_the_host_has_is_a_problem() {
+    let to_80 = |host: &Host| -> Vec<String> {
+        let ports = host.programmed.endpoints.values().flat_map(|endpoint| &endpoint.published);
+        ports.map(|port| format!("{} to {}", port.claim(), port.address)).collect()
+    };
+    let b = publishing(endpoint("b", "10.0.0.2", &["p"]), &[(8080, ""), (8081, "192.0.2.1")]);
+    let mut host = Host::with([set(letting_in("p", "all()", &[])), set(b)]);
+    assert!(host.problems().is_empty());
+    assert_eq!(to_80(&host), ["8080/tcp to 10.0.0.2", "192.0.2.1:8081/tcp to 10.0.0.2"]);
+    let a = publishing(endpoint("a", "10.0.0.1", &["p"]), &[(8080, "0.0.0.0"), (8081, ""), (22, "")]);
+    host.take([set(a)]);
+    let reserved = "WorkloadEndpoint default/a: the host's port 22/tcp does not lead here: it is a failsafe port of the \
+                    host: take it out of failsafeInboundHostPorts, or publish another";
+    let taken = "WorkloadEndpoint default/b: the host's port 8080/tcp does not lead here: default/a has it";
+    assert_eq!(host.problems(), [reserved, taken]);
+    assert!(to_80(&host).iter().all(|port| !port.starts_with("22/")), "{:?}", to_80(&host));
+    let spec = FelixConfigurationSpec { failsafe_inbound_host_ports: Some(Vec::new()), ..Default::default() };
+    host.take([set(Resource::new("default", spec))]);
+    assert_eq!(host.problems(), [taken]);
+    assert!(to_80(&host).contains(&"22/tcp to 10.0.0.1".to_owned()), "{:?}", to_80(&host));
+    host.take([removal(KindName::WorkloadEndpoint, "a")]);
     assert!(host.problems().is_empty());
 }
 

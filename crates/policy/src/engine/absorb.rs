@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     compile::{self, Code},
-    endpoint::{host_interfaces, identity_with, interface, labels, named_ports, nats, network, qos, sentence},
+    endpoint::{
+        host_interfaces, identity_with, interface, labels, named_ports, nats, network, published, qos, sentence,
+    },
     index::NamedPort,
     instruction::{Endpoint, PolicyId, ProfileId},
 };
@@ -236,6 +238,7 @@ impl Engine {
                 interface: spec.interface_name.clone(),
                 mac: identity.mac,
                 nats: nats(&spec.ip_nats, &identity.addresses),
+                published: published(&spec.ports, &identity.addresses),
                 addresses: identity.addresses,
                 spoofable: identity.spoofable,
                 qos: qos(spec.qos_controls.as_ref()),

@@ -58,7 +58,7 @@ use crate::{
     Problem,
     compile::Selectors,
     index::Index,
-    instruction::{EndpointId, Instruction, Pool, Settings},
+    instruction::{EndpointId, FailsafePort, Instruction, Pool, Settings},
 };
 
 /// What this host's kernel must hold, calculated from the resources of the whole cluster.
@@ -139,8 +139,7 @@ impl Engine {
                 _ => self.workloads.touch(EndpointId::of(&key)),
             }
         }
-        let floating = self.effective.floating;
-        let mut endpoints = self.workloads.flush(&mut self.policies, &mut self.profiles, floating);
+        let mut endpoints = self.workloads.flush(&mut self.policies, &mut self.profiles, &self.effective);
         endpoints.extend(self.hosts.flush(&mut self.policies, &mut self.profiles));
         let policies = self.policies.flush(&mut self.codes, &mut self.index, &self.doubts);
         let profiles = self.profiles.flush(&mut self.codes, &mut self.index, &self.doubts);
@@ -179,7 +178,11 @@ impl Engine {
         let unusable = self.unusable.iter();
         let mut problems: Vec<Problem> =
             unusable.map(|(object, reason)| Problem { object: object.clone(), reason: reason.clone() }).collect();
-        let found = self.workloads.problems().chain(self.hosts.problems()).chain(self.policies.problems());
+        let found = self
+            .workloads
+            .problems(&self.effective.settings)
+            .chain(self.hosts.problems())
+            .chain(self.policies.problems());
         let found = found.chain(self.profiles.problems()).chain(self.effective.problems.iter().cloned());
         let found = found.chain(self.overlay.problems());
         problems.extend(found.filter(|problem| !self.unusable.contains_key(&problem.object)));
@@ -200,7 +203,7 @@ impl Engine {
             return false;
         }
         let before = std::mem::replace(&mut self.effective, self.felix.effective(&self.node, &self.cluster));
-        if before.floating != self.effective.floating {
+        if before.floating != self.effective.floating || reserved(&before) != reserved(&self.effective) {
             self.workloads.touch_all();
         }
         if before.spoofing != self.effective.spoofing {
@@ -229,6 +232,11 @@ impl Engine {
         }
         out
     }
+}
+
+/// The settings that say which ports of the host no endpoint may have.
+fn reserved(effective: &Effective) -> (&[FailsafePort], Option<u16>) {
+    (&effective.settings.failsafe_inbound, effective.settings.vxlan_port)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! programmed. Only endpoints with an interface use policies and profiles.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -13,10 +13,11 @@ use calico_model::ResourceKey;
 use super::{
     policies::{EndpointLists, Policies},
     profiles::Profiles,
+    settings::Effective,
 };
 use crate::{
     Problem,
-    instruction::{Endpoint, EndpointId, Instruction},
+    instruction::{Endpoint, EndpointId, Instruction, PublishedAt, PublishedPort, Settings},
 };
 
 /// Every endpoint of this host: what to program but for its policies, or why that cannot be.
@@ -97,11 +98,11 @@ impl Workloads {
         &mut self,
         policies: &mut Policies,
         profiles: &mut Profiles,
-        floating: bool,
+        effective: &Effective,
     ) -> Vec<Instruction> {
         let (mut removals, mut updates) = (Vec::new(), Vec::new());
         for id in std::mem::take(&mut self.dirty) {
-            let wanted = self.wanted(&id).map(|endpoint| complete(&id, endpoint, policies, profiles, floating));
+            let wanted = self.wanted(&id).map(|endpoint| complete(&id, endpoint, policies, profiles, effective));
             let sent = self.sent.get(&id);
             if let (Some(wanted), Some(sent)) = (&wanted, sent)
                 && wanted.endpoint == sent.endpoint
@@ -129,8 +130,12 @@ impl Workloads {
         removals
     }
 
-    /// Endpoints that are not programmed.
-    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
+    /// Endpoints that are not programmed, and those of which a published port is not.
+    pub(super) fn problems(&self, settings: &Settings) -> impl Iterator<Item = Problem> {
+        self.unprogrammed().chain(self.unpublished(settings))
+    }
+
+    fn unprogrammed(&self) -> impl Iterator<Item = Problem> {
         self.claims.iter().filter_map(|(id, claim)| {
             let reason = match claim {
                 Err(reason) => reason.clone(),
@@ -144,6 +149,34 @@ impl Workloads {
             };
             Some(Problem { object: id.key(), reason })
         })
+    }
+
+    /// Endpoints that publish a port of the host which they do not get.
+    fn unpublished(&self, settings: &Settings) -> impl Iterator<Item = Problem> {
+        let publishing = self.claims.keys().filter_map(|id| Some((id, self.wanted(id)?)));
+        let mut owners: HashMap<PublishedAt, (&EndpointId, &PublishedPort)> = HashMap::new();
+        let mut problems = Vec::new();
+        for (id, endpoint) in publishing.filter(|(_, endpoint)| !endpoint.published.is_empty()) {
+            let mut reasons: Vec<String> = Vec::new();
+            for port in &endpoint.published {
+                let at = port.claim();
+                let why = match settings.reserves(at.protocol, at.port) {
+                    Some(reason) => reason.to_owned(),
+                    None => match owners.entry(at).or_insert((id, port)) {
+                        (_, owner) if *owner == port => continue,
+                        (owner, to) if *owner == id => format!("it leads to port {} of this endpoint already", to.port),
+                        (owner, _) => format!("{owner} has it"),
+                    },
+                };
+                // Of both families the same.
+                let reason = format!("the host's port {at} does not lead here: {why}");
+                if !reasons.contains(&reason) {
+                    reasons.push(reason);
+                }
+            }
+            problems.extend((!reasons.is_empty()).then(|| Problem { object: id.key(), reason: reasons.join("; ") }));
+        }
+        problems.into_iter()
     }
 
     #[cfg(test)]
@@ -172,12 +205,13 @@ fn complete(
     endpoint: &Endpoint,
     policies: &mut Policies,
     profiles: &Profiles,
-    floating: bool,
+    effective: &Effective,
 ) -> Sent {
     let mut endpoint = endpoint.clone();
-    if !floating {
+    if !effective.floating {
         endpoint.nats.clear();
     }
+    endpoint.published.retain(|port| effective.settings.reserves(port.protocol, port.host_port).is_none());
     if let Some(unreadable) = endpoint.profiles.iter().find(|profile| profiles.is_unreadable(&profile.0)) {
         endpoint.profiles = vec![unreadable.clone()];
         return Sent { endpoint, lists: None };

@@ -124,6 +124,23 @@ pub struct Settings {
     pub iptables_backend: IptablesBackend,
 }
 
+impl Settings {
+    /// Why a port of this host cannot be published, if it cannot. A failsafe port is the way back into a host whose
+    /// policy is wrong, so that no endpoint may take it, from whatever addresses it is open. VXLAN between hosts is not
+    /// tracked, hence never translated.
+    #[must_use]
+    pub fn reserves(&self, protocol: u8, port: u16) -> Option<&'static str> {
+        const UDP: u8 = 17;
+        let failsafe = |failsafe: &FailsafePort| failsafe.protocol == protocol && failsafe.port == port;
+        if self.failsafe_inbound.iter().any(failsafe) {
+            return Some(
+                "it is a failsafe port of the host: take it out of failsafeInboundHostPorts, or publish another",
+            );
+        }
+        (protocol == UDP && self.vxlan_port == Some(port)).then_some("hosts speak VXLAN by it: publish another")
+    }
+}
+
 impl Default for Settings {
     /// Upstream's defaults, failsafe ports included.
     fn default() -> Self {

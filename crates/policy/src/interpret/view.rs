@@ -7,10 +7,10 @@ use calico_model::{Action, Direction};
 use super::Programmed;
 use crate::{
     instruction::{
-        EndpointId, HostEndpointId, HostInterfaces, PolicyId, Pool, ProfileId, Rule, RuleAction, RuleSet, Settings,
-        TierPolicies,
+        EndpointId, HostEndpointId, HostInterfaces, PolicyId, Pool, ProfileId, PublishedAt, Rule, RuleAction, RuleSet,
+        Settings, TierPolicies,
     },
-    oracle::{Asked, List, Outcome, Owner, Place, Reason, Stage, Step, Subject, View, is_workload, step},
+    oracle::{Asked, Led, List, Outcome, Owner, Place, Reason, Stage, Step, Subject, View, is_workload, step},
     packet::Packet,
 };
 
@@ -58,6 +58,13 @@ impl View for Programmed {
             nats.map(|nat| (nat.internal, endpoint.interface.clone()))
         });
         claims.min()
+    }
+
+    fn published(&self, at: &PublishedAt) -> Option<Led> {
+        self.endpoints.values().find_map(|endpoint| {
+            let port = endpoint.published.iter().find(|port| port.claim() == *at)?;
+            Some(Led { address: port.address, port: port.port, interface: endpoint.interface.clone() })
+        })
     }
 
     fn host_endpoint(&self, interface: &str, list: List) -> Option<HostEndpointId> {

@@ -7,13 +7,13 @@ use calico_model::{Direction, HostEndpoint, WorkloadEndpoint};
 use super::{
     Held, List, State,
     decide::Judged,
-    path::{View, seen_source},
+    path::{Led, View, seen_source},
     why::{Owner, Reason, Step, Subject},
 };
 use crate::{
     INTERFACE_PREFIX,
-    endpoint::{host_interfaces, identity_with},
-    instruction::{EndpointId, HostEndpointId, HostInterfaces, Pool, Settings},
+    endpoint::{host_interfaces, identity_with, published},
+    instruction::{EndpointId, HostEndpointId, HostInterfaces, Pool, PublishedAt, Settings},
     packet::Packet,
 };
 
@@ -149,6 +149,22 @@ impl View for State {
             nats.map(|(internal, _)| (internal, endpoint.spec.interface_name.clone()))
         });
         claims.min()
+    }
+
+    /// Of several endpoints that claim a port the first by its identifier gets it, unless the host itself keeps it.
+    fn published(&self, at: &PublishedAt) -> Option<Led> {
+        if self.settings().reserves(at.protocol, at.port).is_some() {
+            return None;
+        }
+        self.endpoints.iter().find_map(|(id, endpoint)| {
+            let interface = &endpoint.spec.interface_name;
+            if self.behind(interface).is_none_or(|(holder, _)| holder != id) {
+                return None;
+            }
+            let ports = published(&endpoint.spec.ports, &self.addresses(endpoint));
+            let port = ports.into_iter().find(|port| port.claim() == *at)?;
+            Some(Led { address: port.address, port: port.port, interface: interface.clone() })
+        })
     }
 
     /// One that names the interface or one of its addresses, the first by name, or else one for any interface. The

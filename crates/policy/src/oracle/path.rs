@@ -3,7 +3,11 @@
 //! The stations are those of `dataplane.md` §1, with its corrections in §9; where ours differ on purpose
 //! (`vectors/DIFFERENCES.md`), they are never more open.
 
-use std::{borrow::Cow, net::IpAddr, ops::ControlFlow};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::ControlFlow,
+};
 
 use calico_model::Direction;
 use ipnet::IpNet;
@@ -13,7 +17,7 @@ use super::{
     why::{List, Reason, Stage, Step, Subject, Why},
 };
 use crate::{
-    instruction::{DenyAction, EndpointId, FailsafePort, HostEndpointId, Pool, ServiceLoop, Settings},
+    instruction::{DenyAction, EndpointId, FailsafePort, HostEndpointId, Pool, PublishedAt, ServiceLoop, Settings},
     packet::{Addressed, Hop, Packet, Tracking, Transport, Verdict},
 };
 
@@ -40,12 +44,25 @@ pub(crate) trait View {
     fn may_use(&self, endpoint: &EndpointId, source: IpAddr) -> bool;
     /// The endpoint's own address, and its interface, that a floating address leads to.
     fn floating(&self, external: IpAddr) -> Option<(IpAddr, String)>;
+    /// Where exactly this port of the host leads, if an endpoint has published it.
+    fn published(&self, at: &PublishedAt) -> Option<Led>;
     /// The host endpoint whose list sees the traffic of an interface.
     fn host_endpoint(&self, interface: &str, list: List) -> Option<HostEndpointId>;
     /// True if an endpoint's list has policies for a direction.
     fn has_policies(&self, subject: &Subject, list: List, direction: Direction) -> bool;
     /// What the policies of a list, and the profiles if it has them, decide; `None` if nothing there has a say.
     fn decide(&self, subject: &Subject, list: List, direction: Direction, packet: &Packet) -> Option<Step>;
+}
+
+/// Where a published port leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Led {
+    /// The endpoint's address.
+    pub(crate) address: IpAddr,
+    /// The endpoint's port.
+    pub(crate) port: u16,
+    /// The endpoint's interface.
+    pub(crate) interface: String,
 }
 
 /// What becomes of a packet, and why.
@@ -146,7 +163,17 @@ impl<V: View> Walk<'_, V> {
                 self.comes_in(LOOPBACK)?;
                 self.enters_host(LOOPBACK)
             }
-            (Hop::Host, Hop::Interface(to)) => self.leaves_host(&to),
+            (Hop::Host, Hop::Interface(to)) => {
+                self.leaves_host(&to)?;
+                // Untracked, hence not translated: it was for the host itself.
+                match self.packet.to {
+                    Hop::Host => {
+                        self.comes_in(LOOPBACK)?;
+                        self.enters_host(LOOPBACK)
+                    }
+                    Hop::Interface(_) => ControlFlow::Continue(()),
+                }
+            }
             (Hop::Interface(from), _) => {
                 self.comes_in(&from)?;
                 // Untracked packets are not translated, which may change where they go.
@@ -238,9 +265,13 @@ impl<V: View> Walk<'_, V> {
     /// From the host itself.
     fn leaves_host(&mut self, to: &str) -> ControlFlow<()> {
         let sent = self.packet.as_sent();
-        if let Some(step) = self.host_list(List::Untracked, Direction::Egress, to, &sent) {
+        // The host's own ports are translated after routing.
+        let is_own = self.packet.addressed.is_some() && self.view.is_local(sent.destination);
+        let routed = if is_own { LOOPBACK } else { to };
+        if let Some(step) = self.host_list(List::Untracked, Direction::Egress, routed, &sent) {
             self.untracked(step)?;
         }
+        let to = if self.packet.to == Hop::Host { LOOPBACK } else { to };
         if is_workload(to) {
             return self.take(step(Stage::FromHost, None, Reason::FromHost, Vec::new()));
         }
@@ -421,7 +452,8 @@ pub(crate) fn step(stage: Stage, subject: Option<Subject>, reason: Reason, asked
     Step { stage, subject, reason, asked, verdict }
 }
 
-/// The packet with a floating address as destination translated to the endpoint's own.
+/// The packet with a floating address, or a published port of the host, as destination translated to the endpoint's
+/// own.
 pub(super) fn translated(view: &impl View, packet: &Packet) -> Packet {
     let mut packet = packet.clone();
     let address = packet.addressed.map_or(packet.destination, |addressed| addressed.address);
@@ -432,13 +464,40 @@ pub(super) fn translated(view: &impl View, packet: &Packet) -> Packet {
         packet.addressed.get_or_insert(Addressed { address, port });
         packet.destination = internal;
         packet.to = Hop::Interface(interface);
+    } else if let Some((led, addressed)) = published(view, &packet) {
+        packet.addressed = Some(addressed);
+        packet.destination = led.address;
+        packet.to = Hop::Interface(led.interface);
+        if let Transport::Ports { destination, .. } = &mut packet.transport {
+            *destination = led.port;
+        }
     }
     packet
 }
 
+/// Where a packet to a published port of the host is led, and what it was addressed to. Loopback addresses are the
+/// host's own business: nobody else reaches a port there, and of IPv6, whose loopback address cannot leave the host,
+/// nobody at all.
+fn published(view: &impl View, packet: &Packet) -> Option<(Led, Addressed)> {
+    let sent = packet.as_sent();
+    let (destination, port) = (sent.destination, sent.ports()?.1);
+    let is_reachable = match destination {
+        IpAddr::V4(address) => !address.is_loopback() || packet.from == Hop::Host,
+        IpAddr::V6(address) => !address.is_loopback(),
+    };
+    if packet.tracking != Tracking::New || !is_reachable || !view.is_local(destination) {
+        return None;
+    }
+    let any = if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let at = |host| PublishedAt { protocol: packet.protocol(), port, host };
+    let led = view.published(&at(destination)).or_else(|| view.published(&at(any)))?;
+    Some((led, Addressed { address: destination, port: Some(port) }))
+}
+
 /// The source address that the receiver sees: packets that leave all pools from one that masquerades bear the
 /// address of the interface by which they leave, and an endpoint that speaks to itself through its floating
-/// address bears that.
+/// address bears that. One that speaks to itself through a port of the host bears some address of the host, for which the
+/// one that it spoke to stands here, as the loopback address does for the host's when it speaks to a workload.
 pub(crate) fn seen_source(view: &impl View, packet: &Packet) -> IpAddr {
     let packet = translated(view, packet);
     let Hop::Interface(to) = &packet.to else { return packet.source };

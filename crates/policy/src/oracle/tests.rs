@@ -238,6 +238,64 @@ fn a_floating_address_leads_to_the_lowest_claimant() {
     assert_eq!(state.seen_source(&itself), address("10.9.9.9"));
 }
 
+/// An endpoint of the host with a published port.
+fn publishing(state: &mut State, name: &str, own: &[&str], port: Value) {
+    let spec = WorkloadEndpointSpec {
+        node: "n1".into(),
+        interface_name: format!("cali{name}"),
+        ip_networks: own.iter().map(|&address| address.into()).collect(),
+        ports: serde_json::from_value(json!([port])).unwrap(),
+        profiles: vec!["open".into()],
+        ..WorkloadEndpointSpec::default()
+    };
+    put(state, Resource::namespaced("default", name, spec));
+}
+
+#[test]
+fn a_published_port_leads_to_the_first_endpoint_that_claims_it() {
+    let mut state = state(None, json!({}));
+    let local = |address: &str| address.parse().unwrap();
+    state.interfaces.insert("eth0".into(), vec![local("192.0.2.1"), local("2001:db8::1")]);
+    state.interfaces.insert("eth1".into(), vec![local("198.51.100.1")]);
+    publishing(&mut state, "c", &["10.0.0.6", "fd00::6"], json!({"protocol": "TCP", "port": 80, "hostPort": 8080}));
+    publishing(&mut state, "b", &["10.0.0.7"], json!({"protocol": "TCP", "port": 81, "hostPort": 8080}));
+    let at = json!({"protocol": "TCP", "port": 82, "hostPort": 8080, "hostIP": "198.51.100.1"});
+    publishing(&mut state, "d", &["10.0.0.8"], at);
+    publishing(&mut state, "e", &["10.0.0.9"], json!({"protocol": "TCP", "port": 22, "hostPort": 22}));
+    let at = json!({"protocol": "UDP", "port": 53, "hostPort": 53, "hostIP": "127.0.0.1"});
+    publishing(&mut state, "f", &["10.0.0.10"], at);
+    let led = |from: Hop, to: &str, transport| {
+        let to = address(to);
+        let source = address(if to.is_ipv4() { "192.0.2.9" } else { "2001:db8::9" });
+        let packet = Packet::new(from, Hop::Host, source, to, transport);
+        let packet = path::translated(&state, &packet);
+        (packet.to != Hop::Host).then(|| format!("{} {}", packet.destination, packet.ports().unwrap().1))
+    };
+    let web = ports(TCP, 1, 8080);
+    for (from, to, transport, expected) in [
+        (hop("eth0"), "192.0.2.1", web, Some("10.0.0.7 81")),
+        (hop("eth0"), "198.51.100.1", web, Some("10.0.0.8 82")),
+        (hop("eth0"), "2001:db8::1", web, Some("fd00::6 80")),
+        (hop("cali1"), "192.0.2.1", web, Some("10.0.0.7 81")),
+        (Hop::Host, "192.0.2.1", web, Some("10.0.0.7 81")),
+        (Hop::Host, "127.0.0.1", web, Some("10.0.0.7 81")),
+        (hop("eth0"), "127.0.0.1", web, None),
+        (Hop::Host, "::1", web, None),
+        (hop("eth0"), "192.0.2.77", web, None),
+        (hop("eth0"), "192.0.2.1", ports(UDP, 1, 8080), None),
+        (hop("eth0"), "192.0.2.1", ports(TCP, 1, 22), None),
+        (Hop::Host, "127.0.0.1", ports(UDP, 1, 53), Some("10.0.0.10 53")),
+        (hop("eth0"), "192.0.2.1", ports(UDP, 1, 53), None),
+    ] {
+        assert_eq!(led(from.clone(), to, transport).as_deref(), expected, "{from:?} {to} {transport:?}");
+    }
+    let packet = Packet::new(hop("eth0"), Hop::Host, address("192.0.2.9"), address("192.0.2.1"), web);
+    let (verdict, why) = verdict(&state, &packet);
+    assert_eq!(verdict, Verdict::Allow);
+    let id = EndpointId { namespace: "default".into(), name: "b".into() };
+    assert_eq!(why.steps.last().unwrap().subject, Some(Subject::Workload(id)), "its policy is asked");
+}
+
 #[test]
 fn icmp_has_types_and_codes_by_name_and_by_number() {
     for protocol in [json!("ICMP"), json!(1)] {

@@ -53,15 +53,26 @@ fn profiles() -> impl Strategy<Value = Vec<String>> {
 
 fn named_ports() -> impl Strategy<Value = Vec<EndpointPort>> {
     let port = (strings(&["http", "dns", ""]), select(vec!["TCP", "UDP", "ICMP"]), select(vec![80, 443, 53]));
-    let port = port.prop_map(|(name, protocol, port)| EndpointPort {
+    let port = (port, host_ports()).prop_map(|((name, protocol, port), (host_port, host_ip))| EndpointPort {
         name,
         protocol: Protocol::from(protocol),
         port,
-        host_port: None,
-        host_ip: None,
+        host_port,
+        host_ip: host_ip.map(str::to_owned),
         extra: Default::default(),
     });
     prop::collection::vec(port, 0..3)
+}
+
+/// Port and address of the host, some of them the host's own, some that cannot be meant.
+fn host_ports() -> impl Strategy<Value = (Option<u16>, Option<&'static str>)> {
+    let port = select(vec![80, 443, 443, 60, 60, 22, 4789, 0]);
+    let address = select(vec!["", "0.0.0.0", "::", "192.0.2.1", "198.51.100.1", "127.0.0.1", "2001:db8::1", "x"]);
+    prop_oneof![
+        2 => Just((None, None)),
+        2 => port.clone().prop_map(|port| (Some(port), None)),
+        1 => (port, address).prop_map(|(port, address)| (Some(port), Some(address))),
+    ]
 }
 
 fn address() -> impl Strategy<Value = String> {
