@@ -12,15 +12,15 @@ use miette::{IntoDiagnostic, Result};
 
 use crate::{
     NodeArgs, RUN_DIR,
-    process::{node_name, print_report, stop_signal, store},
+    process::{print_report, stop_signal, store},
 };
 
 /// How often its health is said when nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn confd(args: &NodeArgs) -> Result<ExitCode> {
-    let node = node_name(args.name.as_deref())?;
-    let store = store()?;
+    let node = calico_startup::node_name(args.name.as_deref()).into_diagnostic()?;
+    let store = store().into_diagnostic()?;
     tracing::info!(%node, datastore = %store.kv().location(), "confd starts");
     let run_dir = Path::new(RUN_DIR);
     let options = calico_confd::Options {

@@ -6,11 +6,11 @@
 
 mod process;
 
-use std::process::ExitCode;
+use std::{error::Error, process::ExitCode};
 
 use calico_dataplane::Dataplane;
-use miette::{IntoDiagnostic, Result, WrapErr, miette};
-use process::{block_on, in_words, init_log, node_name, print_report, stop_signal, store};
+use calico_startup::node_name;
+use process::{block_on, init_log, print_report, stop_signal, store};
 
 const HELP: &str = "\
 The agent that programs rules and routes of one host. `calico-node run` starts it; alone it is of use to look at it.
@@ -33,27 +33,37 @@ enum Wanted {
 }
 
 fn main() -> ExitCode {
-    let outcome = match wanted(std::env::args().skip(1)) {
-        Ok(Wanted::Run { name }) => {
-            init_log();
-            block_on(felix(name.or_else(|| std::env::var("HOSTNAME").ok())))
-        }
+    let name = match wanted(std::env::args().skip(1)) {
+        Ok(Wanted::Run { name }) => name,
         Ok(Wanted::Print(text)) => {
             println!("{text}");
-            Ok(())
+            return ExitCode::SUCCESS;
         }
         Err(word) => {
             eprintln!("error: {word}\nhint: calico-felix --help");
             return ExitCode::from(2);
         }
     };
-    match outcome {
+    init_log();
+    let node = name.or_else(|| std::env::var("HOSTNAME").ok());
+    match block_on(felix(node.as_deref())).map_err(Into::into).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}", in_words(&error));
+            eprint!("{}", in_words(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// One line each for the error and its causes.
+fn in_words(error: &dyn Error) -> String {
+    let mut lines = format!("error: {error}\n");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        lines += &format!("  cause: {error}\n");
+        cause = error.source();
+    }
+    lines
 }
 
 fn wanted(mut words: impl Iterator<Item = String>) -> Result<Wanted, String> {
@@ -70,17 +80,17 @@ fn wanted(mut words: impl Iterator<Item = String>) -> Result<Wanted, String> {
     Ok(Wanted::Run { name })
 }
 
-async fn felix(name: Option<String>) -> Result<()> {
-    let node = node_name(name.as_deref())?;
+async fn felix(name: Option<&str>) -> Result<(), Box<dyn Error>> {
+    let node = node_name(name)?;
     let store = store()?;
-    let dataplane = Dataplane::new(calico_dataplane::Options::default())
-        .into_diagnostic()
-        .wrap_err("felix has no access to the kernel's network configuration (it needs root, or CAP_NET_ADMIN)")?;
+    let dataplane = Dataplane::new(calico_dataplane::Options::default()).map_err(|error| {
+        format!("felix has no access to the kernel's network configuration (it needs root, or CAP_NET_ADMIN): {error}")
+    })?;
     tracing::info!(%node, datastore = %store.kv().location(), "felix starts");
     calico_felix::run(&store, dataplane, calico_felix::Options::new(node), print_report, stop_signal())
         .await
-        .map_err(|error| miette!("{error}"))
-        .wrap_err("the base rules cannot be installed")
+        .map_err(|error| format!("the base rules cannot be installed: {error}"))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ mod supervisor;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use miette::{IntoDiagnostic, Result};
-use process::{block_on, in_words, init_log};
+use miette::{IntoDiagnostic, Report, Result};
+use process::{block_on, init_log};
 
 /// Where the service keeps its sockets, lock and BIRD's configuration; shared between container and host.
 const RUN_DIR: &str = "/var/run/calico";
@@ -122,18 +122,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// A failure as calicoctl prints its own, and as it reads it from the container's output: one line each for the
+/// error, its causes and the way out, never wrapped.
+fn in_words(error: &Report) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let label = if lines.is_empty() { "error:" } else { "  cause:" };
+        lines.push(format!("{label} {cause}\n"));
+    }
+    lines.extend(error.help().map(|help| format!("hint: {help}\n")));
+    lines.concat()
+}
+
 fn dispatch(command: Command) -> Result<ExitCode> {
     if let Command::Child { parent, command } = command {
         return Err(child::become_child(parent, &command));
     }
-    block_on(async {
+    let work = async {
         match command {
             Command::Run(args) => run::run(args).await,
             Command::Confd(args) => agents::confd(&args).await,
             Command::Health(args) => print_health(&args).await,
             Command::Child { .. } => unreachable!("handled above"),
         }
-    })
+    };
+    block_on(work).into_diagnostic()?
 }
 
 async fn print_health(args: &HealthArgs) -> Result<ExitCode> {
@@ -154,4 +167,19 @@ async fn print_health(args: &HealthArgs) -> Result<ExitCode> {
         }
     }
     Ok(if health.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use miette::miette;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_each_for_error_cause_and_way_out() {
+        let long = "a message that is much longer than eighty columns, so that a terminal would have to wrap it";
+        assert_eq!(in_words(&miette!(help = "do this", "{long}")), format!("error: {long}\nhint: do this\n"));
+        let error = miette!("deepest").wrap_err("outer");
+        assert_eq!(in_words(&error), "error: outer\n  cause: deepest\n");
+    }
 }

@@ -1,8 +1,7 @@
-//! What the programs of this package have in common: log, node name, datastore, reports and the signal to stop.
+//! What the programs of this package have in common: log, datastore, reports and the signal to stop.
 
 use calico_model::AgentHealth;
-use calico_store::{ConnectOptions, EtcdKv, Store};
-use miette::{IntoDiagnostic, Report, Result};
+use calico_store::{ConnectOptions, Error, EtcdKv, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A level, or levels by module (`info,calico_felix=debug`) in `CALICO_LOG`. Not the larger language of `EnvFilter`, which
@@ -16,35 +15,18 @@ pub(crate) fn init_log() {
 }
 
 /// Runs to the end on one thread: each agent is one loop, and the service mostly waits. Threads would only cost memory.
-pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().into_diagnostic()?;
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(work);
     // A name server that does not answer must not hold up the exit.
     runtime.shutdown_background();
-    outcome
-}
-
-/// A failure as calicoctl prints its own, and as it reads it from the container's output: one line each for the
-/// error, its causes and the way out, never wrapped.
-pub(crate) fn in_words(error: &Report) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let label = if lines.is_empty() { "error:" } else { "  cause:" };
-        lines.push(format!("{label} {cause}\n"));
-    }
-    lines.extend(error.help().map(|help| format!("hint: {help}\n")));
-    lines.concat()
-}
-
-/// The node's name: as given, else the host name; lower case, as v3 wants it.
-pub(crate) fn node_name(given: Option<&str>) -> Result<String> {
-    calico_startup::node_name(given).into_diagnostic()
+    Ok(outcome)
 }
 
 /// The datastore that `ETCD_*` names. Connects lazily: an etcd that is down at start-up is waited for.
-pub(crate) fn store() -> Result<Store> {
-    let options = ConnectOptions::from_env().into_diagnostic()?;
-    Ok(Store::new(std::sync::Arc::new(EtcdKv::new(options).into_diagnostic()?)))
+pub(crate) fn store() -> Result<Store, Error> {
+    let options = ConnectOptions::from_env()?;
+    Ok(Store::new(std::sync::Arc::new(EtcdKv::new(options)?)))
 }
 
 /// Writes a report for the supervisor.
@@ -62,20 +44,5 @@ pub(crate) async fn stop_signal() {
         }
         // Without handlers the default action of both signals ends the process, which is what is wanted.
         _ => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use miette::miette;
-
-    use super::*;
-
-    #[test]
-    fn a_failure_is_one_line_each_for_error_cause_and_way_out() {
-        let long = "a message that is much longer than eighty columns, so that a terminal would have to wrap it";
-        assert_eq!(in_words(&miette!(help = "do this", "{long}")), format!("error: {long}\nhint: do this\n"));
-        let error = miette!("deepest").wrap_err("outer");
-        assert_eq!(in_words(&error), "error: outer\n  cause: deepest\n");
     }
 }

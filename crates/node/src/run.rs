@@ -27,7 +27,7 @@ use crate::{
     board::Board,
     health,
     lock::HostLock,
-    process::{node_name, stop_signal, store},
+    process::{stop_signal, store},
     supervisor::{Service, StopWith, Supervised, Surroundings, felix_program, own_program},
 };
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
             "calico-node changes routes, rules and interfaces: it needs root"
         ));
     }
-    let node = node_name(args.name.as_deref())?;
+    let node = calico_startup::node_name(args.name.as_deref()).into_diagnostic()?;
     let run_dir = PathBuf::from(RUN_DIR);
     std::fs::create_dir_all(&run_dir)
         .into_diagnostic()
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     let listener = health::listen(args.health_port).await?;
     let bird = calico_startup::find_bird().map_err(explain)?;
     calico_startup::check_bgp_port().map_err(explain)?;
-    let store = store()?;
+    let store = store().into_diagnostic()?;
     let request = request(&args, &node)?;
 
     let board = Arc::new(Board::new(&node, &["bird", "confd", "felix"]));
