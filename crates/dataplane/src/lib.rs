@@ -80,5 +80,5 @@ pub use compare::{Comparison, compare};
 pub use dataplane::Dataplane;
 pub use error::{Error, KernelError};
 pub use options::Options;
-pub use purge::purge;
+pub use purge::{purge, remove_interfaces};
 pub use report::{EndpointState, Event, Problem, Report};

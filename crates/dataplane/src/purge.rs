@@ -25,6 +25,34 @@ pub async fn purge(options: &Options, bird_metric: u32) -> Result<(), Error> {
     Writer::open(Arc::new(options.clone()))?.remove_everything().await
 }
 
+/// Removes the host's ends of workloads' interfaces: those named by the prefix and 11 hexadecimal digits, as
+/// `container add` and the Docker plugin name them. A workload that still runs loses its network. Returns how many went.
+///
+/// Call it after [`purge`], which needs no packet to be open meanwhile.
+///
+/// # Errors
+/// [`Error::Kernel`] names the first interface that the kernel did not let go.
+pub async fn remove_interfaces(options: &Options) -> Result<usize, Error> {
+    let rtnl = Rtnl::open(options.route_protocol)?;
+    let mut removed = 0;
+    for link in
+        rtnl.links().await?.iter().filter(|link| is_of_a_workload(link.name.as_str(), &options.interface_prefix))
+    {
+        match rtnl.delete_link(link.index).await {
+            Ok(()) => removed += 1,
+            // Went with its container meanwhile.
+            Err(Error::Kernel(error)) if error.is(Errno::NODEV) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(removed)
+}
+
+fn is_of_a_workload(name: &str, prefix: &str) -> bool {
+    let digits = name.strip_prefix(prefix).unwrap_or_default();
+    digits.len() == 11 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 async fn remove_routes(protocol: u8, metric: Option<u32>) -> Result<(), Error> {
     let rtnl = Rtnl::open(protocol)?;
     for family in Family::ALL {
@@ -38,4 +66,19 @@ async fn remove_routes(protocol: u8, metric: Option<u32>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_we_give_are_those_of_workloads() {
+        assert!(is_of_a_workload("cali0123456789a", "cali"));
+        for other in
+            ["cali", "calibre0", "cali0123456789", "cali0123456789ab", "cali0123456789A", "eth0", "vxlan.calico"]
+        {
+            assert!(!is_of_a_workload(other, "cali"), "{other}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod agents;
 mod backoff;
 mod board;
 mod child;
+mod clean;
 mod health;
 mod lines;
 mod lock;
@@ -50,6 +51,9 @@ enum Command {
     Confd(NodeArgs),
     /// Ask the running service for its health. Exit code 0: ready; 1: not ready, or not running.
     Health(HealthArgs),
+    /// Take rules, routes, tunnels and interfaces of workloads out of the kernel: this host is left for good.
+    #[command(hide = true)]
+    Clean,
     /// Become another program whose life is tied to the supervisor's.
     #[command(hide = true)]
     Child {
@@ -143,6 +147,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             Command::Run(args) => run::run(args).await,
             Command::Confd(args) => agents::confd(&args).await,
             Command::Health(args) => print_health(&args).await,
+            Command::Clean => clean::clean().await,
             Command::Child { .. } => unreachable!("handled above"),
         }
     };
