@@ -1,4 +1,4 @@
-//! The datastore in etcd v3.
+//! The datastore in etcd v3, or in anything else that serves etcd's API: calico-node's own datastore, by its socket.
 //!
 //! - **Bounded.** Every call ends within [`CALL_TIMEOUT`], also against a host that swallows packets; one that is
 //!   known to be dead is left at once. A watch that has gone quiet is checked by HTTP/2 pings.
@@ -26,9 +26,9 @@ use etcd_client::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{ConnectOptions, Entry, Error, Kv, KvEvent, KvWatch, Listing};
+use crate::{ConnectOptions, Entry, Error, Kv, KvEvent, KvWatch, Listing, Source};
 use failure::{Failure, words};
-use member::Member;
+use member::{Member, NoClient};
 
 /// The most that one call takes, all endpoints together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -124,17 +124,28 @@ impl EtcdKv {
         let started = Instant::now();
         let late = |not_sent| {
             let waited = started.elapsed().as_secs_f32();
-            let error = self.unreachable(format!("no answer from {member} within {waited:.1} s, is etcd running?"));
+            let hint = self.does_it_run();
+            let error = self.unreachable(format!("no answer from {member} within {waited:.1} s{hint}"));
             Failure { error, not_sent }
         };
         let client = timeout_at(until, member.client()).await.map_err(|_| late(true))?;
         let client = client.map_err(|error| match error {
             // Before anything is sent the transport refuses only the TLS files.
-            etcd_client::Error::TransportError(error) => Failure { error: self.bad_files(&error), not_sent: true },
-            error => Failure { not_sent: true, ..self.failure(member, operation, error) },
+            NoClient::Settings(error) => Failure { error, not_sent: true },
+            NoClient::Client(etcd_client::Error::TransportError(error)) => {
+                Failure { error: self.bad_files(&error), not_sent: true }
+            }
+            NoClient::Client(error) => Failure { not_sent: true, ..self.failure(member, operation, error) },
         })?;
         match timeout_at(until, call(client)).await {
-            Ok(answer) => answer.map_err(|error| self.failure(member, operation, error)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                let failure = self.failure(member, operation, error);
+                if failure.error.is_unreachable() {
+                    member.forget().await;
+                }
+                Err(failure)
+            }
             Err(_) => {
                 member.forget().await;
                 Err(late(false))
@@ -143,7 +154,7 @@ impl EtcdKv {
     }
 
     fn unreachable(&self, cause: String) -> Error {
-        Error::Unreachable { endpoints: self.location(), cause }
+        unreachable(&self.options, cause)
     }
 
     /// A transaction: `compare` and then `write`, or else what stands at `key`.
@@ -198,6 +209,16 @@ impl EtcdKv {
         }
         Ok(listing)
     }
+}
+
+fn unreachable(options: &ConnectOptions, cause: String) -> Error {
+    let cause = match options.source() {
+        Source::Embedded => {
+            format!("calico-node, which keeps the datastore of this host, does not run or does not answer: {cause}")
+        }
+        Source::Environment | Source::File { .. } => cause,
+    };
+    Error::Unreachable { endpoints: options.location(), cause }
 }
 
 enum Swapped {
@@ -293,7 +314,7 @@ impl Kv for EtcdKv {
             async move { client.watch(prefix, Some(options)).await }.boxed()
         };
         let stream = self.call("watch", true, send).await?;
-        Ok(Box::new(EtcdWatch { stream, location: self.location() }))
+        Ok(Box::new(EtcdWatch { stream, options: self.options.clone() }))
     }
 
     fn location(&self) -> String {
@@ -303,12 +324,12 @@ impl Kv for EtcdKv {
 
 struct EtcdWatch {
     stream: WatchStream,
-    location: String,
+    options: ConnectOptions,
 }
 
 impl EtcdWatch {
     fn over(&self, cause: String) -> Error {
-        Error::Unreachable { endpoints: self.location.clone(), cause }
+        unreachable(&self.options, cause)
     }
 }
 

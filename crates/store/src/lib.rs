@@ -10,7 +10,7 @@
 //! only differences.
 //!
 //! Names to know: [`Entry`] is a key with value and revision; [`Revision`](calico_model::Revision) orders all
-//! writes; [`ConnectOptions`] is what `ETCD_*` says.
+//! writes; [`ConnectOptions`] says where the datastore is, and [`Source`] who said so.
 
 mod error;
 mod etcd;
@@ -25,6 +25,6 @@ pub use error::Error;
 pub use etcd::EtcdKv;
 pub use kv::{Entry, Kv, KvEvent, KvWatch, Listing};
 pub use memory::{Injected, MemoryKv, Write, WriteKind};
-pub use settings::ConnectOptions;
+pub use settings::{ConnectOptions, DATASTORE_DIR, DATASTORE_SOCKET, LOCATION_FILE, Source};
 pub use store::Store;
 pub use syncer::{Event, Syncer, SyncerHandle};

@@ -1,23 +1,34 @@
-//! How to reach etcd: what the `ETCD_*` variables say, checked before anything is tried.
+//! Where the datastore is and how to speak to it, checked before anything is tried.
 //!
-//! `ETCD_ENDPOINTS` is a comma-separated list of `http[s]://host:port`; without it `ETCD_SCHEME` and
-//! `ETCD_AUTHORITY` give one endpoint (`http` and `127.0.0.1:2379`). With `https`, `ETCD_CA_CERT_FILE` is needed,
-//! `ETCD_CERT_FILE` and `ETCD_KEY_FILE` are given both or neither; with `http` the three are ignored.
-//! `ETCD_USERNAME` and a password are given both or neither; the password is in `ETCD_PASSWORD`, or, where an
-//! environment is seen by too many, in a file of its owner alone that `ETCD_PASSWORD_FILE` names. A variable that is set
-//! but blank counts as not set, and each may also be spelled with the prefix `CALICO_`, which wins.
+//! Three sources, the first that says something decides, as [`Source`] tells:
+//!
+//! 1. **The environment.** `ETCD_ENDPOINTS` is a comma-separated list of `http[s]://host:port` or `unix:///path`;
+//!    without it `ETCD_SCHEME` and `ETCD_AUTHORITY` give one endpoint (`http` and `127.0.0.1:2379` if only the other is
+//!    given). With `https`, `ETCD_CA_CERT_FILE` is needed, `ETCD_CERT_FILE` and `ETCD_KEY_FILE` are given both or
+//!    neither; with `http` the three are ignored. `ETCD_USERNAME` and a password are given both or neither; the password
+//!    is in `ETCD_PASSWORD`, or, where an environment is seen by too many, in a file of its owner alone that
+//!    `ETCD_PASSWORD_FILE` names. A variable that is set but blank counts as not set, and each may also be spelled with
+//!    the prefix `CALICO_`, which wins.
+//! 2. **The host's record** [`LOCATION_FILE`](crate::LOCATION_FILE), which holds the same variables as lines. A host that
+//!    joined another one's datastore has it, and so has each host of a cluster that moved to etcd.
+//! 3. **The embedded datastore**, which calico-node on this host keeps and serves on the socket
+//!    [`DATASTORE_SOCKET`](crate::DATASTORE_SOCKET).
 //!
 //! No error and no `Debug` output shows the password.
+
+mod endpoint;
+mod location;
 
 use std::{
     fmt, fs,
     io::{self, Read},
-    net::Ipv6Addr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use crate::Error;
+pub(crate) use endpoint::Endpoint;
+pub use location::{DATASTORE_DIR, DATASTORE_SOCKET, LOCATION_FILE};
 
 const ENDPOINTS: &str = "ETCD_ENDPOINTS";
 const AUTHORITY: &str = "ETCD_AUTHORITY";
@@ -30,21 +41,29 @@ pub(crate) const USERNAME: &str = "ETCD_USERNAME";
 const PASSWORD: &str = "ETCD_PASSWORD";
 const PASSWORD_FILE: &str = "ETCD_PASSWORD_FILE";
 
-/// Where etcd is and how to speak to it. Made by [`from_env`](Self::from_env); what it holds has been checked.
+/// Where the datastore is and how to speak to it. Made by [`from_env`](Self::from_env); what it holds has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectOptions {
     endpoints: Vec<Endpoint>,
     tls: Option<TlsFiles>,
     credentials: Option<Credentials>,
+    source: Source,
 }
 
-/// One member of the etcd cluster.
+/// What said where the datastore is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    https: bool,
-    /// Name or address; an IPv6 address without brackets.
-    pub(crate) host: String,
-    port: u16,
+pub enum Source {
+    /// Variables of the environment, or a settings file that stands for it.
+    Environment,
+    /// The host's record, written when it joined another host or when the cluster moved to etcd.
+    File {
+        /// Where the record is.
+        path: PathBuf,
+        /// The host whose calico-node keeps the datastore; `None` if it is an etcd.
+        keeper: Option<String>,
+    },
+    /// Nothing: calico-node on this host keeps the datastore itself.
+    Embedded,
 }
 
 /// Files for TLS, all in PEM.
@@ -70,16 +89,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.https { "https" } else { "http" };
-        let Self { host, port, .. } = self;
-        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
-    }
-}
-
 impl ConnectOptions {
-    /// What the process's environment says.
+    /// What the process's environment says, else this host's record, else the embedded datastore.
     ///
     /// # Errors
     /// [`Error::Settings`] names the variable, its value and what would be right.
@@ -92,6 +103,36 @@ impl ConnectOptions {
     /// # Errors
     /// As for [`from_env`](Self::from_env).
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        Self::find(lookup, Path::new(LOCATION_FILE), Path::new(DATASTORE_SOCKET))
+    }
+
+    /// As [`from_lookup`](Self::from_lookup), with the host's record at `location` and the embedded datastore's socket
+    /// at `socket`.
+    ///
+    /// # Errors
+    /// As for [`from_env`](Self::from_env).
+    pub fn find(lookup: impl Fn(&str) -> Option<String>, location: &Path, socket: &Path) -> Result<Self, Error> {
+        if let Some(given) = Self::from_variables(&lookup)? {
+            let embedded = Self::embedded(socket);
+            // Whoever spells out the socket of this host's calico-node means the same.
+            return Ok(if given.endpoints == embedded.endpoints { embedded } else { given });
+        }
+        Ok(Self::from_location(location)?.unwrap_or_else(|| Self::embedded(socket)))
+    }
+
+    /// The datastore that calico-node on this host keeps, served on `socket`.
+    pub fn embedded(socket: &Path) -> Self {
+        let endpoints = vec![Endpoint::Unix { path: socket.to_owned() }];
+        Self { endpoints, tls: None, credentials: None, source: Source::Embedded }
+    }
+
+    /// What said where the datastore is.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What the variables say; `None` if none of them is about the datastore.
+    fn from_variables(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, Error> {
         let get = |name: &str| {
             let filled = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
             filled(&format!("CALICO_{name}")).or_else(|| filled(name))
@@ -100,21 +141,32 @@ impl ConnectOptions {
             let cause = format!("{value:?}: discovery by DNS is not supported; list the members in {ENDPOINTS}");
             return Err(settings(DISCOVERY, cause));
         }
-        let endpoints = match get(ENDPOINTS) {
-            Some(list) => parse_list(&list)?,
-            None => vec![single(get(SCHEME).as_deref(), get(AUTHORITY).as_deref())?],
+        let endpoints = match (get(ENDPOINTS), get(SCHEME), get(AUTHORITY)) {
+            (Some(list), ..) => endpoint::parse_list(&list)?,
+            (None, None, None) => return nowhere(&get).map(|()| None),
+            (None, scheme, authority) => vec![endpoint::single(scheme.as_deref(), authority.as_deref())?],
         };
-        let tls = match endpoints.iter().any(|endpoint| endpoint.https) {
+        let tls = match endpoints.iter().any(Endpoint::is_https) {
             true => Some(tls_files(get(CA_FILE), get(CERT_FILE), get(KEY_FILE))?),
             false => None,
         };
         let credentials = credentials(get(USERNAME), get(PASSWORD), get(PASSWORD_FILE))?;
-        Ok(Self { endpoints, tls, credentials })
+        Ok(Some(Self { endpoints, tls, credentials, source: Source::Environment }))
     }
 
-    /// The same settings as environment variables, to hand to a child process or a container; `ETCD_PASSWORD` is
-    /// among them if that is how the password was given.
+    /// The settings as environment variables, to hand to a child process or a container of this host; `ETCD_PASSWORD` is
+    /// among them if that is how the password was given. Empty unless the environment is their [source](Self::source):
+    /// everybody else on this host finds the datastore the same way.
     pub fn env_pairs(&self) -> Vec<(&'static str, String)> {
+        match self.source {
+            Source::Environment => self.variables(),
+            Source::File { .. } | Source::Embedded => Vec::new(),
+        }
+    }
+
+    /// All settings as environment variables, whatever their source, with what [`env_pairs`](Self::env_pairs) says of
+    /// the password.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
         let mut pairs = vec![(ENDPOINTS, self.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))];
         let mut file = |name, path: &Path| pairs.push((name, path.to_string_lossy().into_owned()));
         if let Some(tls) = &self.tls {
@@ -145,7 +197,7 @@ impl ConnectOptions {
         files
     }
 
-    /// The endpoints, for messages: `http://10.0.0.1:2379, http://10.0.0.2:2379`.
+    /// The endpoints, for messages: `http://10.0.0.1:2379, http://10.0.0.2:2379`, `unix:///run/x.sock`.
     pub fn location(&self) -> String {
         self.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
@@ -177,6 +229,19 @@ pub(crate) fn read_pem(variable: &str, path: &Path, label: &str) -> Result<Vec<u
         return Ok(bytes);
     }
     Err(settings(variable, format!("{} holds no {} in PEM form", path.display(), label.to_lowercase())))
+}
+
+/// Nothing says where etcd is; then what would say how to speak to it is a mistake, most likely a misspelt variable.
+fn nowhere(get: &dyn Fn(&str) -> Option<String>) -> Result<(), Error> {
+    let stray =
+        [CA_FILE, CERT_FILE, KEY_FILE, USERNAME, PASSWORD, PASSWORD_FILE].into_iter().find(|name| get(name).is_some());
+    match stray {
+        None => Ok(()),
+        Some(name) => Err(settings(
+            name,
+            format!("it is set, but {ENDPOINTS} is not, which says where etcd is; set both or neither"),
+        )),
+    }
 }
 
 fn credentials(
@@ -232,83 +297,6 @@ fn unreadable(variable: &str, path: &Path, error: &io::Error) -> Error {
     settings(variable, format!("{} cannot be read: {error}", path.display()))
 }
 
-fn parse_list(list: &str) -> Result<Vec<Endpoint>, Error> {
-    let refuse = |cause: String| settings(ENDPOINTS, cause);
-    let mut endpoints = Vec::new();
-    for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let Some((scheme, rest)) = item.split_once("://") else {
-            return Err(refuse(format!("{item:?} has no scheme; it must look like http://10.0.0.1:2379")));
-        };
-        let https = parse_scheme(scheme)
-            .ok_or_else(|| refuse(format!("{item:?} has scheme {scheme:?}; it must be http or https")))?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = parse_authority(rest).map_err(|why| refuse(format!("{}: {why}", shown(item))))?;
-        endpoints.push(Endpoint { https, host, port });
-    }
-    let Some(first) = endpoints.first() else {
-        return Err(refuse(format!("{list:?} names no endpoint; it must look like http://10.0.0.1:2379")));
-    };
-    if endpoints.iter().any(|endpoint| endpoint.https != first.https) {
-        return Err(refuse(format!("{list:?} mixes http and https; all endpoints must have the same scheme")));
-    }
-    Ok(endpoints)
-}
-
-/// An endpoint for a message; what stands before an `@` may be a password.
-fn shown(item: &str) -> String {
-    match item.rsplit_once('@') {
-        Some((_, host)) => format!("\"…@{host}\""),
-        None => format!("{item:?}"),
-    }
-}
-
-fn single(scheme: Option<&str>, authority: Option<&str>) -> Result<Endpoint, Error> {
-    let scheme = scheme.unwrap_or("http");
-    let https = parse_scheme(scheme).ok_or_else(|| settings(SCHEME, format!("{scheme:?} must be http or https")))?;
-    let authority = authority.unwrap_or("127.0.0.1:2379");
-    let (host, port) =
-        parse_authority(authority).map_err(|why| settings(AUTHORITY, format!("{}: {why}", shown(authority))))?;
-    Ok(Endpoint { https, host, port })
-}
-
-fn parse_scheme(scheme: &str) -> Option<bool> {
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => Some(false),
-        "https" => Some(true),
-        _ => None,
-    }
-}
-
-/// `host:port`, `1.2.3.4:port` or `[v6]:port`.
-fn parse_authority(authority: &str) -> Result<(String, u16), String> {
-    let form = "it must have the form address:port, with an IPv6 address in brackets";
-    if authority.contains('@') {
-        return Err("user and password do not belong here; set ETCD_USERNAME and ETCD_PASSWORD".to_owned());
-    }
-    if authority.parse::<Ipv6Addr>().is_ok() {
-        return Err(form.to_owned());
-    }
-    let (host, port) = authority.rsplit_once(':').ok_or(form)?;
-    let port = port.parse().ok().filter(|port| *port > 0).ok_or(format!("port {port:?} is not 1 to 65535"))?;
-    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(v6) => v6.parse::<Ipv6Addr>().map_err(|_| format!("{v6:?} is not an IPv6 address"))?.to_string(),
-        None if is_host_name(host) => host.to_owned(),
-        None => return Err(format!("{host:?} is not a host name or address; {form}")),
-    };
-    Ok((host, port))
-}
-
-fn is_host_name(host: &str) -> bool {
-    // The underscore is no part of host names by RFC 1123, but of the names that container engines give.
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    host.len() <= 255 && host.split('.').all(label)
-}
-
 fn tls_files(ca: Option<String>, cert: Option<String>, key: Option<String>) -> Result<TlsFiles, Error> {
     let Some(ca) = ca.map(PathBuf::from) else {
         let cause = "it is needed with https: the file of the authority that signed etcd's certificate, in PEM form";
@@ -339,128 +327,4 @@ fn tls_files(ca: Option<String>, cert: Option<String>, key: Option<String>) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::io::Write;
-
-    use super::*;
-
-    fn options(pairs: &[(&str, &str)]) -> Result<ConnectOptions, Error> {
-        ConnectOptions::from_lookup(|name| {
-            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        })
-    }
-
-    #[test]
-    fn endpoints_are_read() {
-        for (pairs, location) in [
-            (vec![], "http://127.0.0.1:2379"),
-            (vec![(ENDPOINTS, "  ")], "http://127.0.0.1:2379"),
-            (vec![(AUTHORITY, "etcd.local:4001")], "http://etcd.local:4001"),
-            (vec![(AUTHORITY, "ignored:1"), (ENDPOINTS, "http://a:1")], "http://a:1"),
-            (vec![(ENDPOINTS, "http://a:1 , http://etcd_2:2/,")], "http://a:1, http://etcd_2:2"),
-            (vec![(ENDPOINTS, "HTTP://[fd00:0::1]:2379")], "http://[fd00::1]:2379"),
-            (vec![(ENDPOINTS, "http://a:1"), ("CALICO_ETCD_ENDPOINTS", "http://b:2")], "http://b:2"),
-        ] {
-            assert_eq!(options(&pairs).unwrap().location(), location, "{pairs:?}");
-        }
-    }
-
-    #[test]
-    fn bad_settings_name_the_variable_and_the_way_out() {
-        for (pairs, setting, word) in [
-            (vec![(ENDPOINTS, "10.0.0.1:2379")], ENDPOINTS, "no scheme"),
-            (vec![(ENDPOINTS, "ftp://10.0.0.1:2379")], ENDPOINTS, "http or https"),
-            (vec![(ENDPOINTS, "http://a:1,https://b:2")], ENDPOINTS, "mixes"),
-            (vec![(ENDPOINTS, "http://a")], ENDPOINTS, "address:port"),
-            (vec![(ENDPOINTS, "http://a:0")], ENDPOINTS, "1 to 65535"),
-            (vec![(ENDPOINTS, "http://a:65536")], ENDPOINTS, "1 to 65535"),
-            (vec![(ENDPOINTS, "http://fd00::1")], ENDPOINTS, "brackets"),
-            (vec![(ENDPOINTS, "http://[fd00:::1]:1")], ENDPOINTS, "IPv6"),
-            (vec![(ENDPOINTS, "http://-a:1")], ENDPOINTS, "host name"),
-            (vec![(ENDPOINTS, "http://a:1/path")], ENDPOINTS, "1 to 65535"),
-            (vec![(ENDPOINTS, ",")], ENDPOINTS, "names no endpoint"),
-            (vec![(ENDPOINTS, "http://me:s3cret@a:1")], ENDPOINTS, "ETCD_PASSWORD"),
-            (vec![(SCHEME, "etcd")], SCHEME, "http or https"),
-            (vec![(AUTHORITY, "a")], AUTHORITY, "address:port"),
-            (vec![(DISCOVERY, "example.org")], DISCOVERY, ENDPOINTS),
-            (vec![(USERNAME, "me")], PASSWORD, USERNAME),
-            (vec![(PASSWORD, "s3cret")], USERNAME, PASSWORD),
-            (vec![(PASSWORD_FILE, "/p")], USERNAME, PASSWORD_FILE),
-            (vec![(USERNAME, "me"), (PASSWORD_FILE, "/no/such/file")], PASSWORD_FILE, "/no/such/file"),
-            (vec![(USERNAME, "me"), (PASSWORD_FILE, "/dev/null")], PASSWORD_FILE, "not a regular file"),
-            (vec![(USERNAME, "me"), (PASSWORD_FILE, "/p"), (PASSWORD, "s3cret")], PASSWORD_FILE, "only one"),
-            (vec![(ENDPOINTS, "https://a:1")], CA_FILE, "needed with https"),
-            (vec![(ENDPOINTS, "https://a:1"), (CA_FILE, "/no/such/ca")], CA_FILE, "/no/such/ca"),
-            (vec![(ENDPOINTS, "https://a:1"), (CA_FILE, "/x"), (CERT_FILE, "/c")], KEY_FILE, "both or neither"),
-            (vec![(ENDPOINTS, "https://a:1"), (CA_FILE, "/x"), (KEY_FILE, "/k")], CERT_FILE, "both or neither"),
-        ] {
-            let error = options(&pairs).expect_err("must be refused");
-            let Error::Settings { setting: at, cause } = &error else { panic!("{pairs:?}: {error}") };
-            assert_eq!(at, setting, "{pairs:?}: {error}");
-            assert!(cause.contains(word), "{pairs:?}: {error}");
-            assert!(!error.to_string().contains("s3cret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn files_are_looked_into_only_with_https() {
-        let mut junk = tempfile::NamedTempFile::new().unwrap();
-        writeln!(junk, "junk").unwrap();
-        let path = junk.path().to_str().unwrap();
-        let error = options(&[(ENDPOINTS, "https://a:1"), (CA_FILE, path)]).unwrap_err().to_string();
-        assert!(error.contains(path) && error.contains("no certificate"), "{error}");
-        assert!(options(&[(ENDPOINTS, "http://a:1"), (CA_FILE, path), (KEY_FILE, "/no")]).unwrap().files().is_empty());
-    }
-
-    #[test]
-    fn env_pairs_say_the_same_and_debug_hides_the_password() {
-        let pem = |text: &str| {
-            let mut file = tempfile::NamedTempFile::new().unwrap();
-            writeln!(file, "{text}").unwrap();
-            file
-        };
-        let (cert, key) = (pem("-----BEGIN CERTIFICATE-----"), pem("-----BEGIN EC PRIVATE KEY-----"));
-        let (cert, key) = (cert.path().to_str().unwrap(), key.path().to_str().unwrap());
-        let given = options(&[
-            (ENDPOINTS, "https://[::1]:2379"),
-            (CA_FILE, cert),
-            (CERT_FILE, cert),
-            (KEY_FILE, key),
-            (USERNAME, "me"),
-            (PASSWORD, "s3cret"),
-        ])
-        .unwrap();
-        let pairs = given.env_pairs();
-        let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        assert_eq!(options(&pairs).unwrap(), given);
-        assert_eq!(given.files().len(), 3);
-        assert!(!format!("{given:?}").contains("s3cret"));
-    }
-
-    #[test]
-    fn a_password_file_is_for_its_owner_alone_and_is_handed_on_as_a_file() {
-        use std::os::unix::fs::PermissionsExt;
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        writeln!(file, "s3cret word ").unwrap();
-        let path = file.path().to_str().unwrap();
-        let pairs = [(ENDPOINTS, "http://a:1"), (USERNAME, "me"), (PASSWORD_FILE, path)];
-        let given = options(&pairs).unwrap();
-        assert_eq!(given.credentials().unwrap().password, "s3cret word ");
-        assert_eq!(given.files(), [file.path()]);
-        let handed_on = given.env_pairs();
-        let handed_on: Vec<_> = handed_on.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        assert_eq!(handed_on, pairs, "the password itself is not among them");
-        assert!(!format!("{given:?}").contains("s3cret"));
-
-        for mode in [0o640, 0o604, 0o660, 0o602] {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-            let error = options(&pairs).unwrap_err().to_string();
-            assert!(error.contains("chmod 600") && !error.contains("s3cret"), "{mode:o}: {error}");
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(path, "\n").unwrap();
-        assert!(options(&pairs).unwrap_err().to_string().contains("is empty"));
-    }
-}
+mod tests;

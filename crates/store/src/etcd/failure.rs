@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::{EtcdKv, member::Member};
 use crate::{
-    Error,
+    Error, Source,
     settings::{self, CA_FILE, CERT_FILE, KEY_FILE, TlsFiles, USERNAME},
 };
 
@@ -73,8 +73,18 @@ impl EtcdKv {
             "canceled",
             "frame with invalid size",
         ];
-        let hint = if has("Connection refused") {
-            ", is etcd running?".to_owned()
+        let shut_out = || {
+            let keeper = self.keeper().unwrap_or("the host that keeps the datastore");
+            format!("`calicoctl node invite` on {keeper} and `calicoctl node --join …` here let it in again")
+        };
+        let hint = if member.is_socket() && has("Permission denied") {
+            ": only root may speak to it, so run this as root".to_owned()
+        } else if has("Connection refused") || (member.is_socket() && has("No such file")) {
+            self.does_it_run()
+        } else if has("CertificateRevoked") {
+            format!(": this host was shut out by `calicoctl node revoke`; {}", shut_out())
+        } else if has("CertificateExpired") {
+            format!(": this host's certificate has run out, or its clock is off; {}", shut_out())
         } else if has("UnknownIssuer") || has("BadSignature") {
             let ca = self.options.tls().map(|tls| tls.ca.display().to_string()).unwrap_or_default();
             format!(": the server's certificate is not signed by the authority in {CA_FILE} ({ca})")
@@ -82,12 +92,32 @@ impl EtcdKv {
             ": the server's certificate is for another name".to_owned()
         } else if has("InvalidContentType") {
             ": the server does not speak TLS, should the endpoint be http://?".to_owned()
-        } else if has("received fatal alert") || torn.into_iter().any(has) {
+        } else if has("received fatal alert")
+            || torn.into_iter().any(|needle| words.to_ascii_lowercase().contains(needle))
+        {
             self.explain_torn(member)
         } else {
             String::new()
         };
         self.at(member, &format!("{words}{hint}"))
+    }
+
+    /// The host whose calico-node keeps the datastore, if it is another one and its name is known.
+    fn keeper(&self) -> Option<&str> {
+        match self.options.source() {
+            Source::File { keeper, .. } => keeper.as_deref(),
+            Source::Environment | Source::Embedded => None,
+        }
+    }
+
+    /// What to look at when nobody answers.
+    pub(super) fn does_it_run(&self) -> String {
+        match (self.options.source(), self.keeper()) {
+            // The words around these say so already.
+            (Source::Embedded, _) => String::new(),
+            (_, Some(keeper)) => format!(", is {keeper} up, and does calico-node run there?"),
+            (_, None) => ", is etcd running?".to_owned(),
+        }
     }
 
     /// Says which of several members it was.
@@ -99,7 +129,10 @@ impl EtcdKv {
     /// 1.3 a client certificate is refused only after the client has begun to send.
     fn explain_torn(&self, member: &Member) -> String {
         if member.answered.load(Ordering::Relaxed) {
-            return ", is etcd running?".to_owned();
+            return self.does_it_run();
+        }
+        if member.is_socket() {
+            return ", does another program serve this socket?".to_owned();
         }
         match self.options.tls() {
             None => ", is it etcd, and does it want https://?".to_owned(),
