@@ -9,7 +9,7 @@
 //!
 //! - A transaction that writes anything takes exactly one new revision, `current + 1`; one that writes nothing
 //!   takes none. All of a transaction's writes share its revision and are numbered within it.
-//! - A refused transaction changes nothing: everything that can be refused is checked before the first write.
+//! - A refused transaction changes nothing: what can be refused is checked before the first write, or taken back.
 //! - Below the compacted revision nothing can be read or watched. *At* the compacted revision everything can,
 //!   deletions included (etcd before 3.5.18 loses a deletion made exactly there).
 //! - A watch is a cursor owned by the caller ([`Watcher`]); polling it never misses an event between two polls and

@@ -70,6 +70,19 @@ pub struct OwnedValue {
     pub lease: i64,
 }
 
+impl Change<'_> {
+    /// A copy to keep.
+    pub fn into_owned(self) -> OwnedChange {
+        let value = self.value.map(|value| OwnedValue {
+            value: value.value.to_vec(),
+            create_revision: value.create_revision,
+            version: value.version,
+            lease: value.lease,
+        });
+        OwnedChange { revision: self.revision, sub: self.sub, key: self.key.to_vec(), value }
+    }
+}
+
 /// Why what was loaded cannot be what a [`Core`] once held.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("change {sub} of revision {revision}, key {key:?}: {what}")]
@@ -106,7 +119,13 @@ impl Core {
     /// [`settle`](Self::settle), leases included. (Only a lease that was kept alive meanwhile stays so.)
     pub fn roll_back(&mut self) {
         self.leases.roll_back();
-        while self.log.back().is_some_and(|last| last.revision > self.settled)
+        self.unwrite(self.settled);
+        self.revision = self.settled;
+    }
+
+    /// Takes all writes after `revision` out again.
+    pub(super) fn unwrite(&mut self, revision: i64) {
+        while self.log.back().is_some_and(|last| last.revision > revision)
             && let Some(record) = self.log.pop_back()
         {
             let versions = self.keys.get_mut(&record.key);
@@ -116,7 +135,6 @@ impl Core {
             }
             self.leases.moved(&record.key, record.lease, uncovered.unwrap_or(0));
         }
-        self.revision = self.settled;
     }
 
     /// A store as it was: all changes that were stored and not [superseded](Self::superseded) since, in order of

@@ -1,7 +1,9 @@
 //! Transactions: compares, and operations that take effect together or not at all.
 //!
 //! As in etcd all compares, also those of nested transactions, are decided on the store as it is before the first
-//! write, and so is everything that can be refused. Reads and deletions see what the transaction wrote before them.
+//! write, and so is what can be refused. Reads and deletions see what the transaction wrote before them. One refusal
+//! shows only on the way: a put that keeps the value of a key which the transaction has just deleted. etcd 3.4 ends
+//! its process then; here the transaction is taken back.
 
 use std::{
     collections::{BTreeSet, btree_map::Entry},
@@ -246,7 +248,7 @@ impl Core {
             _ => Ok(()),
         })?;
         let mut writing = Writing { revision: self.revision + 1, sub: 0 };
-        let mut result = self.run(&plan, &mut writing);
+        let mut result = self.run(&plan, &mut writing).inspect_err(|_| self.unwrite(self.revision))?;
         if writing.sub > 0 {
             self.revision = writing.revision;
         }
@@ -299,36 +301,32 @@ impl Core {
         Ok(())
     }
 
-    fn run(&mut self, plan: &Plan<'_>, writing: &mut Writing) -> TxnResult {
+    fn run(&mut self, plan: &Plan<'_>, writing: &mut Writing) -> Result<TxnResult, Refusal> {
         let mut results = Vec::with_capacity(plan.steps.len());
         for step in &plan.steps {
             results.push(match step {
-                Step::Op(op) => self.execute(op, writing),
-                Step::Txn(plan) => OpResult::Txn(Box::new(self.run(plan, writing))),
+                Step::Op(op) => self.execute(op, writing)?,
+                Step::Txn(plan) => OpResult::Txn(Box::new(self.run(plan, writing)?)),
             });
         }
-        TxnResult { succeeded: plan.succeeded, revision: 0, results }
+        Ok(TxnResult { succeeded: plan.succeeded, revision: 0, results })
     }
 
-    fn execute(&mut self, op: &Op, writing: &mut Writing) -> OpResult {
-        match op {
+    fn execute(&mut self, op: &Op, writing: &mut Writing) -> Result<OpResult, Refusal> {
+        Ok(match op {
             Op::Put { key, value, lease, ignore_value, ignore_lease } => {
                 let before = self.current(key).cloned();
-                // An earlier operation of the transaction may have deleted the key whose value or lease is to stay;
-                // etcd then writes an empty value, or none.
-                let kept = before.as_deref();
-                let value = match kept.filter(|_| *ignore_value).and_then(|kept| kept.value.clone()) {
-                    Some(value) => value,
-                    None => value.as_slice().into(),
-                };
-                let lease = kept.filter(|_| *ignore_lease).map_or(*lease, |kept| kept.lease);
-                self.write(key, Some(value), lease, writing);
+                // It was there at the start, but an earlier operation may have deleted it.
+                let kept = || before.as_deref().ok_or(Refusal::KeyNotFound);
+                let value = if *ignore_value { kept()?.value.clone() } else { Some(value.as_slice().into()) };
+                let lease = if *ignore_lease { kept()?.lease } else { *lease };
+                self.write(key, value, lease, writing);
                 OpResult::Put(before.and_then(|before| before.key_value()))
             }
             Op::Delete(range) => OpResult::Delete(self.remove(range, writing)),
             Op::Get(read) => OpResult::Get(self.read(read, read.revision.unwrap_or(writing.revision))),
             Op::Txn(_) => unreachable!("the plan holds nested transactions as steps of their own"),
-        }
+        })
     }
 
     pub(super) fn remove(&mut self, range: &KeyRange, writing: &mut Writing) -> Vec<KeyValue> {
