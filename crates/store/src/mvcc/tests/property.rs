@@ -326,8 +326,12 @@ impl World {
         }
     }
 
-    /// Everything that can be read, at every revision.
+    /// Everything that can be read, at every revision, and everything that can be watched.
     fn compare_history(&self) {
+        let all = KeyRange::prefix("");
+        let mut watcher = Watcher::new(all.clone(), self.core.compacted()).with_previous();
+        let events = self.naive.events(&all, self.core.compacted(), self.naive.revision());
+        assert_eq!(self.core.poll(&mut watcher, self.core.revision()), events);
         for revision in -1..=self.naive.revision() + 1 {
             let read = Read { revision: Some(revision), ..Read::new(KeyRange::prefix("")) };
             let expected = self.naive.read(&read, self.naive.revision());
@@ -347,12 +351,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn equals_the_naive_store(steps in vec(step(), 1..50)) {
+    fn equals_the_naive_store(steps in vec(step(), 1..50), last in any::<usize>()) {
         let mut world = World::new();
         for step in &steps {
             world.step(step);
             world.compare();
         }
+        world.compare_history();
+        world.compact(last);
         world.compare_history();
         world.save();
         world.core = world.stored.load();
