@@ -1,12 +1,12 @@
 //! Random instructions and packets.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use calico_policy::{
     instruction::{
         DenyAction, Endpoint, EndpointId, EntityMatch, FailsafePort, HostAction, HostEndpoint, HostEndpointId,
-        HostInterfaces, IcmpMatch, Instruction, Members, PolicyId, PolicyKind, Pool, PortMember, ProfileId, Rule,
-        RuleAction, RuleSet, ServiceLoop, SetId, Settings, TierPolicies,
+        HostInterfaces, IcmpMatch, Instruction, Members, PolicyId, PolicyKind, Pool, PortMember, ProfileId,
+        PublishedPort, Rule, RuleAction, RuleSet, ServiceLoop, SetId, Settings, TierPolicies,
     },
     interpret::Programmed,
     packet::{Hop, Packet, Transport},
@@ -225,22 +225,37 @@ fn rules() -> impl Strategy<Value = RuleSet> {
         .prop_map(|(ingress, egress)| RuleSet { ingress, egress })
 }
 
+/// On one of few addresses of the host, to the workload's address of the same family.
+fn published_port(host: usize, port: u16, addresses: [IpAddr; 2]) -> PublishedPort {
+    let host: IpAddr = ["0.0.0.0", "192.0.2.1", "::"][host].parse().expect("an address");
+    let address = if host.is_ipv4() == addresses[0].is_ipv4() { addresses[0] } else { addresses[1] };
+    PublishedPort { protocol: 6, host_port: 8000 + port % 2, host, address, port }
+}
+
 fn endpoint() -> impl Strategy<Value = Instruction> {
     let index = 0..INTERFACES.len();
-    (index, prop::collection::vec(profile_id(), 0..3), seldom(tiers())).prop_map(|(index, profiles, tiers)| {
-        let addresses = [ADDRESSES[index], ADDRESSES[index + 3]].map(|address| address.parse().expect("an address"));
-        Instruction::EndpointUpdate {
-            id: EndpointId { namespace: "ns".to_owned(), name: format!("e{index}") },
-            endpoint: Endpoint {
-                interface: INTERFACES[index].to_owned(),
-                mac: None,
-                addresses: addresses.to_vec(),
-                profiles,
-                tiers: tiers.into(),
-                ..Endpoint::default()
-            },
-        }
-    })
+    let published = prop::collection::vec((0..3_usize, select(&[80_u16, 443][..])), 0..3);
+    (index, prop::collection::vec(profile_id(), 0..3), seldom(tiers()), published).prop_map(
+        |(index, profiles, tiers, published)| {
+            let addresses =
+                [ADDRESSES[index], ADDRESSES[index + 3]].map(|address| address.parse().expect("an address"));
+            Instruction::EndpointUpdate {
+                id: EndpointId { namespace: "ns".to_owned(), name: format!("e{index}") },
+                endpoint: Endpoint {
+                    interface: INTERFACES[index].to_owned(),
+                    mac: None,
+                    addresses: addresses.to_vec(),
+                    profiles,
+                    tiers: tiers.into(),
+                    published: published
+                        .into_iter()
+                        .map(|(host, port)| published_port(host, port, addresses))
+                        .collect(),
+                    ..Endpoint::default()
+                },
+            }
+        },
+    )
 }
 
 /// Any instruction at all.

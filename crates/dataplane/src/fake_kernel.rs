@@ -6,7 +6,7 @@ use std::{
 };
 
 use calico_policy::{
-    instruction::PortMember,
+    instruction::{PortMember, PublishedPort},
     packet::{Hop, Packet, Tracking, Transport, Verdict},
 };
 
@@ -18,7 +18,7 @@ use crate::{
         Expr, Program, REGISTER, base, cmp, compile, content_fingerprint, ct, fib, key_bytes, meta, port_member,
         verdict,
     },
-    ruleset::{Base, Hook, Key, SetSpec},
+    ruleset::{Base, Data, Hook, Key, SetSpec},
     table::{ReadBase, ReadChain, ReadElements, ReadSet, ReadTable},
     tracker::fingerprint,
 };
@@ -27,6 +27,7 @@ use crate::{
 enum Elements {
     Ranges(BTreeSet<Range>),
     Ports(BTreeSet<PortMember>),
+    Published(BTreeSet<PublishedPort>),
     Targets(BTreeMap<IfName, Target>),
 }
 
@@ -99,6 +100,7 @@ impl FakeKernel {
             let elements = match elements {
                 Elements::Ranges(ranges) => ReadElements::Ranges(ranges.iter().copied().collect()),
                 Elements::Ports(ports) => ReadElements::Ports(ports.iter().copied().collect()),
+                Elements::Published(ports) => ReadElements::Published(ports.iter().copied().collect()),
                 Elements::Targets(targets) => {
                     ReadElements::Targets(targets.iter().map(|(key, target)| (*key, fingerprint(target))).collect())
                 }
@@ -126,6 +128,7 @@ impl FakeKernel {
                 match table.sets.values_mut().nth(nth) {
                     Some((_, Elements::Ranges(ranges))) => drop(ranges.pop_first()),
                     Some((_, Elements::Ports(ports))) => drop(ports.pop_first()),
+                    Some((_, Elements::Published(ports))) => drop(ports.pop_first()),
                     Some((_, Elements::Targets(targets))) => drop(targets.pop_first()),
                     None => {}
                 }
@@ -168,15 +171,16 @@ impl FakeTable {
         match &op.kind {
             OpKind::AddTable | OpKind::DeleteTable => unreachable!("done by the caller"),
             OpKind::AddSet { name, spec } => {
-                let empty = match spec.key {
-                    _ if spec.verdicts => Elements::Targets(BTreeMap::new()),
-                    Key::PortMember(_) => Elements::Ports(BTreeSet::new()),
-                    _ => Elements::Ranges(BTreeSet::new()),
+                let empty = match (spec.data, spec.key) {
+                    (Data::Verdict, _) => Elements::Targets(BTreeMap::new()),
+                    (Data::Destination(_), _) => Elements::Published(BTreeSet::new()),
+                    (Data::None, Key::PortMember(_)) => Elements::Ports(BTreeSet::new()),
+                    (Data::None, _) => Elements::Ranges(BTreeSet::new()),
                 };
                 insert_new(&mut self.sets, name, (*spec, empty))
             }
             OpKind::DeleteSet { name } => {
-                let used = |expr: &Expr| matches!(expr, Expr::Lookup { set, .. } if set == name);
+                let used = |expr: &Expr| matches!(expr, Expr::Lookup { set, .. } | Expr::LookupData { map: set } if set == name);
                 if self.programs().any(|program| program.exprs.iter().any(used)) {
                     return Err("EBUSY");
                 }
@@ -186,6 +190,7 @@ impl FakeTable {
                 match &mut self.sets.get_mut(name).ok_or("ENOENT")?.1 {
                     Elements::Ranges(ranges) => ranges.clear(),
                     Elements::Ports(ports) => ports.clear(),
+                    Elements::Published(ports) => ports.clear(),
                     Elements::Targets(targets) => targets.clear(),
                 }
                 Ok(())
@@ -213,6 +218,20 @@ impl FakeTable {
                 let held = self.ports(set)?;
                 if ports.iter().all(|member| held.remove(member)) { Ok(()) } else { Err("ENOENT") }
             }
+            OpKind::AddPublished { map, spec, ports } => {
+                let held = self.published(map, *spec)?;
+                for port in ports {
+                    if held.iter().any(|other| other.claim() == port.claim() && other != port) {
+                        return Err("EEXIST");
+                    }
+                    held.insert(*port);
+                }
+                Ok(())
+            }
+            OpKind::DeletePublished { map, spec, ports } => {
+                let held = self.published(map, *spec)?;
+                if ports.iter().all(|port| held.remove(port)) { Ok(()) } else { Err("ENOENT") }
+            }
             OpKind::AddTargets { map, targets } => {
                 if targets.iter().any(|(_, target)| !self.chains.contains_key(&*target.chain)) {
                     return Err("ENOENT");
@@ -237,7 +256,7 @@ impl FakeTable {
                 let by_rule = others.any(|(_, (_, rules))| rules.iter().any(|rule| rule.exprs.iter().any(leads)));
                 let by_map = self.sets.values().any(|(_, elements)| match elements {
                     Elements::Targets(targets) => targets.values().any(|target| *target.chain == **name),
-                    Elements::Ranges(_) | Elements::Ports(_) => false,
+                    Elements::Ranges(_) | Elements::Ports(_) | Elements::Published(_) => false,
                 });
                 if by_rule || by_map {
                     return Err("EBUSY");
@@ -251,7 +270,7 @@ impl FakeTable {
             OpKind::AddRule { chain, rule } => {
                 let program = compile(rule, op.family);
                 let known = |expr: &Expr| match expr {
-                    Expr::Lookup { set, .. } => self.sets.contains_key(set),
+                    Expr::Lookup { set, .. } | Expr::LookupData { map: set } => self.sets.contains_key(set),
                     Expr::Verdict { chain: Some(chain), .. } => self.chains.contains_key(chain),
                     _ => true,
                 };
@@ -280,6 +299,14 @@ impl FakeTable {
         match self.sets.get_mut(set) {
             Some((_, Elements::Ports(ports))) => Ok(ports),
             _ => Err("ENOENT"),
+        }
+    }
+
+    fn published(&mut self, map: &str, spec: SetSpec) -> Result<&mut BTreeSet<PublishedPort>, &'static str> {
+        match self.sets.get_mut(map) {
+            Some((there, Elements::Published(ports))) if *there == spec => Ok(ports),
+            Some(_) => Err("EINVAL"),
+            None => Err("ENOENT"),
         }
     }
 
@@ -425,7 +452,12 @@ impl Run<'_> {
                     }
                     other => panic!("verdict {other:?}"),
                 },
-                Expr::Masquerade { .. } | Expr::Nat { .. } | Expr::XtComment(_) | Expr::Foreign(_) => {
+                Expr::Masquerade { .. }
+                | Expr::Nat { .. }
+                | Expr::NatByMap { .. }
+                | Expr::LookupData { .. }
+                | Expr::XtComment(_)
+                | Expr::Foreign(_) => {
                     panic!("not on this way: {expr:?}")
                 }
             }
@@ -496,7 +528,7 @@ impl Run<'_> {
                 let key = key.iter().fold(0u128, |value, byte| value << 8 | u128::from(*byte));
                 ranges.iter().any(|(first, last)| (*first..=*last).contains(&key))
             }
-            Elements::Targets(_) => panic!("{set} is a map"),
+            Elements::Targets(_) | Elements::Published(_) => panic!("{set} is a map"),
         }
     }
 

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use calico_policy::instruction::{
     DenyAction, Endpoint, EndpointId, EntityMatch, FailsafePort, HostAction, HostEndpoint, HostEndpointId,
-    HostInterfaces, Instruction, Members, Nat, NatOutgoing, PolicyId, PolicyKind, Pool, PortMember, ProfileId, Qos,
-    Rule, RuleAction, RuleSet, ServiceLoop, SetId, Settings, TierPolicies,
+    HostInterfaces, Instruction, Members, Nat, NatOutgoing, PolicyId, PolicyKind, Pool, PortMember, ProfileId,
+    PublishedPort, Qos, Rule, RuleAction, RuleSet, ServiceLoop, SetId, Settings, TierPolicies,
 };
 use ipnet::IpNet;
 
@@ -112,6 +112,10 @@ fn settings() -> Settings {
     }
 }
 
+fn published(protocol: u8, host: &str, host_port: u16, own: &str, port: u16) -> PublishedPort {
+    PublishedPort { protocol, host_port, host: address(host), address: address(own), port }
+}
+
 /// All that is not in the other golden rules.
 pub(crate) fn policies_and_hosts() -> Vec<Instruction> {
     let rule = |action| Rule { protocol: Some(17), ..Rule::of(action) };
@@ -130,6 +134,13 @@ pub(crate) fn policies_and_hosts() -> Vec<Instruction> {
         nats: vec![
             Nat { internal: address("10.65.0.2"), external: address("192.0.2.50") },
             Nat { internal: address("fd65::2"), external: address("2001:db8::50") },
+        ],
+        published: vec![
+            published(6, "0.0.0.0", 8080, "10.65.0.2", 80),
+            published(6, "192.0.2.1", 8443, "10.65.0.2", 443),
+            published(6, "::", 8080, "fd65::2", 80),
+            published(17, "2001:db8::1", 5353, "fd65::2", 53),
+            published(132, "0.0.0.0", 9, "10.65.0.2", 9),
         ],
         qos,
         ..Endpoint::default()

@@ -19,7 +19,7 @@ use crate::{
     netlink::Nft,
     program::{compile, decompile},
     render::Map,
-    ruleset::Key,
+    ruleset::{Data, Key},
     state::State,
     table::{ChainWant, Content, SetWant},
 };
@@ -152,6 +152,7 @@ impl std::fmt::Display for RangeText {
         let Self(key, (first, last)) = self;
         let one = |value: u128| match key {
             Key::Address(family) => family.address(value).to_string(),
+            Key::Twice(family) => format!("{0} . {0}", family.address(value)),
             _ => value.to_string(),
         };
         if first == last { f.write_str(&one(*first)) } else { write!(f, "{}-{}", one(*first), one(*last)) }
@@ -165,7 +166,7 @@ fn text(state: &mut State, family: Family) -> String {
         state.table(family).sets.all_wanted().map(|(name, want)| (name.clone(), want.clone())).collect();
     wanted.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, want) in wanted {
-        let kind = if want.spec.verdicts { "map" } else { "set" };
+        let kind = if want.spec.data == Data::None { "set" } else { "map" };
         let _ = writeln!(out, "\t{kind} {name} {{\n\t\t{}", want.spec);
         let mut elements: Vec<String> = state
             .elements(family, &want.source)
@@ -178,6 +179,10 @@ fn text(state: &mut State, family: Family) -> String {
                 .iter()
                 .map(|member| format!("{} . {} . {}", member.address, member.protocol, member.port)),
         );
+        elements.extend(state.published(family, &want.source).iter().map(|port| {
+            let host = if port.host.is_unspecified() { String::new() } else { format!("{} . ", port.host) };
+            format!("{host}{} . {} : {} . {}", port.protocol, port.host_port, port.address, port.port)
+        }));
         for map in Map::all() {
             if name == map.name() {
                 let targets = state.table(family).targets(map).all_wanted();

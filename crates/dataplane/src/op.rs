@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use calico_policy::instruction::PortMember;
+use calico_policy::instruction::{PortMember, PublishedPort};
 
 use crate::{
     family::{Family, Range},
@@ -40,6 +40,10 @@ pub(crate) enum OpKind {
     AddPorts { set: String, ports: Vec<PortMember> },
     /// Remove members from such a set.
     DeletePorts { set: String, ports: Vec<PortMember> },
+    /// Add elements to a map of published ports, of the operation's family.
+    AddPublished { map: String, spec: SetSpec, ports: Vec<PublishedPort> },
+    /// Remove elements from such a map.
+    DeletePublished { map: String, spec: SetSpec, ports: Vec<PublishedPort> },
     /// Add elements to a dispatch map.
     AddTargets { map: &'static str, targets: Vec<(IfName, Target)> },
     /// Remove elements from a dispatch map.
@@ -124,6 +128,7 @@ impl OpKind {
         match self {
             Self::AddElements { ranges, .. } => ranges.len(),
             Self::AddPorts { ports, .. } => ports.len(),
+            Self::AddPublished { ports, .. } => ports.len(),
             _ => 0,
         }
     }
@@ -157,6 +162,10 @@ impl fmt::Display for Op {
             }
             OpKind::AddPorts { set, ports } => write!(f, "add {} elements to {table} {set}", ports.len()),
             OpKind::DeletePorts { set, ports } => write!(f, "delete {} elements from {table} {set}", ports.len()),
+            OpKind::AddPublished { map, ports, .. } => write!(f, "add {} elements to {table} {map}", ports.len()),
+            OpKind::DeletePublished { map, ports, .. } => {
+                write!(f, "delete {} elements from {table} {map}", ports.len())
+            }
             OpKind::AddTargets { map, targets } => {
                 let first = targets.first().map(|(interface, _)| interface.as_str()).unwrap_or_default();
                 write!(f, "add {} elements ({first} …) to {table} {map}", targets.len())

@@ -7,11 +7,11 @@ mod decompile;
 
 use std::net::IpAddr;
 
-use calico_policy::instruction::PortMember;
+use calico_policy::instruction::{PortMember, PublishedPort};
 
 use crate::{
     family::{Family, address_key, net_range},
-    ruleset::{Action, Chain, End, Interface, Match, Rule},
+    ruleset::{Action, Chain, End, Interface, Key, Match, Rule},
     tracker::{Fingerprint, fingerprint},
 };
 
@@ -74,9 +74,9 @@ pub(crate) mod fib {
 }
 
 /// `NF_NAT_RANGE_*`.
-mod nat {
-    pub(super) const MAP_ADDRESSES: u32 = 1;
-    pub(super) const PORTS_GIVEN: u32 = 1 << 1;
+pub(crate) mod nat {
+    pub(crate) const MAP_ADDRESSES: u32 = 1;
+    pub(crate) const PORTS_GIVEN: u32 = 1 << 1;
     pub(super) const RANDOM_FULLY: u32 = 1 << 4;
 }
 
@@ -115,6 +115,8 @@ pub(crate) enum Expr {
     Range { op: u32, from: Vec<u8>, to: Vec<u8> },
     /// Go on only if the register is in the set, or, with `verdict`, take the verdict that the map has.
     Lookup { set: String, negated: bool, verdict: bool },
+    /// Load what the map has for the register, or else go on with the next rule.
+    LookupData { map: String },
     /// Count; the values do not matter.
     Counter,
     /// End with a verdict.
@@ -127,6 +129,8 @@ pub(crate) enum Expr {
     Masquerade { flags: u32, ports: bool },
     /// Translate an address to the one in [`REGISTER`], with or without ports in [`PORT_REGISTERS`].
     Nat { destination: bool, family: u32, flags: u32, ports: bool },
+    /// Translate the destination to address and port as a map's value has them from [`REGISTER`] on.
+    NatByMap { family: u32 },
     /// No connection tracking.
     NoTrack,
     /// Drop with an answer.
@@ -195,13 +199,17 @@ fn load_meta(key: u32) -> Expr {
 }
 
 fn load_address(family: Family, end: End) -> Expr {
+    load_address_to(family, end, REGISTER)
+}
+
+fn load_address_to(family: Family, end: End, register: u32) -> Expr {
     let offset = match (family, end) {
         (Family::V4, End::Source) => 12,
         (Family::V4, End::Destination) => 16,
         (Family::V6, End::Source) => 8,
         (Family::V6, End::Destination) => 24,
     };
-    Expr::Payload { base: base::NETWORK, offset, length: u32::from(family.width()) / 8, register: REGISTER }
+    Expr::Payload { base: base::NETWORK, offset, length: u32::from(family.width()) / 8, register }
 }
 
 fn load_port(end: End, register: u32) -> Expr {
@@ -221,6 +229,12 @@ pub(crate) fn member_registers(family: Family) -> (u32, u32) {
     }
 }
 
+/// The register of four bytes after an address in [`REGISTER`], where a map's value has the port.
+pub(crate) fn data_port_register(family: u32) -> u32 {
+    let family = if family == u32::from(Family::V4.number()) { Family::V4 } else { Family::V6 };
+    member_registers(family).0
+}
+
 /// A set's key of address, protocol and port: each part padded to four bytes.
 pub(crate) fn port_member_key(member: &PortMember) -> Vec<u8> {
     let length = usize::from(Family::of_address(&member.address).width() / 8);
@@ -236,6 +250,58 @@ pub(crate) fn port_member(family: Family, key: &[u8]) -> Option<PortMember> {
     let [protocol, 0, 0, 0, high, low, 0, 0] = *rest else { return None };
     let address = address.iter().fold(0, |value, byte| value << 8 | u128::from(*byte));
     Some(PortMember { address: family.address(address), protocol, port: u16::from_be_bytes([high, low]) })
+}
+
+/// A map's key for a published port: with the host's address, or with protocol and port alone.
+pub(crate) fn published_key(port: &PublishedPort, exact: bool) -> Vec<u8> {
+    let member = PortMember { address: port.host, protocol: port.protocol, port: port.host_port };
+    let mut key = port_member_key(&member);
+    if !exact {
+        key.drain(..key.len() - 8);
+    }
+    key
+}
+
+/// The value for it: address, then port padded to four bytes.
+pub(crate) fn published_value(port: &PublishedPort) -> Vec<u8> {
+    let family = Family::of_address(&port.address);
+    let mut value = key_bytes(address_key(&port.address), usize::from(family.width() / 8));
+    value.extend_from_slice(&port.port.to_be_bytes());
+    value.extend_from_slice(&[0, 0]);
+    value
+}
+
+/// The published port of a key and value read from the kernel; `None` if it is not one of this family.
+pub(crate) fn published_port(family: Family, key: &[u8], value: &[u8]) -> Option<PublishedPort> {
+    let length = usize::from(family.width() / 8);
+    let exact = key.len() > 8;
+    let key = if exact { key.to_vec() } else { [vec![0; length].as_slice(), key].concat() };
+    let PortMember { address: host, protocol, port: host_port } = port_member(family, &key)?;
+    let (address, rest) = value.split_at_checked(length)?;
+    let [high, low, 0, 0] = *rest else { return None };
+    let address = address.iter().fold(0, |value, byte| value << 8 | u128::from(*byte));
+    let (address, port) = (family.address(address), u16::from_be_bytes([high, low]));
+    Some(PublishedPort { protocol, host_port, host, address, port })
+}
+
+/// A set's key as bytes, of one that is a number.
+pub(crate) fn range_key(key: Key, value: u128) -> Vec<u8> {
+    match key {
+        Key::Twice(family) => key_bytes(value, Key::Address(family).len()).repeat(2),
+        _ => key_bytes(value, key.len()),
+    }
+}
+
+/// The number that a set's key in bytes is; `None` if it is none.
+pub(crate) fn range_number(key: Key, bytes: &[u8]) -> Option<u128> {
+    let number = match key {
+        Key::Twice(family) => {
+            let (first, second) = bytes.split_at_checked(Key::Address(family).len())?;
+            (first == second).then_some(first)?
+        }
+        _ => bytes,
+    };
+    Some(number.iter().fold(0, |value, byte| value << 8 | u128::from(*byte)))
 }
 
 /// The last `length` bytes of a key in network order.
@@ -323,6 +389,10 @@ fn compile_match(condition: &Match, family: Family, exprs: &mut Vec<Expr>) {
             let (flags, result) = fib::REVERSE_PATH;
             exprs.extend([Expr::Fib { flags, result }, compare(false, [0; 4])]);
         }
+        Match::ToItself { family, set } => {
+            let destination = load_address_to(*family, End::Destination, member_registers(*family).0);
+            exprs.extend([load_address(*family, End::Source), destination, lookup(set, false)]);
+        }
         Match::LocalDestination => {
             let (flags, result) = fib::DESTINATION_TYPE;
             exprs.extend([Expr::Fib { flags, result }, compare(false, fib::LOCAL.to_ne_bytes())]);
@@ -367,6 +437,15 @@ fn compile_action(action: &Action, family: Family, exprs: &mut Vec<Expr>) {
             exprs.push(load_constant(to));
             let family = u32::from(family.number());
             exprs.push(Expr::Nat { destination: true, family, flags: nat::MAP_ADDRESSES, ports: false });
+        }
+        Action::DestinationNatBy { family, map, exact } => {
+            let (protocol, port) =
+                if *exact { member_registers(*family) } else { (REGISTER, member_registers(Family::V4).0) };
+            exprs.extend(exact.then(|| load_address(*family, End::Destination)));
+            exprs.push(Expr::Meta { key: meta::L4PROTO, register: protocol });
+            exprs.push(load_port(End::Destination, port));
+            exprs.push(Expr::LookupData { map: map.clone() });
+            exprs.push(Expr::NatByMap { family: u32::from(family.number()) });
         }
         Action::NoTrack => exprs.push(Expr::NoTrack),
         Action::Reject(Family::V4) => exprs.push(Expr::Reject { kind: reject::UNREACHABLE, code: 3 }),

@@ -211,6 +211,13 @@ pub(crate) enum Match {
     ConnectionsOver(u32),
     /// The route back to the source does not leave by the interface that the packet came in by.
     Spoofed,
+    /// Source and destination are the same address, one in a set of [`Key::Twice`].
+    ToItself {
+        /// The table's family.
+        family: Family,
+        /// The set's name in the table.
+        set: String,
+    },
 }
 
 /// `ct state invalid`.
@@ -253,6 +260,16 @@ pub(crate) enum Action {
     },
     /// Destination address becomes this one, of the table's family; the port stays.
     DestinationNat(IpAddr),
+    /// Destination address and port become those that a map has; without an element there the next rule has its turn.
+    DestinationNatBy {
+        /// The table's family.
+        family: Family,
+        /// The map's name in the table.
+        map: String,
+        /// The map asks for the destination address too ([`Key::PortMember`]), else only for protocol and port
+        /// ([`Key::ProtocolPort`]).
+        exact: bool,
+    },
     /// The packet gets no flow. In chains before connection tracking only.
     NoTrack,
     /// Gone, and the sender is told: ICMP port unreachable. In input, forward, output only.
@@ -276,6 +293,10 @@ pub(crate) enum Key {
     InterfaceName,
     /// Address, IP protocol number and port together; never ranges.
     PortMember(Family),
+    /// IP protocol number and port together; never ranges.
+    ProtocolPort,
+    /// The same address of a family two times, for source and destination; never ranges.
+    Twice(Family),
 }
 
 impl Key {
@@ -289,6 +310,8 @@ impl Key {
             Self::InterfaceName => 16,
             // Each part fills registers of four bytes.
             Self::PortMember(family) => Self::Address(family).len() + 8,
+            Self::ProtocolPort => 8,
+            Self::Twice(family) => 2 * Self::Address(family).len(),
         }
     }
 
@@ -305,16 +328,43 @@ pub(crate) struct SetSpec {
     pub key: Key,
     /// Holds ranges, else single keys.
     pub interval: bool,
-    /// A map to verdicts, else a set.
-    pub verdicts: bool,
+    /// What its keys lead to.
+    pub data: Data,
+}
+
+/// What the keys of a set or map lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Data {
+    /// Nothing: a set.
+    None,
+    /// A map to verdicts.
+    Verdict,
+    /// A map to an address of a family and a port.
+    Destination(Family),
+}
+
+impl Data {
+    /// Bytes of one value: address and port each fill registers of four.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::None | Self::Verdict => 0,
+            Self::Destination(family) => Key::Address(family).len() + 4,
+        }
+    }
 }
 
 impl SetSpec {
     /// A set.
     pub(crate) fn set(key: Key, interval: bool) -> Self {
-        Self { key, interval, verdicts: false }
+        Self { key, interval, data: Data::None }
     }
 
     /// The map type of the dispatch.
-    pub(crate) const DISPATCH: Self = Self { key: Key::InterfaceName, interval: false, verdicts: true };
+    pub(crate) const DISPATCH: Self = Self { key: Key::InterfaceName, interval: false, data: Data::Verdict };
+
+    /// A map of published ports, by address too or only by protocol and port.
+    pub(crate) fn published(family: Family, exact: bool) -> Self {
+        let key = if exact { Key::PortMember(family) } else { Key::ProtocolPort };
+        Self { key, interval: false, data: Data::Destination(family) }
+    }
 }

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use calico_policy::instruction::PortMember;
+use calico_policy::instruction::{PortMember, PublishedPort};
 
 use crate::{
-    family::Family,
+    family::{Family, Range, address_key},
     golden_tests::{load, normal, same},
     ifname::IfName,
     namespace,
@@ -20,6 +20,9 @@ use crate::{
 
 const MAP: &str = "by-name";
 const PORTS: &str = "ports";
+const PUBLISHED_AT: &str = "published-at";
+const PUBLISHED: &str = "published";
+const TWICE: &str = "twice";
 
 fn eth0() -> IfName {
     IfName::new("eth0").expect("valid")
@@ -52,6 +55,7 @@ fn chains(family: Family) -> Vec<Chain> {
         accept(vec![Match::DestinationTranslated]),
         accept(vec![Match::MarkAny(0x3_0000)]),
         accept(vec![Match::LocalDestination]),
+        accept(vec![Match::ToItself { family, set: TWICE.to_owned() }]),
         just(Action::Dispatch(Interface::Incoming, MAP.to_owned())),
         Rule::new(vec![rate(true, 1)], vec![Action::Drop]).counted("over the rate"),
         Rule::new(vec![rate(false, 60)], vec![Action::Log("a minute: ".to_owned())]),
@@ -71,7 +75,12 @@ fn chains(family: Family) -> Vec<Chain> {
         just(Action::SourceNat { to, ports: None }),
         just(Action::Masquerade { ports: None }),
     ];
-    let elsewhere = vec![Rule::new(vec![Match::LocalDestination], vec![Action::DestinationNat(to)])];
+    let by = |map: &str, exact| Action::DestinationNatBy { family, map: map.to_owned(), exact };
+    let elsewhere = vec![
+        Rule::new(vec![Match::LocalDestination], vec![Action::DestinationNat(to)]),
+        Rule::new(vec![Match::LocalDestination], vec![by(PUBLISHED_AT, true)]),
+        just(by(PUBLISHED, false)),
+    ];
     let dscp = vec![just(Action::SetDscp(family, 20)), just(Action::SetDscp(family, 63))];
     vec![
         Chain { name: "target".to_owned(), base: None, comment: None, rules: vec![] },
@@ -89,6 +98,26 @@ fn members(family: Family) -> Vec<PortMember> {
     [(6, 80), (17, 53), (132, 65535)].map(|(protocol, port)| PortMember { address, protocol, port }).to_vec()
 }
 
+/// Published ports, of one address of the host and of all.
+fn published(family: Family) -> [Vec<PublishedPort>; 2] {
+    let texts = match family {
+        Family::V4 => ["192.0.2.1", "0.0.0.0", "10.0.0.1"],
+        Family::V6 => ["2001:db8::1", "::", "fd00::1"],
+    };
+    let [own, all, address] = texts.map(|text| text.parse().expect("an address"));
+    [own, all].map(|host| {
+        let ports = [(6, 8080, 80), (17, 53, 65535), (132, 1, 1)];
+        ports.map(|(protocol, host_port, port)| PublishedPort { protocol, host_port, host, address, port }).to_vec()
+    })
+}
+
+/// The addresses of which each is two times in an element.
+fn twice(family: Family) -> Vec<Range> {
+    let texts = if family == Family::V4 { ["10.0.0.1", "192.0.2.255"] } else { ["fd00::1", "2001:db8:1:2:3:4:5:ff"] };
+    let key = |text: &str| address_key(&text.parse().expect("an address"));
+    texts.map(|text| (key(text), key(text))).to_vec()
+}
+
 fn target() -> Target {
     Target { chain: "target".into(), goto: true, comment: "who".into() }
 }
@@ -101,7 +130,21 @@ fn ops(family: Family) -> Vec<Op> {
         OpKind::AddSet { name: PORTS.to_owned(), spec: ports },
         OpKind::AddPorts { set: PORTS.to_owned(), ports: members(family) },
         OpKind::AddSet { name: MAP.to_owned(), spec: SetSpec::DISPATCH },
+        OpKind::AddSet { name: TWICE.to_owned(), spec: SetSpec::set(Key::Twice(family), false) },
+        OpKind::AddElements {
+            set: TWICE.to_owned(),
+            spec: SetSpec::set(Key::Twice(family), false),
+            ranges: twice(family),
+        },
     ];
+    for ((map, exact), ports) in [(PUBLISHED_AT, true), (PUBLISHED, false)].into_iter().zip(published(family)) {
+        let (map, spec) = (map.to_owned(), SetSpec::published(family, exact));
+        kinds.push(OpKind::AddSet { name: map.clone(), spec });
+        kinds.push(OpKind::AddPublished { map: map.clone(), spec, ports: ports.clone() });
+        // Taken out by its key, and another value in its place.
+        kinds.push(OpKind::DeletePublished { map: map.clone(), spec, ports: ports[..1].to_vec() });
+        kinds.push(OpKind::AddPublished { map, spec, ports: ports[..1].to_vec() });
+    }
     kinds.extend(chains.iter().map(|chain| OpKind::AddChain(ChainHead::from(chain))));
     kinds.extend(chains.into_iter().flat_map(OpKind::rules));
     kinds.push(OpKind::AddTargets { map: MAP, targets: vec![(eth0(), target())] });
@@ -118,6 +161,19 @@ fn text(family: Family) -> String {
         elements.join(", "),
         SetSpec::DISPATCH,
     );
+    let pairs: Vec<String> =
+        twice(family).iter().map(|(address, _)| format!("{0} . {0}", family.address(*address))).collect();
+    let spec = SetSpec::set(Key::Twice(family), false);
+    out += &format!("\tset {TWICE} {{\n\t\t{spec}\n\t\telements = {{ {} }}\n\t}}\n", pairs.join(", "));
+    for ((map, exact), ports) in [(PUBLISHED_AT, true), (PUBLISHED, false)].into_iter().zip(published(family)) {
+        let element = |port: &PublishedPort| {
+            let host = if exact { format!("{} . ", port.host) } else { String::new() };
+            format!("{host}{} . {} : {} . {}", port.protocol, port.host_port, port.address, port.port)
+        };
+        let elements: Vec<String> = ports.iter().map(element).collect();
+        let spec = SetSpec::published(family, exact);
+        out += &format!("\tmap {map} {{\n\t\t{spec}\n\t\telements = {{ {} }}\n\t}}\n", elements.join(", "));
+    }
     for chain in chains(family) {
         out += &chain.to_string();
     }
@@ -140,6 +196,20 @@ fn nft_agrees_with_every_word() {
             match &read.sets[PORTS].elements {
                 ReadElements::Ports(ports) => {
                     assert_eq!(ports.iter().copied().collect::<BTreeSet<_>>(), members(family).into_iter().collect());
+                }
+                other => panic!("{other:?}"),
+            }
+            for (map, ports) in [PUBLISHED_AT, PUBLISHED].into_iter().zip(published(family)) {
+                match &read.sets[map].elements {
+                    ReadElements::Published(there) => {
+                        assert_eq!(there.iter().collect::<BTreeSet<_>>(), ports.iter().collect());
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            match &read.sets[TWICE].elements {
+                ReadElements::Ranges(ranges) => {
+                    assert_eq!(ranges.iter().collect::<BTreeSet<_>>(), twice(family).iter().collect());
                 }
                 other => panic!("{other:?}"),
             }

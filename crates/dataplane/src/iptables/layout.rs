@@ -22,6 +22,8 @@ use std::{
     sync::Arc,
 };
 
+use calico_policy::instruction::PublishedPort;
+
 use super::{
     dispatch,
     lower::{Lowered, Surroundings, lower},
@@ -298,6 +300,10 @@ impl Surroundings for Place<'_> {
 
     fn ranges(&self, set: &str) -> Option<&BTreeSet<Range>> {
         self.model.ranges(set)
+    }
+
+    fn published(&self, map: &str) -> Option<&BTreeSet<PublishedPort>> {
+        self.model.published(map)
     }
 
     fn set_name(&self, set: &str) -> Option<String> {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 
+use calico_policy::instruction::PublishedPort;
 use ipnet::IpNet;
 
 use super::{
@@ -47,6 +48,8 @@ pub(super) trait Surroundings {
     fn options(&self) -> &Options;
     /// What a set of ports or protocols holds.
     fn ranges(&self, set: &str) -> Option<&BTreeSet<Range>>;
+    /// What a map of published ports holds.
+    fn published(&self, map: &str) -> Option<&BTreeSet<PublishedPort>>;
     /// A set's name in ipset; `None` if there is no such set.
     fn set_name(&self, set: &str) -> Option<String>;
     /// The rules in place of a question to a map: conditions, then `-j chain` or `-g chain`.
@@ -279,6 +282,11 @@ impl Conditions {
                 self.stateful.push(format!("-m connlimit --connlimit-above {most} --connlimit-mask 0"));
                 return Some(());
             }
+            Match::ToItself { family, set } => {
+                let own = around.ranges(set)?.iter().map(|(address, _)| family.address(*address));
+                self.one_of.push(own.map(|address| format!("-s {address} -d {address}")).collect());
+                return Some(());
+            }
             Match::Spoofed => "-m rpfilter --validmark --invert".to_owned(),
         };
         self.all_of.push(word);
@@ -408,6 +416,10 @@ fn targets(action: &Action, rule: &Rule, around: &dyn Surroundings) -> Vec<Step>
             plain(format!("-j SNAT --to-source {to} --random-fully"))
         }
         Action::DestinationNat(to) => plain(format!("-j DNAT --to-destination {to}")),
+        Action::DestinationNatBy { map, exact, .. } => {
+            let ports = around.published(map).into_iter().flatten();
+            ports.filter_map(|port| published(around.family(), port, *exact)).collect()
+        }
         Action::NoTrack => plain("-j CT --notrack".to_owned()),
         // An error can only be sent from the filter table.
         Action::Reject(_) | Action::ResetTcp if around.table() != Table::Filter => plain("-j DROP".to_owned()),
@@ -419,6 +431,15 @@ fn targets(action: &Action, rule: &Rule, around: &dyn Surroundings) -> Vec<Step>
         }
         Action::SetDscp(_, value) => plain(format!("-j DSCP --set-dscp {value:#04x}")),
     }
+}
+
+/// One published port.
+fn published(family: Family, port: &PublishedPort, exact: bool) -> Option<Step> {
+    let at = if exact { format!(" -d {}", port.host) } else { String::new() };
+    let ports = multiport(End::Destination, &[(port.host_port, port.host_port)], false);
+    let conditions = format!("{}{at} {ports}", protocol(family, port.protocol)?);
+    let to = std::net::SocketAddr::new(port.address, port.port);
+    Some(Step { conditions, target: format!("-j DNAT --to-destination {to}"), marks: 0 })
 }
 
 /// In a base chain acceptance may mean only that we are done: on the way out always, for others' marks and DSCP.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use calico_policy::instruction::PortMember;
+use calico_policy::instruction::{PortMember, PublishedPort};
 
 use crate::{
     error::Error,
@@ -15,7 +15,7 @@ use crate::{
     ifname::IfName,
     op::{Op, OpKind, Target},
     program::chain_fingerprint,
-    ruleset::{Action, Base, Chain, Key, Match, Rule, SetSpec},
+    ruleset::{Action, Base, Chain, Data, Key, Match, Rule, SetSpec},
     table::{ReadBase, ReadChain, ReadElements, ReadSet, ReadTable},
     tracker::fingerprint,
 };
@@ -27,6 +27,8 @@ pub(super) enum Elements {
     Ranges(BTreeSet<Range>),
     /// Addresses with protocol and port.
     Ports(BTreeSet<PortMember>),
+    /// Where published ports lead.
+    Published(BTreeSet<PublishedPort>),
     /// Where interfaces lead.
     Targets(BTreeMap<IfName, Target>),
 }
@@ -78,6 +80,7 @@ impl Elements {
         match other {
             Self::Ranges(_) => Self::Ranges(BTreeSet::new()),
             Self::Ports(_) => Self::Ports(BTreeSet::new()),
+            Self::Published(_) => Self::Published(BTreeSet::new()),
             Self::Targets(_) => Self::Targets(BTreeMap::new()),
         }
     }
@@ -87,6 +90,7 @@ impl Elements {
         match (self, more) {
             (Self::Ranges(there), Self::Ranges(more)) => there.extend(more),
             (Self::Ports(there), Self::Ports(more)) => there.extend(more),
+            (Self::Published(there), Self::Published(more)) => there.extend(more),
             (Self::Targets(there), Self::Targets(more)) => there.extend(more),
             _ => return None,
         }
@@ -104,6 +108,10 @@ impl Elements {
                 fewer.retain(|port| !there.remove(port));
                 Self::Ports(fewer)
             }
+            (Self::Published(there), Self::Published(mut fewer)) => {
+                fewer.retain(|port| !there.remove(port));
+                Self::Published(fewer)
+            }
             _ => return None,
         })
     }
@@ -112,6 +120,7 @@ impl Elements {
         match self {
             Self::Ranges(ranges) => ranges.is_empty(),
             Self::Ports(ports) => ports.is_empty(),
+            Self::Published(ports) => ports.is_empty(),
             Self::Targets(targets) => targets.is_empty(),
         }
     }
@@ -143,6 +152,7 @@ impl Model {
             let elements = match &set.elements {
                 Elements::Ranges(ranges) => ReadElements::Ranges(ranges.iter().copied().collect()),
                 Elements::Ports(ports) => ReadElements::Ports(ports.iter().copied().collect()),
+                Elements::Published(ports) => ReadElements::Published(ports.iter().copied().collect()),
                 Elements::Targets(targets) => {
                     ReadElements::Targets(targets.iter().map(|(key, target)| (*key, fingerprint(target))).collect())
                 }
@@ -164,6 +174,14 @@ impl Model {
     pub(super) fn targets(&self, map: &str) -> Option<&BTreeMap<IfName, Target>> {
         match &self.sets.get(map)?.elements {
             Elements::Targets(targets) => Some(targets),
+            _ => None,
+        }
+    }
+
+    /// What a map of published ports holds.
+    pub(super) fn published(&self, map: &str) -> Option<&BTreeSet<PublishedPort>> {
+        match &self.sets.get(map)?.elements {
+            Elements::Published(ports) => Some(ports),
             _ => None,
         }
     }
@@ -236,6 +254,12 @@ impl Model {
             OpKind::DeletePorts { set, ports } => {
                 self.remove(set, Elements::Ports(ports.iter().copied().collect()))?;
             }
+            OpKind::AddPublished { map, ports, .. } => {
+                self.add(map, Elements::Published(ports.iter().copied().collect()))?;
+            }
+            OpKind::DeletePublished { map, ports, .. } => {
+                self.remove(map, Elements::Published(ports.iter().copied().collect()))?;
+            }
             OpKind::AddTargets { map, targets } => {
                 let Elements::Targets(there) = &mut self.sets.get_mut(*map)?.elements else { return None };
                 there.extend(targets.iter().cloned());
@@ -291,10 +315,11 @@ impl Model {
     }
 
     fn add_set(&mut self, family: Family, name: &str, spec: SetSpec) {
-        let elements = match spec.key {
-            _ if spec.verdicts => Elements::Targets(BTreeMap::new()),
-            Key::PortMember(_) => Elements::Ports(BTreeSet::new()),
-            Key::Address(_) | Key::Port | Key::Protocol | Key::InterfaceName => Elements::Ranges(BTreeSet::new()),
+        let elements = match (spec.data, spec.key) {
+            (Data::Verdict, _) => Elements::Targets(BTreeMap::new()),
+            (Data::Destination(_), _) => Elements::Published(BTreeSet::new()),
+            (Data::None, Key::PortMember(_)) => Elements::Ports(BTreeSet::new()),
+            (Data::None, _) => Elements::Ranges(BTreeSet::new()),
         };
         tracing::trace!(%family, name, "set wanted");
         // The kernel keeps a set that is there already.
@@ -370,11 +395,11 @@ impl SetChange {
 /// The maps and sets whose content a rule's text spells out.
 fn spelled_out(rule: &Rule) -> impl Iterator<Item = &str> {
     let sets = rule.matches.iter().filter_map(|condition| match condition {
-        Match::PortSet { set, .. } | Match::ProtocolSet { set, .. } => Some(set.as_str()),
+        Match::PortSet { set, .. } | Match::ProtocolSet { set, .. } | Match::ToItself { set, .. } => Some(set.as_str()),
         _ => None,
     });
     let maps = rule.actions.iter().filter_map(|action| match action {
-        Action::Dispatch(_, map) => Some(map.as_str()),
+        Action::Dispatch(_, map) | Action::DestinationNatBy { map, .. } => Some(map.as_str()),
         _ => None,
     });
     sets.chain(maps)

@@ -2,8 +2,8 @@
 //!
 //! The kernel's hash sets of networks take overlaps but no network of length 0, so that one is written as its two
 //! halves, and a range as the networks that make it up. Its hash sets of addresses take every address but the
-//! unspecified one, so that a set with that one is a set of networks. Sets of ports and of protocols need no counterpart: rules name
-//! what is in them.
+//! unspecified one, so that a set with that one is a set of networks. Sets of ports and of protocols, and maps, need no counterpart: rules
+//! name what is in them.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -11,7 +11,11 @@ use calico_policy::instruction::PortMember;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::model::{Elements, ModelSet};
-use crate::{family::Family, family::Range, ruleset::Key};
+use crate::{
+    family::Family,
+    family::Range,
+    ruleset::{Data, Key},
+};
 
 /// Most members of a set. Felix' default (`MaxIpsetSize`).
 const MOST: u32 = 1 << 20;
@@ -23,12 +27,13 @@ pub(super) fn kind(family: Family, set: &ModelSet) -> Option<String> {
         Family::V6 => "inet6",
     };
     match set.spec.key {
+        _ if set.spec.data != Data::None => None,
         Key::Address(_) if set.spec.interval || has_unspecified(&set.elements) => {
             Some(format!("hash:net family {inet}"))
         }
         Key::Address(_) => Some(format!("hash:ip family {inet}")),
         Key::PortMember(_) => Some(format!("hash:ip,port family {inet}")),
-        Key::Port | Key::Protocol | Key::InterfaceName => None,
+        Key::Port | Key::Protocol | Key::InterfaceName | Key::ProtocolPort | Key::Twice(_) => None,
     }
 }
 
@@ -49,7 +54,7 @@ pub(super) fn members(family: Family, elements: &Elements) -> HashSet<String> {
         Elements::Ports(ports) => {
             ports.iter().filter(|member| !member.address.is_unspecified() && member.port > 0).map(port).collect()
         }
-        Elements::Targets(_) => HashSet::new(),
+        Elements::Targets(_) | Elements::Published(_) => HashSet::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use nlink::netlink::{AttrIter, MessageBuilder};
 
 use super::{
     Nft,
-    nft_write::{DATA_VERDICT, ELEMENT_END, LOOKUP_INVERTED, SET_INTERVAL, SET_MAP, key_type, message, msg},
+    nft_write::{ELEMENT_END, LOOKUP_INVERTED, SET_INTERVAL, SET_MAP, data_type, key_type, message, msg},
     socket::{number, text},
 };
 use crate::{
@@ -14,8 +14,11 @@ use crate::{
     family::{Family, Range},
     ifname::IfName,
     op::Target,
-    program::{self, Expr, PORT_REGISTERS, Program, REGISTER, VERDICT_REGISTER, content_fingerprint, port_member},
-    ruleset::{Base, Hook, Key, SetSpec, TABLE},
+    program::{
+        self, Expr, PORT_REGISTERS, Program, REGISTER, VERDICT_REGISTER, content_fingerprint, data_port_register, nat,
+        port_member, published_port, range_number,
+    },
+    ruleset::{Base, Data, Hook, Key, SetSpec, TABLE},
     table::{ReadBase, ReadChain, ReadElements, ReadSet, ReadTable},
     tracker::{Fingerprint, fingerprint},
 };
@@ -188,7 +191,7 @@ impl Nft {
         request.append_attr_str(1, TABLE);
         request.append_attr_str(2, set);
         let mut keys: Vec<(u128, bool)> = Vec::new();
-        let (mut targets, mut ports) = (HashMap::new(), Vec::new());
+        let (mut targets, mut ports, mut published) = (HashMap::new(), Vec::new(), Vec::new());
         let mut broken = false;
         let interrupted = self
             .socket
@@ -196,33 +199,40 @@ impl Nft {
                 for (_, element) in attributes(payload).list(3) {
                     let element = Attributes(element);
                     let key = element.nested(1).find(1).unwrap_or_default();
-                    if let Key::PortMember(family) = spec.key {
-                        let member = port_member(family, key);
-                        broken |= member.is_none();
-                        ports.extend(member);
-                        continue;
-                    }
-                    match (spec.verdicts, key.len() == spec.key.len()) {
-                        (false, true) => {
-                            let value = key.iter().fold(0, |value, byte| value << 8 | u128::from(*byte));
-                            keys.push((value, element.number(3) & ELEMENT_END != 0));
-                        }
-                        (true, true) => match (IfName::from_key(key), read_target(&element)) {
-                            (Some(interface), Some(target)) => {
-                                targets.insert(interface, fingerprint(&target));
+                    let understood = key.len() == spec.key.len()
+                        && match (spec.data, spec.key) {
+                            (Data::Destination(family), _) => {
+                                let port = published_port(family, key, &element.data(2));
+                                published.extend(port);
+                                port.is_some()
                             }
-                            _ => broken = true,
-                        },
-                        _ => broken = true,
-                    }
+                            (Data::Verdict, _) => {
+                                let named = IfName::from_key(key).zip(read_target(&element));
+                                let named = named.map(|(interface, target)| (interface, fingerprint(&target)));
+                                targets.extend(named);
+                                named.is_some()
+                            }
+                            (Data::None, Key::PortMember(family)) => {
+                                let member = port_member(family, key);
+                                ports.extend(member);
+                                member.is_some()
+                            }
+                            (Data::None, _) => {
+                                let number = range_number(spec.key, key);
+                                keys.extend(number.map(|number| (number, element.number(3) & ELEMENT_END != 0)));
+                                number.is_some()
+                            }
+                        };
+                    broken |= !understood;
                 }
             })
             .await?;
-        let elements = match (broken, spec.verdicts) {
-            (true, _) => ReadElements::Broken,
-            _ if matches!(spec.key, Key::PortMember(_)) => ReadElements::Ports(ports),
-            (false, true) => ReadElements::Targets(targets),
-            (false, false) => ranges(spec, keys).map_or(ReadElements::Broken, ReadElements::Ranges),
+        let elements = match (spec.data, spec.key) {
+            _ if broken => ReadElements::Broken,
+            (Data::Destination(_), _) => ReadElements::Published(published),
+            (Data::Verdict, _) => ReadElements::Targets(targets),
+            (Data::None, Key::PortMember(_)) => ReadElements::Ports(ports),
+            (Data::None, _) => ranges(spec, keys).map_or(ReadElements::Broken, ReadElements::Ranges),
         };
         Ok((elements, interrupted))
     }
@@ -323,13 +333,19 @@ fn read_base(chain: &Attributes<'_>) -> ReadBase {
 /// `None` for a kind that we never make.
 fn read_spec(set: &Attributes<'_>) -> Option<SetSpec> {
     let flags = set.number(3);
-    let families = Family::ALL.into_iter().flat_map(|family| [Key::Address(family), Key::PortMember(family)]);
-    let mut keys = families.chain([Key::Port, Key::Protocol, Key::InterfaceName]);
+    let of_family = |family| [Key::Address(family), Key::PortMember(family), Key::Twice(family)];
+    let families = Family::ALL.into_iter().flat_map(of_family);
+    let mut keys = families.chain([Key::Port, Key::Protocol, Key::InterfaceName, Key::ProtocolPort]);
     let key = keys.find(|key| key_type(*key) == set.number(4))?;
-    let verdicts = flags & SET_MAP != 0;
-    let known = flags & !(SET_INTERVAL | SET_MAP) == 0 && (!verdicts || set.number(6) == DATA_VERDICT);
+    let maps = [Data::Verdict, Data::Destination(Family::V4), Data::Destination(Family::V6)];
+    let data = match flags & SET_MAP {
+        0 => Data::None,
+        _ => maps.into_iter().find(|data| data_type(*data) == Some(set.number(6)))?,
+    };
+    let known = flags & !(SET_INTERVAL | SET_MAP) == 0;
     let right_length = set.number(5) as usize == key.len();
-    (known && right_length).then_some(SetSpec { key, interval: flags & SET_INTERVAL != 0, verdicts })
+    let right_data = !matches!(data, Data::Destination(_)) || set.number(7) as usize == data.len();
+    (known && right_length && right_data).then_some(SetSpec { key, interval: flags & SET_INTERVAL != 0, data })
 }
 
 /// An element that leads to a chain.
@@ -380,6 +396,9 @@ fn read_expr(name: &str, data: Attributes<'_>) -> Expr {
             .then(|| Expr::Bitwise { mask: data.data(4), xor: data.data(5) }),
         "cmp" => register(1).then(|| Expr::Compare { op: data.number(2), data: data.data(3) }),
         "range" => register(1).then(|| Expr::Range { op: data.number(2), from: data.data(3), to: data.data(4) }),
+        "lookup" if data.has(3) && data.number(3) == REGISTER => {
+            register(2).then(|| Expr::LookupData { map: data.text(1) })
+        }
         "lookup" => {
             let verdict = data.has(3) && data.number(3) == VERDICT_REGISTER;
             (register(2) && (verdict || !data.has(3))).then(|| Expr::Lookup {
@@ -442,11 +461,23 @@ fn read_nat(name: &str, data: Attributes<'_>) -> Option<Expr> {
         return right.then(|| Expr::Masquerade { flags: data.number(1), ports });
     }
     let ports = data.has(5);
+    if let Some(by_map) = read_nat_by_map(data) {
+        return Some(by_map);
+    }
     let right = register(3, REGISTER)
         && (!data.has(4) || register(4, REGISTER))
         && (!ports || (register(5, PORT_REGISTERS.0) && register(6, PORT_REGISTERS.1)));
     let (destination, family) = (data.number(1) == 1, data.number(2));
     right.then(|| Expr::Nat { destination, family, flags: data.number(7), ports })
+}
+
+/// A translation whose address and port lie behind each other, as a map's value has them.
+fn read_nat_by_map(data: Attributes<'_>) -> Option<Expr> {
+    let (family, port) = (data.number(2), data.number(5));
+    let addresses = data.number(3) == REGISTER && (!data.has(4) || data.number(4) == REGISTER);
+    let ports = port == data_port_register(family) && (!data.has(6) || data.number(6) == port);
+    let whole = data.number(1) == 1 && data.number(7) == nat::MAP_ADDRESSES | nat::PORTS_GIVEN;
+    (addresses && ports && whole).then_some(Expr::NatByMap { family })
 }
 
 #[cfg(test)]

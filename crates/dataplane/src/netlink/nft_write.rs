@@ -2,7 +2,7 @@
 //!
 //! Constants are those of `linux/netfilter/nf_tables.h`; numbers are in network order, packet data as in the packet.
 
-use calico_policy::instruction::PortMember;
+use calico_policy::instruction::{PortMember, PublishedPort};
 use nlink::netlink::{
     MessageBuilder, MessageIter,
     message::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST},
@@ -17,8 +17,11 @@ use crate::{
     family::{Family, Range},
     ifname::IfName,
     op::{ChainHead, Op, OpKind, Target},
-    program::{self, Expr, PORT_REGISTERS, Program, REGISTER, VERDICT_REGISTER, compile, key_bytes, port_member_key},
-    ruleset::{Key, SetSpec, TABLE},
+    program::{
+        self, Expr, PORT_REGISTERS, Program, REGISTER, VERDICT_REGISTER, compile, data_port_register, nat,
+        port_member_key, published_key, published_value, range_key,
+    },
+    ruleset::{Data, Key, SetSpec, TABLE},
 };
 
 /// `NFNL_SUBSYS_NFTABLES`.
@@ -200,6 +203,20 @@ impl<'a> Batch<'a> {
                     self.push(index, message);
                 }
             }
+            OpKind::AddPublished { map, spec, ports } => {
+                for part in ports.chunks(RANGES_PER_MESSAGE) {
+                    let mut message = named(new(msg::NEWSETELEM, NLM_F_CREATE), 2, map);
+                    write_published(&mut message, *spec, part, true);
+                    self.push(index, message);
+                }
+            }
+            OpKind::DeletePublished { map, spec, ports } => {
+                for part in ports.chunks(RANGES_PER_MESSAGE) {
+                    let mut message = named(new(msg::DELSETELEM, 0), 2, map);
+                    write_published(&mut message, *spec, part, false);
+                    self.push(index, message);
+                }
+            }
             OpKind::AddTargets { map, targets } => {
                 for part in targets.chunks(TARGETS_PER_MESSAGE) {
                     let mut message = named(new(msg::NEWSETELEM, NLM_F_CREATE), 2, map);
@@ -328,18 +345,29 @@ pub(super) fn key_type(key: Key) -> u32 {
         Key::PortMember(family) => {
             key_type(Key::Address(family)) << 12 | key_type(Key::Protocol) << 6 | key_type(Key::Port)
         }
+        Key::ProtocolPort => key_type(Key::Protocol) << 6 | key_type(Key::Port),
+        Key::Twice(family) => key_type(Key::Address(family)) << 6 | key_type(Key::Address(family)),
+    }
+}
+
+/// Likewise what a map leads to; `None` for a set.
+pub(super) fn data_type(data: Data) -> Option<u32> {
+    match data {
+        Data::None => None,
+        Data::Verdict => Some(DATA_VERDICT),
+        Data::Destination(family) => Some(key_type(Key::Address(family)) << 6 | key_type(Key::Port)),
     }
 }
 
 fn write_set(message: &mut MessageBuilder, name: &str, spec: SetSpec, id: u32) {
-    let flags = if spec.interval { SET_INTERVAL } else { 0 } | if spec.verdicts { SET_MAP } else { 0 };
+    let flags = if spec.interval { SET_INTERVAL } else { 0 } | if spec.data == Data::None { 0 } else { SET_MAP };
     message.append_attr_str(2, name);
     message.append_attr_u32_be(3, flags);
     message.append_attr_u32_be(4, key_type(spec.key));
     message.append_attr_u32_be(5, spec.key.len() as u32);
-    if spec.verdicts {
-        message.append_attr_u32_be(6, DATA_VERDICT);
-        message.append_attr_u32_be(7, 0);
+    if let Some(data) = data_type(spec.data) {
+        message.append_attr_u32_be(6, data);
+        message.append_attr_u32_be(7, spec.data.len() as u32);
     }
     message.append_attr_u32_be(10, id);
     // `nft` prints the keys in the byte order that the user data names (libnftnl's attribute 0): 1 is the host's, as
@@ -347,6 +375,11 @@ fn write_set(message: &mut MessageBuilder, name: &str, spec: SetSpec, id: u32) {
     let order: u32 = if spec.key == Key::InterfaceName { 1 } else { 2 };
     let mut user_data = vec![0, 4];
     user_data.extend_from_slice(&order.to_ne_bytes());
+    // The same of a map's values, attribute 1.
+    if let Data::Destination(_) = spec.data {
+        user_data.extend_from_slice(&[1, 4]);
+        user_data.extend_from_slice(&2u32.to_ne_bytes());
+    }
     message.append_attr(13, &user_data);
 }
 
@@ -359,15 +392,14 @@ fn write_key(message: &mut MessageBuilder, key: &[u8]) {
 /// A range in an interval set is its first key and the key after its last, flagged as end. A range up to the
 /// greatest key has no end.
 fn write_ranges(message: &mut MessageBuilder, spec: SetSpec, ranges: &[Range]) {
-    let length = spec.key.len();
     let list = message.nest_start(3);
     for (first, last) in ranges {
         let element = message.nest_start(1);
-        write_key(message, &key_bytes(*first, length));
+        write_key(message, &range_key(spec.key, *first));
         message.nest_end(element);
         if spec.interval && *last < spec.key.greatest() {
             let element = message.nest_start(1);
-            write_key(message, &key_bytes(last + 1, length));
+            write_key(message, &range_key(spec.key, last + 1));
             message.append_attr_u32_be(3, ELEMENT_END);
             message.nest_end(element);
         }
@@ -380,6 +412,21 @@ fn write_ports(message: &mut MessageBuilder, ports: &[PortMember]) {
     for member in ports {
         let element = message.nest_start(1);
         write_key(message, &port_member_key(member));
+        message.nest_end(element);
+    }
+    message.nest_end(list);
+}
+
+/// The kernel finds an element to delete by its key.
+fn write_published(message: &mut MessageBuilder, spec: SetSpec, ports: &[PublishedPort], with_values: bool) {
+    let exact = spec.key != Key::ProtocolPort;
+    let list = message.nest_start(3);
+    for port in ports {
+        let element = message.nest_start(1);
+        write_key(message, &published_key(port, exact));
+        if with_values {
+            write_data(message, 2, &published_value(port));
+        }
         message.nest_end(element);
     }
     message.nest_end(list);
@@ -436,12 +483,12 @@ fn expr_name(expr: &Expr) -> &str {
         Expr::Bitwise { .. } => "bitwise",
         Expr::Compare { .. } => "cmp",
         Expr::Range { .. } => "range",
-        Expr::Lookup { .. } => "lookup",
+        Expr::Lookup { .. } | Expr::LookupData { .. } => "lookup",
         Expr::Counter => "counter",
         Expr::Verdict { .. } | Expr::Immediate { .. } => "immediate",
         Expr::Log { .. } => "log",
         Expr::Masquerade { .. } => "masq",
-        Expr::Nat { .. } => "nat",
+        Expr::Nat { .. } | Expr::NatByMap { .. } => "nat",
         Expr::NoTrack => "notrack",
         Expr::Reject { .. } => "reject",
         Expr::Limit { .. } => "limit",
@@ -487,6 +534,10 @@ fn write_expr(message: &mut MessageBuilder, expr: &Expr) {
                 numbers(&[(5, PORT_REGISTERS.0), (6, PORT_REGISTERS.1)]);
             }
         }
+        Expr::NatByMap { family } => {
+            let flags = nat::MAP_ADDRESSES | nat::PORTS_GIVEN;
+            numbers(&[(1, 1), (2, *family), (3, REGISTER), (5, data_port_register(*family)), (7, flags)]);
+        }
         Expr::Immediate { register, data } => {
             numbers(&[(1, *register)]);
             write_data(message, 2, data);
@@ -527,6 +578,11 @@ fn write_expr(message: &mut MessageBuilder, expr: &Expr) {
             if *negated {
                 message.append_attr_u32_be(5, LOOKUP_INVERTED);
             }
+        }
+        Expr::LookupData { map } => {
+            message.append_attr_str(1, map);
+            message.append_attr_u32_be(2, REGISTER);
+            message.append_attr_u32_be(3, REGISTER);
         }
         Expr::Verdict { code, chain } => {
             numbers(&[(1, VERDICT_REGISTER)]);

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Expr, Program, base, cmp, compile, ct, fib, load_address, load_port, member_registers, meta, nat, reject, verdict,
+    Expr, Program, base, cmp, compile, ct, fib, load_address, load_address_to, load_port, member_registers, meta, nat,
+    reject, verdict,
 };
 use crate::{
     family::Family,
@@ -141,6 +142,11 @@ fn of_address(load: &Expr, rest: &[Expr], family: Family) -> Option<(Match, usiz
         [Expr::Lookup { set, negated, verdict: false }, ..] => {
             Some((Match::AddressSet { family, end, set: set.clone(), negated: *negated }, 2))
         }
+        [second, Expr::Lookup { set, .. }, ..]
+            if end == End::Source && *second == load_address_to(family, End::Destination, protocol) =>
+        {
+            Some((Match::ToItself { family, set: set.clone() }, 3))
+        }
         [Expr::Meta { register, .. }, load, Expr::Lookup { set, negated, .. }, ..]
             if *register == protocol && *load == load_port(end, port) =>
         {
@@ -204,6 +210,17 @@ fn action(exprs: &[Expr], family: Family) -> Option<(Action, usize)> {
             0 => (Action::ClearMark(!word(mask)?), 3),
             bits => (Action::SetMark(bits), 3),
         },
+        [
+            Expr::Payload { .. },
+            Expr::Meta { .. },
+            Expr::Payload { .. },
+            Expr::LookupData { map },
+            Expr::NatByMap { .. },
+            ..,
+        ] => (Action::DestinationNatBy { family, map: map.clone(), exact: true }, 5),
+        [Expr::Meta { .. }, Expr::Payload { .. }, Expr::LookupData { map }, Expr::NatByMap { .. }, ..] => {
+            (Action::DestinationNatBy { family, map: map.clone(), exact: false }, 4)
+        }
         [Expr::Log { prefix, .. }, ..] => (Action::Log(prefix.clone()), 1),
         [Expr::NoTrack, ..] => (Action::NoTrack, 1),
         [Expr::Reject { kind: reject::TCP_RESET, .. }, ..] => (Action::ResetTcp, 1),

@@ -1,12 +1,13 @@
 //! The chains that are always there, or while a setting or a host endpoint asks for them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use calico_policy::instruction::{HostAction, NatOutgoing, ServiceLoop};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    Deny, Facts, Failsafe, HOSTS_SET, HostList, MASQUERADE_SET, Map, POOLS_SET,
+    Deny, Facts, Failsafe, HOSTS_SET, HostList, MASQUERADE_SET, Map, POOLS_SET, PUBLISHED_AT_MAP, PUBLISHED_MAP,
+    PUBLISHED_SELF_SET,
     endpoint::{TCP, UDP},
     host,
     rule::{Literals, literal_addresses},
@@ -24,6 +25,8 @@ const DISPATCH_TO: &str = "d-wl-to";
 const TO_HOST: &str = "wl-to-host";
 const ANTI_SPOOF: &str = "wl-antispoof";
 const FLOATING: &str = "fip-dnat";
+const PUBLISHED: &str = "published";
+const PUBLISHED_BACK: &str = "published-back";
 
 /// One of the chains that are always there, or while something asks for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +47,10 @@ pub(crate) enum BaseChain {
     WorkloadToHost,
     /// Floating IPs.
     Floating,
+    /// Published ports.
+    Published,
+    /// Who must not see its own address, or the host's loopback, as the source of what a published port led to it.
+    PublishedBack,
     /// Marks, workloads' sources, untracked policy.
     RawPrerouting,
     /// Untracked policy.
@@ -90,14 +97,17 @@ impl BaseChain {
         let mut want = |chain, wanted: bool| chains.extend(wanted.then_some(chain));
         want(Self::Neighbours, host::needs_neighbours(family, facts));
         want(Self::Floating, floating);
-        want(Self::NatPrerouting, floating);
-        want(Self::NatOutput, floating);
+        let published = facts.published[family.index()];
+        want(Self::Published, published);
+        want(Self::PublishedBack, published);
+        want(Self::NatPrerouting, floating || published);
+        want(Self::NatOutput, floating || published);
         want(Self::RawOutput, vxlan || facts.judges(HostList::UntrackedOut));
         want(Self::ManglePrerouting, facts.judges(HostList::PreDnat));
         want(Self::Output, facts.judges(HostList::Out));
         want(Self::InputMark, facts.settings.endpoint_to_host == HostAction::Accept);
         want(Self::ManglePostrouting, facts.judges(HostList::TranslatedOut) || !facts.dscp.is_empty());
-        want(Self::NatPostrouting, floating || facts.masquerade[family.index()]);
+        want(Self::NatPostrouting, floating || published || facts.masquerade[family.index()]);
         chains
     }
 
@@ -111,6 +121,8 @@ impl BaseChain {
             Self::AntiSpoof => ANTI_SPOOF,
             Self::WorkloadToHost => TO_HOST,
             Self::Floating => FLOATING,
+            Self::Published => PUBLISHED,
+            Self::PublishedBack => PUBLISHED_BACK,
             Self::RawPrerouting => "raw-pre",
             Self::RawOutput => "raw-out",
             Self::ManglePrerouting => "m-pre",
@@ -159,10 +171,13 @@ impl BaseChain {
             Self::AntiSpoof => view.anti_spoof(),
             Self::WorkloadToHost => view.to_host(),
             Self::Floating => view.floating(),
+            Self::Published => view.published(),
+            Self::PublishedBack => view.published_back(),
             Self::RawPrerouting => view.raw_prerouting(),
             Self::RawOutput => view.raw_output(),
             Self::ManglePrerouting => view.mangle_prerouting(),
-            Self::NatPrerouting | Self::NatOutput => vec![just(Action::Jump(FLOATING.to_owned()))],
+            Self::NatPrerouting => view.destination_nat(true),
+            Self::NatOutput => view.destination_nat(false),
             Self::Input => view.input(),
             Self::Forward => view.forward(literals),
             Self::Output => view.output(),
@@ -285,6 +300,46 @@ impl View<'_> {
         rules
     }
 
+    /// Loopback addresses are local to the host, and for nobody else to reach: a packet to 127.0.0.0/8 that comes in
+    /// would be dropped for that by the kernel if it were not translated before. What the host sends to ::1 could not
+    /// leave it, whatever its settings.
+    fn destination_nat(&self, comes_in: bool) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if self.facts.floating.pairs(self.family).next().is_some() {
+            rules.push(just(Action::Jump(FLOATING.to_owned())));
+        }
+        if self.facts.published[self.family.index()] {
+            let loopback = match self.family {
+                Family::V4 => comes_in.then(|| IpNet::from(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8))),
+                Family::V6 => Some(IpNet::from(std::net::IpAddr::from(Ipv6Addr::LOCALHOST))),
+            };
+            let mut matches = vec![Match::LocalDestination];
+            matches.extend(loopback.map(|net| Match::Net { end: End::Destination, net, negated: true }));
+            rules.push(Rule::new(matches, vec![Action::Jump(PUBLISHED.to_owned())]));
+        }
+        rules
+    }
+
+    /// A port of one address goes before that of all.
+    fn published(&self) -> Vec<Rule> {
+        let by = |map: &str, exact| Action::DestinationNatBy { family: self.family, map: map.to_owned(), exact };
+        vec![just(by(PUBLISHED_AT_MAP, true)), just(by(PUBLISHED_MAP, false))]
+    }
+
+    /// No workload takes a packet from its own address, and none can answer one from the host's loopback.
+    fn published_back(&self) -> Vec<Rule> {
+        let masquerade = || vec![Action::Masquerade { ports: None }];
+        let mut rules = Vec::new();
+        if self.family == Family::V4 {
+            let net = IpNet::from(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+            let from = Match::Net { end: End::Source, net, negated: false };
+            rules.push(Rule::new(vec![from], masquerade()).counted("from the host's loopback"));
+        }
+        let to_itself = Match::ToItself { family: self.family, set: PUBLISHED_SELF_SET.to_owned() };
+        rules.push(Rule::new(vec![to_itself], masquerade()).counted("to itself by a port of the host"));
+        rules
+    }
+
     fn floating(&self) -> Vec<Rule> {
         let translate = |(external, internal)| {
             let external = Match::Net { end: End::Destination, net: IpNet::from(external), negated: false };
@@ -400,6 +455,10 @@ impl View<'_> {
             let is = |end| Match::Net { end, net: IpNet::from(internal), negated: false };
             let to = Action::SourceNat { to: external, ports: None };
             rules.push(Rule::new(vec![is(End::Source), is(End::Destination)], vec![to]).counted("to itself"));
+        }
+        if self.facts.published[self.family.index()] {
+            let matches = vec![Match::DestinationTranslated, self.workload(Interface::Outgoing)];
+            rules.push(Rule::new(matches, vec![Action::Jump(PUBLISHED_BACK.to_owned())]));
         }
         if self.facts.masquerade[self.family.index()] {
             rules.extend(self.masquerade(&self.facts.settings.nat_outgoing));

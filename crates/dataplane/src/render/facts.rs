@@ -18,6 +18,8 @@ pub(crate) struct Facts {
     pub settings: Settings,
     /// Some pool of the family wants masquerading.
     pub masquerade: [bool; 2],
+    /// Some endpoint publishes a port of an address of the family.
+    pub published: [bool; 2],
     /// The places where some host endpoint judges, and the chains, of each family, for interfaces without one.
     pub lists: BTreeMap<HostList, Option<[String; 2]>>,
     /// Networks that a workload may use as source although no route leads there.

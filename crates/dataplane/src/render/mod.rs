@@ -5,14 +5,15 @@
 //! ```text
 //! raw-pre         prerouting -300   our mark bits off; workloads → wl-antispoof; [untracked policy, notrack]
 //! [m-pre]         prerouting -150   policy before destination NAT
-//! [nat-pre]       prerouting -100   floating IPs, likewise [nat-out] output -100
+//! [nat-pre]       prerouting -100   floating IPs, published ports, likewise [nat-out] output -100
 //! f-input         input      -5     from workloads → wl-to-host → d-wl-from, then the host action; [host endpoints]
 //! f-forward       forward    -5     [host endpoints], from workloads → d-wl-from, to workloads → d-wl-to, [services]
 //! f-forward-mark  forward    -1     what got here and touches a workload was allowed: mark it for other tables
 //! [raw-out]       output     -300   untracked policy
 //! [f-output]      output     -5     host endpoints, unless the destination was translated
 //! [m-post]        postrouting -150  host endpoints, if it was; DSCP
-//! [nat-post]      postrouting 110   masquerade, while a pool wants it
+//! [nat-post]      postrouting 110   masquerade, while a pool wants it; what published ports lead back to its sender
+//! [published]                       maps published-at, published: [address,] protocol, port → address, port
 //! d-wl-from/-to                     map wl-from/wl-to: interface name → jump to its endpoint chain; else drop
 //! [d-hep-*]                         map hep-*: interface name → goto its chain; else the chain of `*`
 //! e[ie]-<hash>                      one per list of tiers and profiles and direction, shared by all endpoints that have it
@@ -60,6 +61,13 @@ pub(crate) const POOLS_SET: &str = "pools";
 pub(crate) const MASQUERADE_SET: &str = "masq";
 /// Set: all hosts.
 pub(crate) const HOSTS_SET: &str = "hosts";
+
+/// Map: published ports of one address of the host.
+pub(crate) const PUBLISHED_AT_MAP: &str = "published-at";
+/// Map: published ports of all addresses of the host.
+pub(crate) const PUBLISHED_MAP: &str = "published";
+/// Set: the addresses that published ports lead to, each two times.
+pub(crate) const PUBLISHED_SELF_SET: &str = "published-self";
 
 /// What deny does, as a consequence.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::{Action, Base, CT_ESTABLISHED_RELATED, CT_INVALID, Chain, End, Interface, Key, Match, Rule, SetSpec};
+use super::{Action, Base, CT_ESTABLISHED_RELATED, CT_INVALID, Chain, Data, End, Interface, Key, Match, Rule, SetSpec};
 use crate::family::Family;
 
 impl fmt::Display for End {
@@ -71,6 +71,7 @@ impl fmt::Display for Match {
             }
             Self::ConnectionsOver(number) => write!(f, "ct count over {number}"),
             Self::Spoofed => f.write_str("fib saddr . mark . iif oif 0"),
+            Self::ToItself { family, set } => write!(f, "{family} saddr . {family} daddr @{set}"),
         }
     }
 }
@@ -97,6 +98,10 @@ impl fmt::Display for Action {
                 write!(f, "snat to [{to}]:{first}-{last} fully-random")
             }
             Self::DestinationNat(to) => write!(f, "dnat to {to}"),
+            Self::DestinationNatBy { family, map, exact } => {
+                let address = if *exact { format!("{family} daddr . ") } else { String::new() };
+                write!(f, "dnat {family} to {address}meta l4proto . th dport map @{map}")
+            }
             Self::NoTrack => f.write_str("notrack"),
             Self::Reject(Family::V4) => f.write_str("reject with icmp port-unreachable"),
             Self::Reject(Family::V6) => f.write_str("reject with icmpv6 port-unreachable"),
@@ -144,9 +149,17 @@ impl fmt::Display for SetSpec {
             Key::InterfaceName => "ifname",
             Key::PortMember(Family::V4) => "ipv4_addr . inet_proto . inet_service",
             Key::PortMember(Family::V6) => "ipv6_addr . inet_proto . inet_service",
+            Key::ProtocolPort => "inet_proto . inet_service",
+            Key::Twice(Family::V4) => "ipv4_addr . ipv4_addr",
+            Key::Twice(Family::V6) => "ipv6_addr . ipv6_addr",
         };
-        let verdict = if self.verdicts { " : verdict" } else { "" };
+        let data = match self.data {
+            Data::None => "",
+            Data::Verdict => " : verdict",
+            Data::Destination(Family::V4) => " : ipv4_addr . inet_service",
+            Data::Destination(Family::V6) => " : ipv6_addr . inet_service",
+        };
         let flags = if self.interval { " flags interval;" } else { "" };
-        write!(f, "type {key}{verdict};{flags}")
+        write!(f, "type {key}{data};{flags}")
     }
 }

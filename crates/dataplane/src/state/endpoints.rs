@@ -162,6 +162,7 @@ impl State {
                 targets.want(interface, TargetWant::new(target));
             }
         }
+        self.publish(interface, Some((&id, &endpoint.published)));
         let before = self.endpoints.attached.insert(interface, Attached { signatures, limits });
         self.let_go(interface, before);
         let special = is_special(&endpoint).then_some(&endpoint);
@@ -180,6 +181,7 @@ impl State {
                 table.targets(Map::of_workloads(direction)).unwant(&interface);
             }
         }
+        self.publish(interface, None);
         let before = self.endpoints.attached.remove(&interface);
         self.let_go(interface, before);
         self.dirty.base |= self.endpoints.special.remove(&interface).is_some();

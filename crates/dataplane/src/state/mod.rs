@@ -6,6 +6,7 @@
 mod chains;
 mod endpoints;
 mod hosts;
+mod published;
 mod sets;
 
 use std::{
@@ -14,9 +15,9 @@ use std::{
     sync::Arc,
 };
 
-use calico_policy::instruction::{Endpoint, EndpointId, Instruction, PortMember, SetId, Settings};
+use calico_policy::instruction::{Endpoint, EndpointId, Instruction, PortMember, PublishedPort, SetId, Settings};
 
-use self::{chains::Chains, endpoints::Endpoints, hosts::Hosts, sets::SetMembers};
+use self::{chains::Chains, endpoints::Endpoints, hosts::Hosts, published::Published, sets::SetMembers};
 use crate::{
     Options,
     family::{Family, Range},
@@ -44,6 +45,7 @@ pub(crate) struct State {
     chains: Chains,
     endpoints: Endpoints,
     hosts: Hosts,
+    published: Published,
     /// Sets named by content, and how many rule lists of which family use each.
     literals: HashMap<(Family, String), usize>,
     base_literals: BTreeSet<(Family, String)>,
@@ -87,6 +89,7 @@ impl State {
             chains: Chains::default(),
             endpoints: Endpoints::default(),
             hosts: Hosts::default(),
+            published: Published::default(),
             literals: HashMap::new(),
             base_literals: BTreeSet::new(),
             tables: Family::ALL.map(Table::new),
@@ -213,6 +216,7 @@ impl State {
         let mut facts = Facts {
             settings: self.facts.settings.clone(),
             masquerade: Family::ALL.map(|family| self.masquerade.has_elements(family)),
+            published: Family::ALL.map(|family| self.published.is_in_use(family)),
             lists: self.hosts.lists(),
             ..Facts::default()
         };
@@ -309,7 +313,8 @@ impl Content for State {
             SetSource::Pools => self.pools.elements(family),
             SetSource::Masquerade => self.masquerade.elements(family),
             SetSource::Hosts => self.all_hosts.elements(family),
-            SetSource::Ports(_) | SetSource::Dispatch => Vec::new(),
+            SetSource::PublishedSelf => self.published.addresses(family),
+            SetSource::Ports(_) | SetSource::Published(_) | SetSource::Dispatch => Vec::new(),
         }
     }
 
@@ -319,6 +324,13 @@ impl Content for State {
                 Some(SetMembers::Ports(set)) => sets::of_family(set.iter(), family),
                 _ => Vec::new(),
             },
+            _ => Vec::new(),
+        }
+    }
+
+    fn published(&self, family: Family, source: &SetSource) -> Vec<PublishedPort> {
+        match source {
+            SetSource::Published(exact) => self.published.ports(family, *exact),
             _ => Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use std::{
     hash::Hash,
 };
 
-use calico_policy::instruction::PortMember;
+use calico_policy::instruction::{PortMember, PublishedPort};
 
 pub(crate) use types::{
     ChainSource, ChainWant, Content, MemberOrder, ReadBase, ReadChain, ReadElements, ReadSet, ReadTable, SetSource,
@@ -19,7 +19,7 @@ use crate::{
     ifname::IfName,
     op::{ChainHead, Op, OpKind, Plan, Target},
     render::Map,
-    ruleset::{Chain, Key, SetSpec},
+    ruleset::{Chain, Data, Key, SetSpec},
     tracker::{Fingerprint, Step, Tracker, fingerprint},
 };
 
@@ -89,6 +89,7 @@ pub(crate) struct Table {
     pub(crate) sets: Tracker<String, SetWant>,
     pending: BTreeMap<String, Pending<Range>>,
     pending_ports: BTreeMap<String, Pending<PortMember>>,
+    pending_published: BTreeMap<String, Pending<PublishedPort>>,
     maps: [Tracker<IfName, TargetWant>; Map::COUNT],
 }
 
@@ -109,6 +110,7 @@ impl Table {
             sets,
             pending: BTreeMap::new(),
             pending_ports: BTreeMap::new(),
+            pending_published: BTreeMap::new(),
             maps: std::array::from_fn(|_| Tracker::default()),
         }
     }
@@ -136,6 +138,14 @@ impl Table {
         }
     }
 
+    /// The same of a map of published ports.
+    pub(crate) fn published_changed(&mut self, name: &str, added: &[PublishedPort], removed: &[PublishedPort]) {
+        let unchanged = added.is_empty() && removed.is_empty();
+        if !unchanged && self.sets.present(&name.to_owned()).is_some() {
+            self.pending_published.entry(name.to_owned()).or_default().note(added, removed);
+        }
+    }
+
     /// Wants a set whose elements change. If it is there already, left over from before it was last wanted, its
     /// elements are not known any more.
     pub(crate) fn want_changing_set(&mut self, name: String, want: SetWant) {
@@ -152,6 +162,7 @@ impl Table {
         (self.broken, self.stale) = (false, false);
         self.pending.clear();
         self.pending_ports.clear();
+        self.pending_published.clear();
         let ReadTable { chains, sets, dormant: _ } = read.unwrap_or_default();
         self.bases = chains.iter().map(|(name, chain)| (name.clone(), chain.base)).collect();
         let contents = chains.into_iter().map(|(name, chain)| (name, fingerprint(&(chain.base, chain.content))));
@@ -175,6 +186,10 @@ impl Table {
                 ReadElements::Ports(there) if want.is_some_and(|want| Some(want.spec) == spec) => {
                     let want = want.map(|want| content.ports(self.family, &want.source)).unwrap_or_default();
                     self.pending_ports.insert(name, Pending::between(there, want));
+                }
+                ReadElements::Published(there) if want.is_some_and(|want| Some(want.spec) == spec) => {
+                    let want = want.map(|want| content.published(self.family, &want.source)).unwrap_or_default();
+                    self.pending_published.insert(name, Pending::between(there, want));
                 }
                 _ if want.is_some() => self.broken = true,
                 _ => {}
@@ -200,6 +215,7 @@ impl Table {
         }
         self.plan_sets(content, &mut prepare, &mut switch);
         self.plan_port_sets(&mut switch);
+        self.plan_published(&mut switch);
         let created = self.plan_chains(content, &mut prepare, &mut switch);
         self.plan_targets(&mut switch);
         self.plan_base_chains(content, &mut switch);
@@ -276,6 +292,7 @@ impl Table {
         (self.broken, self.stale) = (false, false);
         self.pending.clear();
         self.pending_ports.clear();
+        self.pending_published.clear();
         for (name, step) in self.chains.steps() {
             match (step, self.chains.wanted(&name)) {
                 (Step::Create | Step::Update, Some(want)) => {
@@ -335,6 +352,13 @@ impl Table {
 
     fn new_set(&self, name: &str, want: &SetWant, content: &dyn Content) -> Vec<OpKind> {
         let mut ops = vec![OpKind::AddSet { name: name.to_owned(), spec: want.spec }];
+        if let Data::Destination(_) = want.spec.data {
+            let ports = content.published(self.family, &want.source);
+            let parts = ports.chunks(ELEMENTS_PER_OPERATION).map(<[PublishedPort]>::to_vec);
+            let add = |ports| OpKind::AddPublished { map: name.to_owned(), spec: want.spec, ports };
+            ops.extend(parts.map(add));
+            return ops;
+        }
         if matches!(want.spec.key, Key::PortMember(_)) {
             let ports = content.ports(self.family, &want.source);
             let parts = ports.chunks(ELEMENTS_PER_OPERATION).map(<[PortMember]>::to_vec);
@@ -377,6 +401,20 @@ impl Table {
             }
             if !added.is_empty() {
                 switch.push(OpKind::AddPorts { set: set.clone(), ports: added });
+            }
+        }
+    }
+
+    fn plan_published(&self, switch: &mut Vec<OpKind>) {
+        for (map, pending) in &self.pending_published {
+            let Some(SetWant { spec, .. }) = self.sets.wanted(map) else { continue };
+            // One that leads elsewhere now is removed and added.
+            let (added, removed) = pending.sorted();
+            if !removed.is_empty() {
+                switch.push(OpKind::DeletePublished { map: map.clone(), spec: *spec, ports: removed });
+            }
+            if !added.is_empty() {
+                switch.push(OpKind::AddPublished { map: map.clone(), spec: *spec, ports: added });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use calico_policy::instruction::{PortMember, SetId};
+use calico_policy::instruction::{PortMember, PublishedPort, SetId};
 
 use crate::{
     family::{Family, Range},
@@ -92,6 +92,10 @@ pub(crate) enum SetSource {
     Masquerade,
     /// All hosts' addresses.
     Hosts,
+    /// Published ports of one address of the host (`true`), or of all of them.
+    Published(bool),
+    /// Addresses that published ports lead to.
+    PublishedSelf,
     /// A dispatch map, whose elements are tracked one by one.
     Dispatch,
 }
@@ -164,6 +168,8 @@ pub(crate) enum ReadElements {
     Ranges(Vec<Range>),
     /// Of a set of addresses with protocol and port.
     Ports(Vec<PortMember>),
+    /// Of a map of published ports.
+    Published(Vec<PublishedPort>),
     /// Of a dispatch map.
     Targets(HashMap<IfName, Fingerprint>),
     /// Not understood; the set must be made anew.
@@ -194,6 +200,8 @@ pub(crate) trait Content {
     fn elements(&self, family: Family, source: &SetSource) -> Vec<Range>;
     /// The members of a wanted set of named ports.
     fn ports(&self, family: Family, source: &SetSource) -> Vec<PortMember>;
+    /// The elements of a wanted map of published ports.
+    fn published(&self, family: Family, source: &SetSource) -> Vec<PublishedPort>;
     /// The rules of a wanted chain.
     fn chain(&self, family: Family, source: &ChainSource) -> Chain;
 }

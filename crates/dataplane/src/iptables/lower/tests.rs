@@ -14,6 +14,7 @@ struct Fixture {
     return_allowed: bool,
     options: Options,
     ranges: BTreeMap<&'static str, BTreeSet<Range>>,
+    published: BTreeMap<&'static str, BTreeSet<PublishedPort>>,
 }
 
 impl Default for Fixture {
@@ -25,8 +26,15 @@ impl Default for Fixture {
             ("many", (0..20).map(|n| (100 * n, 100 * n)).chain([(5000, 6000)]).collect()),
             ("none", BTreeSet::new()),
         ]);
-        let options = Options::default();
-        Self { family: Family::V4, table: Table::Filter, base: None, return_allowed: false, options, ranges }
+        Self {
+            family: Family::V4,
+            table: Table::Filter,
+            base: None,
+            return_allowed: false,
+            options: Options::default(),
+            ranges,
+            published: BTreeMap::new(),
+        }
     }
 }
 
@@ -48,6 +56,9 @@ impl Surroundings for Fixture {
     }
     fn ranges(&self, set: &str) -> Option<&BTreeSet<Range>> {
         self.ranges.get(set)
+    }
+    fn published(&self, map: &str) -> Option<&BTreeSet<PublishedPort>> {
+        self.published.get(map)
     }
     fn set_name(&self, set: &str) -> Option<String> {
         (set != "missing").then(|| format!("cali40{set}"))
