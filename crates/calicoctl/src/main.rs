@@ -20,6 +20,7 @@ mod names;
 mod output;
 mod runtime;
 mod settings;
+mod systemd;
 mod template;
 #[cfg(test)]
 mod testing;

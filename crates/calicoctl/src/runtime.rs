@@ -18,6 +18,7 @@ use crate::{
     failure::Failure,
     health::{self, Health},
     host::{Machine, RUN_DIR},
+    systemd::Systemd,
 };
 
 /// How long the service may take to stop in order.
@@ -25,7 +26,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The service on this machine.
 #[async_trait]
-pub(crate) trait Runtime: Send + Sync {
+pub(crate) trait Runtime: Systemd + Send + Sync {
     /// What the running service says, in a container or not; `None` if none runs.
     async fn health(&self) -> Result<Option<Health>, Failure>;
 

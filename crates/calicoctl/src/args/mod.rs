@@ -46,7 +46,7 @@ pub(crate) use endpoint::{
 pub(crate) use ipam::IpamInfo;
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamRepair, IpamShow, IpamSplit};
 pub(crate) use manual::Manual;
-pub(crate) use node::{NodeArgs, NodeCommand, NodeRemove, NodeRun, NodeStart};
+pub(crate) use node::{NODE_IMAGE, NodeArgs, NodeCommand, NodeRemove, NodeRun, NodeStart};
 pub(crate) use policy::{Confirm, Plan, Probation, Rules, Way, Why};
 pub(crate) use pool::{PoolCommand, PoolFormat, PoolOptions, PoolRangeCommand, TunnelMode};
 pub(crate) use profile::{ProfileCommand, ProfileRuleCommand, ProfileTag, ProfileTagCommand, RuleDirection};

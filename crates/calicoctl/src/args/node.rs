@@ -5,18 +5,25 @@ use clap::{Args, Subcommand};
 use super::{Checksystem, Diags, OutputArgs, bgp, checksystem, diags};
 
 const EXAMPLES: &str = "\
-Without a word after it, `calicoctl node` starts the service: it checks this host, runs the
-container calico-node and waits until it has started. A second call replaces the container;
-endpoints keep working. What is left out is detected (--ip) or cleared (--ip6, --as).
+Without a word after it, `calicoctl node` starts the service: it checks this host, starts the
+unit calico-node.service where the package is installed, or else the container calico-node, and
+waits until it has started. A second call replaces what runs; endpoints keep working.
+
+What is left out is, for the container, detected (--ip) or cleared (--ip6, --as). For the unit,
+what is given is written into /etc/calico/calico.env, and what is left out stays as that file says.
 
 Examples:
   calicoctl node
   calicoctl node --ip=10.0.0.5 --ip6=fd00::5
+  calicoctl node --runtime=docker              the container, although the package is installed
   calicoctl node --as=64555 --no-pull --node-image=calico/node:v0.1.0
   calicoctl node --runtime=none                prepare the datastore, print what to run
   calicoctl node show
   calicoctl node stop
   calicoctl node remove";
+
+/// The image of the service, if no other is named.
+pub(crate) const NODE_IMAGE: &str = "calico/node";
 
 /// `node`, alone or with a word behind.
 #[derive(Debug, PartialEq, Args)]
@@ -46,10 +53,11 @@ pub(crate) struct NodeStart {
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) name: String,
     /// The image of the service
-    #[arg(long, value_name = "IMAGE", default_value = "calico/node")]
+    #[arg(long, value_name = "IMAGE", default_value = NODE_IMAGE)]
     pub(crate) node_image: String,
-    /// What runs the service: `docker`, or `none` to prepare the datastore and be told what to run
-    #[arg(long, value_name = "RUNTIME", default_value = "docker")]
+    /// What runs the service: `systemd` (the package's unit), `docker`, `auto` for the first of them that is there, or
+    /// `none` to prepare the datastore and be told what to run
+    #[arg(long, value_name = "RUNTIME", default_value = "auto")]
     pub(crate) runtime: String,
     /// Where the service writes its logs on this host
     #[arg(long, value_name = "DIR", default_value = "/var/log/calico")]

@@ -89,7 +89,7 @@ fn node_alone_starts_and_with_a_word_does_that() {
     let Command::Node(node) = meaning("calicoctl node --ip=10.0.0.1 --detach=false --no-pull") else { panic!() };
     assert_eq!(node.command, None);
     assert_eq!((node.start.ip.as_str(), node.start.detach.as_str(), node.start.no_pull), ("10.0.0.1", "false", true));
-    assert_eq!((node.start.node_image.as_str(), node.start.runtime.as_str()), ("calico/node", "docker"));
+    assert_eq!((node.start.node_image.as_str(), node.start.runtime.as_str()), ("calico/node", "auto"));
     assert_eq!((node.start.log_dir.as_str(), node.start.as_number.as_str()), ("/var/log/calico", ""));
 
     let Command::Node(node) = meaning("calicoctl node stop --force") else { panic!() };

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod runtime;
+mod systemd;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

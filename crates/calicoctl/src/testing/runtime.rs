@@ -16,7 +16,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 
-use crate::{failure::Failure, health::Health, runtime::Runtime};
+use crate::{failure::Failure, health::Health, runtime::Runtime, systemd::UnitStatus};
 
 /// A machine's service made of maps.
 pub(crate) struct FakeRuntime {
@@ -41,6 +41,12 @@ pub(crate) struct FakeRuntime {
     /// Called before each operation with its name.
     #[allow(clippy::type_complexity)]
     pub(crate) before: Mutex<Option<Box<dyn FnMut(&str) + Send>>>,
+    /// Units of systemd; `None`: it does not run the machine.
+    pub(crate) units: Mutex<Option<BTreeMap<String, UnitStatus>>>,
+    /// The settings that the unit reads.
+    pub(crate) settings: Mutex<Option<String>>,
+    /// Whether Debian's BIRD has the configuration that it came with.
+    pub(crate) stock_bird: Mutex<bool>,
     fail: Mutex<BTreeSet<&'static str>>,
     calls: Mutex<Vec<String>>,
 }
@@ -61,6 +67,9 @@ impl Default for FakeRuntime {
             name: Mutex::default(),
             prepared: Mutex::default(),
             before: Mutex::default(),
+            units: Mutex::default(),
+            settings: Mutex::default(),
+            stock_bird: Mutex::new(true),
             fail: Mutex::default(),
             calls: Mutex::default(),
         }
@@ -97,7 +106,7 @@ impl FakeRuntime {
         self.calls.lock().unwrap().clone()
     }
 
-    fn note(&self, operation: &str) {
+    pub(super) fn note(&self, operation: &str) {
         if let Some(before) = self.before.lock().unwrap().as_mut() {
             before(operation);
         }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What the service says when it has started.
-const STARTED: &str = "Calico node started successfully";
+pub(super) const STARTED: &str = "Calico node started successfully";
 /// How long that may take. The service itself gives its processes a minute.
 const START_PATIENCE: Duration = Duration::from_secs(180);
 /// From when on the user sees what the service's processes log.
@@ -223,7 +223,7 @@ async fn replace<'a>(
 }
 
 /// Stops a container of the name and keeps it under another, from which a failure brings it back.
-async fn put_aside<'a>(ctx: &'a Context, undo: &mut Undo<'a>) -> Result<(), Failure> {
+pub(super) async fn put_aside<'a>(ctx: &'a Context, undo: &mut Undo<'a>) -> Result<(), Failure> {
     let mut current = ctx.runtime.container(CONTAINER).await.map_err(docker_failure)?;
     if let Some(previous) = ctx.runtime.container(PREVIOUS).await.map_err(docker_failure)? {
         // An earlier replacement was cut short: after it had started the new one, or before.
@@ -266,7 +266,7 @@ struct Relay<'a> {
 
 /// A service's own words on why it does not start.
 #[derive(Default)]
-struct Complaint {
+pub(super) struct Complaint {
     /// The step of starting that failed, with its cause.
     step: Option<String>,
     /// The error that it ended with, then what caused it.
@@ -277,7 +277,7 @@ struct Complaint {
 
 impl Complaint {
     /// Takes note of a line of the service's output.
-    fn listen(&mut self, line: &str) {
+    pub(super) fn listen(&mut self, line: &str) {
         if line.contains(": failed: ") {
             self.step = Some(line.trim().to_owned());
         } else if let Some(error) = line.strip_prefix("error: ") {
@@ -292,7 +292,7 @@ impl Complaint {
     }
 
     /// `failure` with these words, `None` if there are none.
-    fn explain(&self, failure: Failure) -> Option<Failure> {
+    pub(super) fn explain(&self, failure: Failure) -> Option<Failure> {
         let mut causes = self.causes.clone();
         match (causes.first_mut(), &self.step) {
             (None, None) => return None,

@@ -4,8 +4,10 @@
 //! the image, and that no service runs on this host already in another way. A running container is replaced: it is
 //! stopped and kept aside until the new one has started, and comes back if the new one does not. Two never run.
 
+mod environment;
 mod launch;
 mod settings;
+mod systemd;
 
 use std::path::Path;
 
@@ -58,13 +60,16 @@ pub(crate) async fn run(ctx: &Context, args: &NodeRun, caller: &Caller) -> Resul
 
 /// `node`
 pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> Result<Output, Failure> {
-    let settings = Settings::parse(args)?;
+    let mut settings = Settings::parse(args)?;
     let no_default_pools = caller.no_default_pools()?;
     ctx.require_root()?;
     // Two at once would each take the other's container for the one to replace, and both fail.
     let alone = ctx.host.lock(CONTAINER).await?;
-    if settings.runtime == Runtime::Docker {
-        check_container(ctx).await?;
+    settings.runtime = systemd::choose(ctx, &settings).await?;
+    match settings.runtime {
+        Runtime::Docker => check_container(ctx).await?,
+        Runtime::Systemd => systemd::check_unit(ctx).await?,
+        Runtime::Auto | Runtime::None => {}
     }
     if !caller.in_container {
         // The service in its container would find the port taken too, but not see by whom.
@@ -76,11 +81,18 @@ pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> R
             ctx.console.note(&format!("warning: {warning}"));
         }
     }
-    let output = match settings.runtime {
-        Runtime::Docker => launch::launch(ctx, &settings, caller, alone).await?,
-        Runtime::None => prepare_only(ctx, &settings, caller, no_default_pools).await?,
+    if settings.runtime == Runtime::None {
+        return prepare_only(ctx, &settings, caller, no_default_pools).await;
+    }
+    let stopped_bird = !caller.in_container && systemd::stop_stock_bird(ctx).await?;
+    let outcome = match settings.runtime {
+        Runtime::Systemd => systemd::launch(ctx, &settings, caller, alone).await,
+        _ => launch::launch(ctx, &settings, caller, alone).await,
     };
-    Ok(output)
+    match outcome {
+        Err(failure) if stopped_bird => Err(systemd::start_stock_bird(ctx, failure).await),
+        outcome => outcome,
+    }
 }
 
 /// Refuses if Docker cannot be used, or if a service runs on this host that is not our container.

@@ -9,13 +9,17 @@ use calico_model::AsNumber;
 use calico_startup::{Request, StartupError};
 
 use crate::{
-    args::NodeStart,
+    args::{NODE_IMAGE, NodeStart},
     failure::{Failure, sentence},
 };
 
 /// What runs the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Runtime {
+    /// The unit of systemd where it is installed, else a Docker container.
+    Auto,
+    /// The unit of systemd, which the package brings.
+    Systemd,
     /// A Docker container.
     Docker,
     /// Somebody else; calicoctl only prepares.
@@ -80,10 +84,12 @@ impl Settings {
             }
         };
         let runtime = match args.runtime.as_str() {
+            "auto" => Runtime::Auto,
+            "systemd" => Runtime::Systemd,
             "docker" => Runtime::Docker,
             "none" => Runtime::None,
             other => {
-                faults.push(format!("Runtime must be 'docker' or 'none', not {other:?}."));
+                faults.push(format!("Runtime must be 'auto', 'systemd', 'docker' or 'none', not {other:?}."));
                 Runtime::None
             }
         };
@@ -94,11 +100,20 @@ impl Settings {
         if args.node_image.is_empty() || args.node_image.contains(char::is_whitespace) {
             faults.push(format!("--node-image is not the name of an image: {:?}.", args.node_image));
         }
+        let (image, no_pull) = (args.node_image.clone(), args.no_pull);
+        let settings = Self { ip, ip6, as_number, name, image, runtime, log_dir, detach, no_pull };
+        if runtime == Runtime::Systemd && settings.means_container() {
+            faults.push("--node-image, --no-pull and --detach=false are for --runtime=docker.".to_owned());
+        }
         if !faults.is_empty() {
             return Err(Failure::all(faults).hint("see: calicoctl node --help"));
         }
-        let (image, no_pull) = (args.node_image.clone(), args.no_pull);
-        Ok(Self { ip, ip6, as_number, name, image, runtime, log_dir, detach, no_pull })
+        Ok(settings)
+    }
+
+    /// True if an option was given that says something of a container only.
+    pub(super) fn means_container(&self) -> bool {
+        self.image != NODE_IMAGE || self.no_pull || !self.detach
     }
 }
 

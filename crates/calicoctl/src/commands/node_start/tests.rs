@@ -44,7 +44,7 @@ fn every_bad_argument_is_told() {
         "Invalid IPv6 address specified with --ip6 argument",
         "Invalid AS Number specified",
         "Valid values for --detach are 'true' and 'false'",
-        "Runtime must be 'docker' or 'none'",
+        "Runtime must be 'auto', 'systemd', 'docker' or 'none'",
         "--log-dir must be an absolute path",
         "Invalid node name",
     ] {
@@ -71,7 +71,7 @@ fn good_arguments_are_values() {
     assert!(!settings.detach);
     let settings = Settings::parse(&args("")).unwrap();
     assert_eq!((settings.ip, settings.ip6, settings.as_number, settings.name), (None, None, None, None));
-    assert_eq!((settings.image.as_str(), settings.runtime, settings.detach), ("calico/node", Runtime::Docker, true));
+    assert_eq!((settings.image.as_str(), settings.runtime, settings.detach), ("calico/node", Runtime::Auto, true));
 }
 
 #[tokio::test]
