@@ -1,3 +1,13 @@
 //! The datastore that one host keeps for itself and others: etcd's v3 API on an embedded database.
 
 pub mod pki;
+
+mod datastore;
+mod disk;
+
+pub use datastore::{Datastore, KEPT_REVISIONS, KEPT_TIME, Shrunk, Status, Subscription, Watch, WriteError};
+pub use disk::{
+    backup::{Backup, Restored, restore},
+    check::{Report, check},
+    error::{BackupError, OpenError, RestoreError},
+};
