@@ -1,6 +1,8 @@
 //! The datastore that one host keeps for itself and others: etcd's v3 API on an embedded database.
 
+pub mod enrol;
 pub mod pki;
+pub mod tls;
 
 mod datastore;
 mod disk;

@@ -110,14 +110,20 @@ impl Identity {
     /// # Errors
     /// [`PkiError::Damaged`]: there is no certificate, no key, or something unreadable.
     pub fn from_pem(what: &str, text: &str) -> Result<Self, PkiError> {
-        let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| damaged(what, format!("a certificate cannot be read ({error:?})")))?;
-        if chain.is_empty() {
-            return Err(damaged(what, "it holds no certificate"));
-        }
+        let chain = Self::certificates(what, text)?;
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes());
         let key = key.map_err(|_| damaged(what, "it holds no private key"))?;
         Ok(Self { chain, key })
+    }
+
+    /// The certificates in a text; at least one.
+    ///
+    /// # Errors
+    /// [`PkiError::Damaged`]: there is none, or one that cannot be read.
+    pub fn certificates(what: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+        let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|error| damaged(what, format!("a certificate cannot be read ({error:?})")))?;
+        if chain.is_empty() { Err(damaged(what, "it holds no certificate")) } else { Ok(chain) }
     }
 
     /// What the certificate says.
