@@ -11,6 +11,7 @@ mod args;
 mod commands;
 mod connect;
 mod context;
+mod environment;
 mod failure;
 mod health;
 mod host;

@@ -2,16 +2,17 @@
 //!
 //! A file (`--config`, or `/etc/calico/calicoctl.cfg` if it is there) replaces the environment as a whole, as it does
 //! upstream. Settings of Kubernetes are understood, so that files and environments of upstream can be used as they
-//! are; a datastore in Kubernetes is refused.
+//! are; a datastore in Kubernetes is refused. An environment that says nothing gives way to the settings of the unit
+//! `calico-node.service`, so that commands find the datastore of the service.
 
 use std::{collections::BTreeMap, io::Write, os::fd::AsRawFd, path::Path};
 
 use calico_model::input;
-use calico_store::ConnectOptions;
+use calico_store::{ConnectOptions, Source};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
-use crate::{args::Connection, failure::Failure};
+use crate::{args::Connection, environment, failure::Failure, systemd::SETTINGS};
 
 /// Read if it is there and no other file was named.
 const DEFAULT_FILE: &str = "/etc/calico/calicoctl.cfg";
@@ -65,12 +66,25 @@ pub(crate) fn etcd(connection: Option<&Connection>) -> Result<ConnectOptions, Fa
         let filled = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let datastore = filled(&format!("CALICO_{DATASTORE_TYPE}")).or_else(|| filled(DATASTORE_TYPE));
         check_type(datastore.as_deref().map(str::trim), DATASTORE_TYPE)?;
-        return Ok(ConnectOptions::from_env()?);
+        let found = ConnectOptions::from_env()?;
+        return match std::fs::read_to_string(SETTINGS) {
+            Ok(text) if *found.source() != Source::Environment => as_the_service(&text, found),
+            // Without the unit, or for somebody who may not read what it reads.
+            _ => Ok(found),
+        };
     };
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::new(format!("Error reading config file: {}", file.display())).cause(&error))?;
     let in_memory = connection.is_some();
     from_file(&text, in_memory).map_err(|failure| failure.about(&file.display().to_string()))
+}
+
+/// The datastore that the unit of this host is told to use; `found` if it is told nothing.
+fn as_the_service(text: &str, found: ConnectOptions) -> Result<ConnectOptions, Failure> {
+    let variables = environment::read(text);
+    let given = ConnectOptions::from_lookup(|name| variables.get(name).cloned())
+        .map_err(|error| Failure::from(error).about(SETTINGS))?;
+    Ok(if *given.source() == Source::Environment { given } else { found })
 }
 
 fn check_type(datastore: Option<&str>, setting: &str) -> Result<(), Failure> {
@@ -208,6 +222,18 @@ mod tests {
         let options = file("  etcdendpoints: http://h:1\n  etcdUsername: me\n  etcdPassword: 'p'\n").unwrap();
         assert!(options.env_pairs().contains(&("ETCD_USERNAME", "me".to_owned())));
         assert!(file("  k8sDisableNodePoll: true\n  kubeconfig: x\n  etcdEndpoints: http://h:1\n").is_ok());
+    }
+
+    #[test]
+    fn an_environment_that_says_nothing_gives_way_to_the_settings_of_the_unit() {
+        let nothing = || ConnectOptions::embedded(Path::new("/nowhere/datastore.sock"));
+        let options =
+            as_the_service("# Where etcd is.\nETCD_ENDPOINTS='http://10.0.0.9:2379'\nIP=10.0.0.1\n", nothing());
+        assert_eq!(options.unwrap().location(), "http://10.0.0.9:2379");
+        let untold = as_the_service("#ETCD_ENDPOINTS=http://10.0.0.9:2379\nIP=10.0.0.1\n", nothing()).unwrap();
+        assert_eq!(untold.source(), &Source::Embedded);
+        let said = as_the_service("ETCD_ENDPOINTS=ftp://h:1\n", nothing()).unwrap_err().to_string();
+        assert!(said.contains(SETTINGS) && said.contains("ftp://h:1"), "{said}");
     }
 
     #[test]

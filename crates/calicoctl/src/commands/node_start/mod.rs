@@ -4,7 +4,6 @@
 //! the image, and that no service runs on this host already in another way. A running container is replaced: it is
 //! stopped and kept aside until the new one has started, and comes back if the new one does not. Two never run.
 
-mod environment;
 mod launch;
 mod settings;
 mod systemd;

@@ -15,7 +15,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
     Caller, PREVIOUS, Settings,
-    environment::edit,
     launch::{Complaint, STARTED, put_aside},
     remember_name,
     settings::Runtime,
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     commands::docker_failure,
     context::Context,
+    environment::edit,
     failure::Failure,
     host::WorkloadLock,
     output::Output,

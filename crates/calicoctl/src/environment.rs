@@ -1,8 +1,48 @@
-//! The settings file of the unit, edited as a person would: what is set is replaced where it stands, what was only
-//! explained gets its line below the explanation, and every other line stays.
+//! The settings file of the unit: variables as systemd reads them (systemd.exec(5), `EnvironmentFile`).
+//!
+//! Edited as a person would: what is set is replaced where it stands, what was only explained gets its line below the
+//! explanation, and every other line stays.
+
+use std::{collections::BTreeMap, iter::Peekable, str::Chars};
+
+/// The variables that `text` sets; of several lines for one the last counts.
+pub(crate) fn read(text: &str) -> BTreeMap<String, String> {
+    let variable = |line: &str| {
+        let name = assigned(line)?;
+        let (_, value) = line.split_once('=')?;
+        Some((name.to_owned(), unquoted(value.trim())))
+    };
+    text.lines().filter_map(variable).collect()
+}
+
+/// A value without its quotes. Between single quotes everything means itself, between double ones a backslash protects
+/// what would mean something, outside it protects whatever follows.
+fn unquoted(text: &str) -> String {
+    let mut value = String::new();
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\'' => value.extend(rest.by_ref().take_while(|c| *c != '\'')),
+            '"' => between_double_quotes(&mut rest, &mut value),
+            '\\' => value.extend(rest.next()),
+            c => value.push(c),
+        }
+    }
+    value
+}
+
+fn between_double_quotes(rest: &mut Peekable<Chars<'_>>, value: &mut String) {
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => return,
+            '\\' if rest.peek().is_some_and(|next| r#""\$`"#.contains(*next)) => value.extend(rest.next()),
+            c => value.push(c),
+        }
+    }
+}
 
 /// `text` with these variables set, and without those that `unset` names.
-pub(super) fn edit(text: &str, set: &[(&str, String)], unset: impl Fn(&str) -> bool) -> String {
+pub(crate) fn edit(text: &str, set: &[(&str, String)], unset: impl Fn(&str) -> bool) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut placed: Vec<&str> = Vec::new();
     for line in text.lines() {
@@ -37,7 +77,7 @@ fn assigned(line: &str) -> Option<&str> {
     (!name.is_empty() && name.bytes().all(plain)).then_some(name)
 }
 
-/// A line as systemd reads it (systemd.exec(5), `EnvironmentFile`).
+/// A line that sets a variable, with quotes where the value needs them.
 fn assignment(name: &str, value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:,=@%+[]".contains(&b);
     if value.bytes().all(plain) {
@@ -87,6 +127,15 @@ mod tests {
             ("", "X="),
         ] {
             assert_eq!(assignment("X", value), line);
+            assert_eq!(read(line)["X"], value, "{line} is read as it was meant");
         }
+    }
+
+    #[test]
+    fn what_a_person_wrote_is_read_as_systemd_does() {
+        let text = "# A=1\n;B=2\n C=3 \nD=\"four \\\" 5\"\nE='a'b\\ c\nno line\nF=old\nF=new\nG=\n2 H=x\n";
+        let read: Vec<(String, String)> = read(text).into_iter().collect();
+        let expected = [("C", "3"), ("D", "four \" 5"), ("E", "ab c"), ("F", "new"), ("G", "")];
+        assert_eq!(read, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }
