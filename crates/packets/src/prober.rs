@@ -99,30 +99,24 @@ pub struct Seen {
     pub source: SocketAddr,
     /// Its DSCP, of hand-made packets over IPv4.
     pub dscp: Option<u8>,
+    /// Index of the place where it did.
+    pub place: usize,
 }
 
 /// A socket that is waited for.
 enum Source {
-    Listener,
-    /// An accepted connection and who is at its other end.
-    Served(SocketAddr),
-    Echo,
+    /// Of a place.
+    Listener(usize),
+    /// An accepted connection and who is at its other end, in a place.
+    Served(SocketAddr, usize),
+    /// Of a place.
+    Echo(usize),
     /// Hears everything of a protocol in a place.
-    Ear {
-        place: usize,
-        family: u8,
-        protocol: u8,
-    },
+    Ear { place: usize, family: u8, protocol: u8 },
     /// The near end of a TCP probe of the round.
-    Stream {
-        number: u32,
-        connected: bool,
-        talk: bool,
-    },
+    Stream { number: u32, connected: bool, talk: bool },
     /// The near end of a UDP probe of the round.
-    Datagram {
-        number: u32,
-    },
+    Datagram { number: u32 },
     /// A kept connection that no probe uses now.
     Kept,
 }
@@ -166,10 +160,10 @@ impl Round {
         }
     }
 
-    fn see(&mut self, number: u32, source: SocketAddr, dscp: Option<u8>) {
+    fn see(&mut self, number: u32, source: SocketAddr, dscp: Option<u8>, place: usize) {
         if let Some(slot) = number.checked_sub(self.first).and_then(|at| self.seen.get_mut(at as usize)) {
             let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-            slot.get_or_insert(Seen { source, dscp });
+            slot.get_or_insert(Seen { source, dscp, place });
         }
     }
 }
@@ -220,12 +214,12 @@ impl Prober {
             prober.places[place].namespace.enter()?;
             for port in tcp {
                 let listener = sockets::listener(*port)?;
-                prober.watch(listener, Source::Listener, epoll::EventFlags::IN)?;
+                prober.watch(listener, Source::Listener(place), epoll::EventFlags::IN)?;
             }
             for address in prober.places[place].addresses.clone() {
                 for port in udp {
                     let server = sockets::datagram(SocketAddr::new(address, *port))?;
-                    prober.watch(server, Source::Echo, epoll::EventFlags::IN)?;
+                    prober.watch(server, Source::Echo(place), epoll::EventFlags::IN)?;
                 }
             }
             for (family, protocol) in [(4, protocol::ICMP), (6, protocol::ICMPV6)] {

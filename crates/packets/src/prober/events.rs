@@ -44,9 +44,9 @@ impl Prober {
         // A socket may have been closed by an event before this one.
         let Some(socket) = self.sockets.get(&key) else { return Ok(()) };
         match socket.source {
-            Source::Listener => self.accept(key),
-            Source::Served(peer) => self.serve(key, peer),
-            Source::Echo => self.echo(key),
+            Source::Listener(place) => self.accept(key, place),
+            Source::Served(peer, place) => self.serve(key, peer, place),
+            Source::Echo(place) => self.echo(key, place),
             Source::Ear { place, family, protocol } => self.hear(key, place, family, protocol),
             Source::Stream { number, connected: false, talk } => self.connected(key, number, talk),
             Source::Stream { number, .. } | Source::Datagram { number } => self.answered(key, number),
@@ -68,14 +68,14 @@ impl Prober {
         }
     }
 
-    fn accept(&mut self, key: u64) -> io::Result<()> {
+    fn accept(&mut self, key: u64, place: usize) -> io::Result<()> {
         loop {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(&self.sockets[&key].fd, flags) {
                 Ok((fd, peer)) => {
                     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                     let Some(peer) = peer else { continue };
-                    self.watch(fd, Source::Served(peer), epoll::EventFlags::IN)?;
+                    self.watch(fd, Source::Served(peer, place), epoll::EventFlags::IN)?;
                 }
                 Err(Errno::AGAIN) => return Ok(()),
                 // The client was gone before it was accepted.
@@ -86,7 +86,7 @@ impl Prober {
     }
 
     /// Echoes what comes over an accepted connection.
-    fn serve(&mut self, key: u64, peer: SocketAddr) -> io::Result<()> {
+    fn serve(&mut self, key: u64, peer: SocketAddr, place: usize) -> io::Result<()> {
         let mut buffer = [0; BUFFER];
         loop {
             let socket = &self.sockets[&key];
@@ -96,7 +96,7 @@ impl Prober {
                     // A connection that broke meanwhile shows at its other end.
                     let _ = sockets::send(&socket.fd, &buffer[..length]);
                     if let Some(number) = Token::find(&buffer[..length]) {
-                        self.round.see(number, peer, None);
+                        self.round.see(number, peer, None, place);
                     }
                 }
                 Ok(Some((0, _))) | Err(_) => {
@@ -108,7 +108,7 @@ impl Prober {
     }
 
     /// Echoes datagrams.
-    fn echo(&mut self, key: u64) -> io::Result<()> {
+    fn echo(&mut self, key: u64, place: usize) -> io::Result<()> {
         let mut buffer = [0; BUFFER];
         loop {
             let socket = &self.sockets[&key];
@@ -118,7 +118,7 @@ impl Prober {
                     // It may not be allowed to answer; then nothing arrives, and that is what is measured.
                     let _ = sockets::answer(&socket.fd, &buffer[..length], peer);
                     if let Some(number) = Token::find(&buffer[..length]) {
-                        self.round.see(number, peer, None);
+                        self.round.see(number, peer, None, place);
                     }
                 }
                 // An error that was queued for an earlier answer.
@@ -233,7 +233,7 @@ impl Prober {
         match self.round.probe(number) {
             Some(probe) if probe.to == place => {
                 if let Some((source, dscp)) = seen {
-                    self.round.see(number, source, dscp);
+                    self.round.see(number, source, dscp, place);
                 }
                 if self.round.probe(number).is_some_and(|probe| probe.manner == Manner::OneWay) {
                     self.round.resolve(number, Answer::Allow);

@@ -1,6 +1,6 @@
 //! The cases of the reference's section 7, with real packets between real rules, over each back end.
 //!
-//! `policy.yaml` and `hosts.yaml` hold one document per case: `case`, `about`, and `steps`, or `not applicable` with
+//! `policy.yaml` and `hosts.yaml` hold one document per case, `published.yaml` those of our own after them: `case`, `about`, and `steps`, or `not applicable` with
 //! the reason. What a step may have, in the order in which it happens:
 //!
 //! - `backends`: the back ends for which it is; all if absent.
@@ -10,7 +10,7 @@
 //! - `sh`: a script on host A; `$IPTABLES` and `$IP6TABLES` are the programs of the back end. `in`: scripts elsewhere.
 //! - `probes`: `[v4|v6] FROM TO PROTOCOL [PORT|TYPE[/CODE]] [option=value…] EXPECTED`. Without a family, both are tried
 //!   (only that of an address among the options). Expected is `pass`, `drop`, `reject`, `closed`, or `refused` for
-//!   either of `drop` and `reject`. With `eventually: true` they are repeated until all are as expected.
+//!   either of `drop` and `reject`; `there` among the options: at the place that is named, not only at somebody. With `eventually: true` they are repeated until all are as expected.
 //! - `flood`: so many packets at once, of which at least and at most so many arrive.
 //! - `check`: a script on host A that must succeed. `undo`, `undo in`: scripts that run after the case in any event.
 //! - `closed`: kinds of which the engine must say that it governs one closed. `problems`: the dataplane may have some.
@@ -42,7 +42,7 @@ const PAIRS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn cases() -> Vec<Value> {
-    let files = [include_str!("policy.yaml"), include_str!("hosts.yaml")];
+    let files = [include_str!("policy.yaml"), include_str!("hosts.yaml"), include_str!("published.yaml")];
     let documents = files.iter().flat_map(|file| input::documents(file).unwrap());
     documents.filter(|document| document.is_object()).collect()
 }
@@ -247,7 +247,7 @@ fn run(backend: Backend) {
 fn every_case_of_the_reference_is_here() {
     let mut numbers: Vec<u64> = cases().iter().map(|case| case["case"].as_u64().unwrap()).collect();
     numbers.sort_unstable();
-    assert_eq!(numbers, (1..=106).collect::<Vec<u64>>());
+    assert_eq!(numbers, (1..=113).collect::<Vec<u64>>());
     for case in cases() {
         let steps = list(&case, "steps");
         assert!(steps.is_empty() == case["not applicable"].is_string(), "case {}: {case}", case["case"]);

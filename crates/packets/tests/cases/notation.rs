@@ -17,6 +17,8 @@ pub(crate) struct Line {
     seen: Option<IpAddr>,
     seen_port: Option<RangeInclusive<u16>>,
     dscp: Option<u8>,
+    /// The place that it is for must have got it, not only somebody.
+    there: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,9 @@ impl Line {
         let ports = self.seen_port.as_ref();
         let port = ports.is_none_or(|wanted| seen.is_some_and(|seen| wanted.contains(&seen.source.port())));
         let dscp = self.dscp.is_none_or(|wanted| seen.is_some_and(|seen| seen.dscp == Some(wanted)));
+        let place = !self.there || seen.is_some_and(|seen| seen.place == self.probe.to);
         let family = family(self.probe.destination);
-        (!(as_expected && source && port && dscp)).then(|| format!("{} (IPv{family}): {outcome:?}", self.text))
+        (!(as_expected && source && port && dscp && place)).then(|| format!("{} (IPv{family}): {outcome:?}", self.text))
     }
 }
 
@@ -95,7 +98,7 @@ fn line(text: &str, words: &[&str], family: u8) -> Line {
     };
     let mut manner = if question { Manner::Converse } else { Manner::OneWay };
     let (mut source, mut destination, mut source_port) = (None, pair::address(to, family), None);
-    let (mut seen, mut seen_port, mut dscp, mut expected) = (None, None, None, None);
+    let (mut seen, mut seen_port, mut dscp, mut there, mut expected) = (None, None, None, false, None);
     let address = |word: &str| word.parse::<IpAddr>().unwrap_or_else(|_| bad("address"));
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -115,6 +118,7 @@ fn line(text: &str, words: &[&str], family: u8) -> Line {
                 let (first, last) = value.split_once('-').unwrap_or_else(|| bad("ports"));
                 seen_port = Some(number(first)..=number(last));
             }
+            ("there", "") => there = true,
             ("dscp", value) => dscp = Some(small(value)),
             ("pass", "") => expected = Some(Expected::Is(Answer::Allow)),
             ("drop", "") => expected = Some(Expected::Is(Answer::Drop)),
@@ -125,12 +129,12 @@ fn line(text: &str, words: &[&str], family: u8) -> Line {
         }
     }
     // Data says where it comes from; a connection alone does not.
-    if (seen.is_some() || seen_port.is_some()) && manner == Manner::Converse {
+    if (seen.is_some() || seen_port.is_some() || there) && manner == Manner::Converse {
         manner = Manner::Keep(format!("seen {text}"));
     }
     let probe = Probe { from, to, source, destination, source_port, content, manner };
     let expected = expected.unwrap_or_else(|| bad("expected"));
-    Line { probe, expected, text: text.to_owned(), seen, seen_port, dscp }
+    Line { probe, expected, text: text.to_owned(), seen, seen_port, dscp, there }
 }
 
 /// A resource from its shorthand.
