@@ -1,11 +1,14 @@
 //! The datastore that one host keeps for itself and others: etcd's v3 API on an embedded database.
 
+pub mod admin;
 pub mod enrol;
 pub mod pki;
 pub mod tls;
 
+mod api;
 mod datastore;
 mod disk;
+mod serve;
 
 pub use datastore::{Datastore, KEPT_REVISIONS, KEPT_TIME, Shrunk, Status, Subscription, Watch, WriteError};
 pub use disk::{
@@ -13,3 +16,4 @@ pub use disk::{
     check::{Report, check},
     error::{BackupError, OpenError, RestoreError},
 };
+pub use serve::{ServeError, ServeOptions, SocketError, serve};
