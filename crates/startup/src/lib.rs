@@ -44,6 +44,7 @@ mod host;
 mod name;
 mod node;
 mod progress;
+pub mod relocation;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,10 @@ use crate::{
     host::{Host, ThisHost},
     progress::Reporter,
 };
+
+/// What a host says that keeps the datastore itself.
+pub const KEEPS_DATASTORE: &str = "no ETCD_ENDPOINTS: this host keeps the datastore, in /var/lib/calico/datastore; \
+                                   add hosts with `calicoctl node invite`";
 
 /// A host that is a node.
 #[derive(Clone, Debug, PartialEq, Eq)]

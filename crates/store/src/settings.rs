@@ -10,7 +10,8 @@
 //!    `ETCD_PASSWORD_FILE` names. A variable that is set but blank counts as not set, and each may also be spelled with
 //!    the prefix `CALICO_`, which wins.
 //! 2. **The host's record** [`LOCATION_FILE`](crate::LOCATION_FILE), which holds the same variables as lines. A host that
-//!    joined another one's datastore has it, and so has each host of a cluster that moved to etcd.
+//!    joined another one's datastore has it, and so has each host of a cluster that moved to etcd. The record of a move
+//!    also names the places that were left: it goes before an environment that still names one of them.
 //! 3. **The embedded datastore**, which calico-node on this host keeps and serves on the socket
 //!    [`DATASTORE_SOCKET`](crate::DATASTORE_SOCKET).
 //!
@@ -115,7 +116,10 @@ impl ConnectOptions {
         if let Some(given) = Self::from_variables(&lookup)? {
             let embedded = Self::embedded(socket);
             // Whoever spells out the socket of this host's calico-node means the same.
-            return Ok(if given.endpoints == embedded.endpoints { embedded } else { given });
+            let given = if given.endpoints == embedded.endpoints { embedded } else { given };
+            if !Self::has_left(location, &given.location())? {
+                return Ok(given);
+            }
         }
         Ok(Self::from_location(location)?.unwrap_or_else(|| Self::embedded(socket)))
     }

@@ -24,6 +24,9 @@ pub const LOCATION_FILE: &str = "/var/lib/calico/datastore/location.env";
 
 /// The line that names the host whose calico-node keeps the datastore.
 const KEEPER: &str = "CALICO_DATASTORE_HOST";
+/// The line that names the places where the cluster's datastore was before it moved, with [`BETWEEN`] between them.
+const FORMER: &str = "CALICO_DATASTORE_FORMER";
+const BETWEEN: char = ';';
 /// A record is a few lines.
 const LARGEST: u64 = 64 << 10;
 
@@ -38,6 +41,7 @@ impl ConnectOptions {
         let Some(text) = read(path).map_err(refuse)? else { return Ok(None) };
         let mut variables = parse(&text).map_err(refuse)?;
         let keeper = variables.remove(KEEPER);
+        variables.remove(FORMER);
         let options = Self::from_variables(&|name| variables.get(name).map(|value| (*value).to_owned()))
             .map_err(|error| refuse(error.to_string()))?
             .ok_or_else(|| refuse(format!("it has no line {ENDPOINTS}=… that says where the datastore is")))?;
@@ -52,10 +56,37 @@ impl ConnectOptions {
     /// # Errors
     /// [`Error::Settings`] names the file: it cannot be written, or a value cannot stand on a line.
     pub fn write_location(&self, path: &Path, keeper: Option<&str>) -> Result<(), Error> {
+        self.write(path, keeper.map(|keeper| (KEEPER, keeper.to_owned())))
+    }
+
+    /// As [`write_location`](Self::write_location) for an etcd to which the cluster moved from `former` (what
+    /// [`location`](Self::location) says of that). The record then goes before an environment that still names the
+    /// former place, or one from an earlier move.
+    ///
+    /// # Errors
+    /// As for [`write_location`](Self::write_location).
+    pub fn write_moved(&self, path: &Path, former: &str) -> Result<(), Error> {
+        let mut all = former_places(path).map_err(|cause| settings(&path.display().to_string(), cause))?;
+        if !all.iter().any(|known| known == former) {
+            all.push(former.to_owned());
+        }
+        self.write(path, Some((FORMER, all.join(&BETWEEN.to_string()))))
+    }
+
+    /// True if the record at `path` says that the cluster's datastore is no longer at `location`.
+    pub(super) fn has_left(path: &Path, location: &str) -> Result<bool, Error> {
+        // Who may not read it works with what his environment says; nothing on a host does so but people.
+        if File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return Ok(false);
+        }
+        let former = former_places(path).map_err(|cause| settings(&path.display().to_string(), cause))?;
+        Ok(former.iter().any(|known| known == location))
+    }
+
+    fn write(&self, path: &Path, more: Option<(&'static str, String)>) -> Result<(), Error> {
         let refuse = |cause: String| settings(&path.display().to_string(), cause);
         let mut text = String::from("# Where the datastore of this host is. Written by calicoctl.\n");
-        let keeper = keeper.map(|keeper| (KEEPER, keeper.to_owned()));
-        for (name, value) in self.variables().into_iter().chain(keeper) {
+        for (name, value) in self.variables().into_iter().chain(more) {
             if value.contains(['\n', '\r', '\0']) {
                 return Err(refuse(format!("the value of {name} has a line end in it, so it cannot be kept there")));
             }
@@ -63,6 +94,13 @@ impl ConnectOptions {
         }
         replace(path, &text).map_err(|error| refuse(format!("it cannot be written: {error}")))
     }
+}
+
+/// The places that the cluster has left, by the record at `path`.
+fn former_places(path: &Path) -> Result<Vec<String>, String> {
+    let Some(text) = read(path)? else { return Ok(Vec::new()) };
+    let former = parse(&text)?.get(FORMER).map(|former| former.split(BETWEEN).map(str::to_owned).collect());
+    Ok(former.unwrap_or_default())
 }
 
 /// The record's text, if there is one and it is to be trusted. Checked on the open file, so that it cannot be exchanged
@@ -103,7 +141,7 @@ fn parse(text: &str) -> Result<BTreeMap<&str, &str>, String> {
             return Err(format!("line {number} is not NAME=VALUE"));
         };
         let name = name.trim_end();
-        if !(name.starts_with("ETCD_") || name == KEEPER) {
+        if !(name.starts_with("ETCD_") || name == KEEPER || name == FORMER) {
             return Err(format!("line {number}: {name:?} says nothing of where the datastore is"));
         }
         if variables.insert(name, value.trim()).is_some() {

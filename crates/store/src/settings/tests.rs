@@ -206,3 +206,24 @@ fn a_record_that_is_none_is_refused_and_not_passed_over() {
     let error = ConnectOptions::from_location(dir.path()).unwrap_err().to_string();
     assert!(error.contains("not a regular file"), "{error}");
 }
+
+#[test]
+fn the_record_of_a_move_goes_before_an_environment_that_names_the_former_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("location.env");
+    let find = |endpoints: &str| {
+        let pairs = [("ETCD_ENDPOINTS", endpoints)];
+        ConnectOptions::find(lookup(&pairs), &path, Path::new("/s")).unwrap().location()
+    };
+    let second = options(&[("ETCD_ENDPOINTS", "http://second:2379")]).unwrap();
+    second.write_moved(&path, "http://first:2379").unwrap();
+    assert_eq!(find("http://first:2379"), "http://second:2379");
+    assert_eq!(find("http://other:2379"), "http://other:2379");
+    let third = options(&[("ETCD_ENDPOINTS", "http://third:2379")]).unwrap();
+    third.write_moved(&path, "http://second:2379").unwrap();
+    assert_eq!(find("http://first:2379"), "http://third:2379", "also after a second move");
+    assert_eq!(find("http://second:2379"), "http://third:2379");
+    assert_eq!(find(""), "http://third:2379");
+    third.write_location(&path, None).unwrap();
+    assert_eq!(find("http://first:2379"), "http://first:2379", "a host that joined otherwise has left nothing");
+}

@@ -1,0 +1,91 @@
+//! Taking a migration back, as long as no host has begun to switch.
+
+use std::sync::Arc;
+
+use calico_store::{Error, Kv};
+
+use super::{
+    AnswerState, Phase, RECORD, ROOT, Record, RelocationError,
+    RelocationError::{New, Old},
+    encode,
+    migrate::{clear, set_ready},
+    read_answers, read_record, remove,
+};
+
+/// What was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenBack {
+    /// Where the cluster would have gone, in words.
+    pub to: String,
+    /// The number of keys that were deleted there; `None` if the new datastore could not be reached, so that a copy may
+    /// be left in it.
+    pub deleted: Option<usize>,
+}
+
+/// Takes the migration that is under way in `old` back: hosts stay, the copy is deleted, the cluster is unlocked. `new` is
+/// the way to the datastore it was to go to, if that can be reached.
+///
+/// # Errors
+/// [`RelocationError::TooLate`] if a host has begun to switch: then everything stays, and the migration goes forward.
+pub async fn abort(old: &Arc<dyn Kv>, new: Option<&Arc<dyn Kv>>) -> Result<TakenBack, RelocationError> {
+    let record = say_back(old).await?;
+    let deleted = match new {
+        Some(new) => Some(delete_copy(new, &record).await.map_err(New)?),
+        None => None,
+    };
+    if record.unlock {
+        set_ready(old, true).await.map_err(Old)?;
+    }
+    clear(old).await.map_err(Old)?;
+    Ok(TakenBack { to: record.to.to_string(), deleted })
+}
+
+/// Says `back`, and only then looks whether a host has begun to go.
+async fn say_back(old: &Arc<dyn Kv>) -> Result<Record, RelocationError> {
+    let Some((mut record, entry)) = read_record(old.as_ref()).await.map_err(Old)? else {
+        return Err(RelocationError::NothingToAbort);
+    };
+    match record.phase {
+        Phase::Prepare | Phase::Switch | Phase::Back => {}
+        Phase::Copying => return Err(RelocationError::UnfinishedCopy(record.from)),
+        Phase::Arriving => return Err(RelocationError::TooLate(record.hosts)),
+    }
+    record.phase = Phase::Back;
+    let revision = old.update(RECORD, encode(&record), entry.revision).await.map_err(overtaken)?;
+    let answers = read_answers(old.as_ref()).await.map_err(Old)?;
+    let gone = |state: &AnswerState| matches!(state, AnswerState::Switching | AnswerState::Switched);
+    let hosts = answers.iter().filter(|(_, answer)| answer.id == record.id && gone(&answer.state));
+    let hosts: Vec<String> = hosts.map(|(host, _)| host.clone()).collect();
+    if hosts.is_empty() {
+        return Ok(record);
+    }
+    record.phase = Phase::Switch;
+    old.update(RECORD, encode(&record), revision).await.map_err(overtaken)?;
+    Err(RelocationError::TooLate(hosts))
+}
+
+fn overtaken(error: Error) -> RelocationError {
+    if error.is_conflict() || error.is_not_found() { RelocationError::Overtaken } else { Old(error) }
+}
+
+/// Deletes what this migration copied, and nothing of another one. The record says first that the copy is not complete,
+/// and goes last.
+async fn delete_copy(new: &Arc<dyn Kv>, record: &Record) -> Result<usize, Error> {
+    let Some((mut found, entry)) = read_record(new.as_ref()).await? else { return Ok(0) };
+    if found.id != record.id || !matches!(found.phase, Phase::Copying | Phase::Arriving) {
+        return Ok(0);
+    }
+    found.phase = Phase::Copying;
+    found.copied = None;
+    new.update(RECORD, encode(&found), entry.revision).await?;
+    let listing = new.list(ROOT).await?;
+    let copied: Vec<_> = listing.entries.iter().filter(|entry| entry.key != RECORD).collect();
+    for entry in &copied {
+        match new.delete(&entry.key, entry.revision).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    remove(new.as_ref(), RECORD).await?;
+    Ok(copied.len())
+}
