@@ -28,8 +28,11 @@ pub(crate) struct Identity {
 }
 
 /// Reads what holds on every host. An endpoint with a fault takes part in nothing: no interface, no set. One that asks
-/// for foreign sources where the settings do not allow them (`spoofing`) is at fault: upstream closes it as a whole.
+/// for foreign sources where the settings do not allow them (`spoofing`) is at fault: upstream closes it as a whole. Not
+/// so the endpoints of Docker's networks: what they name are the single addresses of the same container in its other
+/// networks, which it answers from by whichever of its interfaces has the default route.
 pub(crate) fn identity_with(spec: &WorkloadEndpointSpec, spoofing: bool) -> Result<Identity, Vec<Fault>> {
+    let spoofing = spoofing || (spec.orchestrator == "libnetwork" && names_single_sources(spec));
     let mut faults = Vec::new();
     let mut addresses = Vec::new();
     for (at, text) in spec.ip_networks.iter().enumerate() {
@@ -56,6 +59,12 @@ pub(crate) fn identity_with(spec: &WorkloadEndpointSpec, spoofing: bool) -> Resu
         faults.push(Fault::new("spec.allowSpoofedSourcePrefixes", prefixes, reason));
     }
     if faults.is_empty() { Ok(Identity { addresses, mac, spoofable }) } else { Err(faults) }
+}
+
+/// True if every source that the endpoint asks for is one address.
+fn names_single_sources(spec: &WorkloadEndpointSpec) -> bool {
+    let single = |text: &String| network(text).is_some_and(|net| net.prefix_len() == net.max_prefix_len());
+    spec.allow_spoofed_source_prefixes.iter().all(single)
 }
 
 fn spoofable(spec: &WorkloadEndpointSpec, faults: &mut Vec<Fault>) -> Vec<IpNet> {
@@ -270,4 +279,26 @@ pub(crate) fn host_interfaces(spec: &HostEndpointSpec) -> HostPlace {
 /// Faults as one sentence.
 pub(crate) fn sentence(faults: &[Fault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_endpoint_of_a_docker_network_may_answer_from_its_container_s_other_addresses() {
+        let spec = |orchestrator: &str, source: &str| WorkloadEndpointSpec {
+            orchestrator: orchestrator.to_owned(),
+            ip_networks: vec!["10.0.0.1/32".to_owned()],
+            allow_spoofed_source_prefixes: vec![source.to_owned()],
+            ..WorkloadEndpointSpec::default()
+        };
+        let identity = identity_with(&spec("libnetwork", "10.0.0.2/32"), false).unwrap();
+        assert_eq!(identity.spoofable, ["10.0.0.2/32".parse().unwrap()]);
+        assert!(identity_with(&spec("libnetwork", "fd00::2/128"), false).is_ok());
+        assert!(identity_with(&spec("libnetwork", "10.0.0.0/24"), false).is_err(), "a network is more than a sibling");
+        assert!(identity_with(&spec("docker", "10.0.0.2/32"), false).is_err());
+        assert!(identity_with(&spec("docker", "10.0.0.2/32"), true).is_ok());
+    }
 }

@@ -77,7 +77,8 @@ async fn create(pair: &mut Pair<'_>, attachment: &Attachment) -> Result<MacAddre
     (pair.before)(Step::Create)?;
     let (host_name, name) = (&attachment.host_interface, &attachment.container_interface);
     let mut veth = VethLink::new(host_name, name).address(HOST_MAC.0).peer_netns_fd(pair.workload.netns());
-    if let Some(mtu) = mtu(&pair.host, attachment).await? {
+    let ipv6 = attachment.addresses.iter().any(IpAddr::is_ipv6);
+    if let Some(mtu) = mtu(&pair.host, attachment.mtu, ipv6).await? {
         veth = veth.mtu(mtu).peer_mtu(mtu);
     }
     if let Err(error) = pair.host.add_link(veth).await {
@@ -108,11 +109,10 @@ async fn create(pair: &mut Pair<'_>, attachment: &Attachment) -> Result<MacAddre
 /// The MTU to set: the one wanted, else the least of the interface by which packets leave the host for the rest of the
 /// world and of the tunnels between hosts, else none (the kernel's 1500). So that what a workload sends at its largest
 /// comes through without being cut, wherever it goes.
-async fn mtu(host: &Connection<Route>, attachment: &Attachment) -> Result<Option<u32>, AttachError> {
-    if attachment.mtu.is_some() {
-        return Ok(attachment.mtu);
+pub(crate) async fn mtu(host: &Connection<Route>, wanted: Option<u32>, ipv6: bool) -> Result<Option<u32>, AttachError> {
+    if wanted.is_some() {
+        return Ok(wanted);
     }
-    let ipv6 = attachment.addresses.iter().any(IpAddr::is_ipv6);
     let mut found = uplink_mtu(host, ipv6).await?;
     for name in VXLAN_DEVICES {
         let link = host.get_link_by_name(name).await.map_err(kernel(|| format!("looking for {name}")))?;

@@ -51,6 +51,7 @@ mod attach;
 mod check;
 mod detach;
 mod error;
+mod loose;
 mod netns;
 mod pair;
 mod routes;
@@ -65,6 +66,7 @@ pub use attach::attach;
 pub use check::{check, interface_exists};
 pub use detach::detach;
 pub use error::AttachError;
+pub use loose::{LoosePair, make_loose};
 pub use netns::NetnsRef;
 
 /// The MAC address of the host's end of every pair, upstream's choice. All host ends may share it, because each is

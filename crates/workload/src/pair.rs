@@ -72,21 +72,10 @@ impl<'a> Pair<'a> {
         self.made.push(Made::Pair);
     }
 
-    /// Makes IPv6 work at once on the host's end: a link-local address derived from its MAC address, usable as soon
-    /// as the interface is up. Where the host has no IPv6 that is an error only if the workload `needs` it.
+    /// [`prepare_host6`] for the host's end.
     pub(crate) async fn prepare_host6(&self, interface: &str, needs: bool) -> Result<(), AttachError> {
         (self.before)(Step::HostSettings)?;
-        let settings = format!("net/ipv6/conf/{interface}");
-        if !Path::new("/proc/sys").join(&settings).exists() {
-            return if needs { Err(no_ipv6("this host")) } else { Ok(()) };
-        }
-        let what = || format!("setting how {interface} makes its link-local address");
-        self.host.set_addr_gen_mode_by_index(self.host_index, AddrGenMode::Eui64).await.map_err(kernel(what))?;
-        set_to_0(&format!("{settings}/accept_dad"))?;
-        if needs {
-            set_to_0(&format!("{settings}/disable_ipv6"))?;
-        }
-        Ok(())
+        prepare_host6(&self.host, self.host_index, interface, needs).await
     }
 
     /// Makes IPv6 work at once on the workload's end; Docker switches it off in the containers it makes.
@@ -192,6 +181,27 @@ impl<'a> Pair<'a> {
             Made::Default(IpAddr::V4(_)) => routes::remove_default4(links, self.index).await,
         }
     }
+}
+
+/// Makes IPv6 work at once on the host's end: a link-local address derived from its MAC address, usable as soon as the
+/// interface is up. Where the host has no IPv6 that is an error only if the workload `needs` it.
+pub(crate) async fn prepare_host6(
+    host: &Connection<Route>,
+    index: u32,
+    interface: &str,
+    needs: bool,
+) -> Result<(), AttachError> {
+    let settings = format!("net/ipv6/conf/{interface}");
+    if !Path::new("/proc/sys").join(&settings).exists() {
+        return if needs { Err(no_ipv6("this host")) } else { Ok(()) };
+    }
+    let what = || format!("setting how {interface} makes its link-local address");
+    host.set_addr_gen_mode_by_index(index, AddrGenMode::Eui64).await.map_err(kernel(what))?;
+    set_to_0(&format!("{settings}/accept_dad"))?;
+    if needs {
+        set_to_0(&format!("{settings}/disable_ipv6"))?;
+    }
+    Ok(())
 }
 
 /// Removes an address; `Ok(false)` if the interface does not have it.
