@@ -182,7 +182,7 @@ impl Datastore {
         Self::start(disk, core)
     }
 
-    fn start(disk: Disk, core: Core) -> Result<Self, OpenError> {
+    pub(crate) fn start(disk: Disk, core: Core) -> Result<Self, OpenError> {
         let meta = disk.meta();
         let shared = Arc::new(Shared {
             durable: signal::Sender::new(core.settled()),

@@ -94,7 +94,7 @@ pub(crate) struct Disk {
 impl Disk {
     /// Opens or makes the datastore of a folder, and loads it.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Core), OpenError> {
-        Self::open_with(folder, storage::plain)
+        Self::open_with(folder, Box::new(|file| Box::new(file)))
     }
 
     fn open_with(folder: &Path, wrap: Wrap) -> Result<(Self, Core), OpenError> {
@@ -362,3 +362,6 @@ fn not_stored(what: &str, error: &redb::Error) -> CommitError {
         other => CommitError::NotStored(format!("{what}: {other}")),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 use calico_store::mvcc::{Compare, KeyRange, Op, WatchEvent};
 
 use super::*;
+use crate::disk::tests::memory_folder;
 
 fn open(folder: &Path) -> Datastore {
     Datastore::open(folder).unwrap()
@@ -44,7 +45,7 @@ async fn story(store: &Datastore) -> (Vec<WatchEvent>, ReadResult, i64, i64) {
 
 #[tokio::test]
 async fn what_was_written_is_there_after_a_start() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_folder();
     let store = open(dir.path());
     let ids = (store.status().cluster, store.status().member);
     assert_eq!(store.durable(), 1);
@@ -65,7 +66,7 @@ async fn what_was_written_is_there_after_a_start() {
 
 #[tokio::test]
 async fn many_at_once_share_commits_and_each_gets_its_own_answer() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_folder();
     let store = open(dir.path());
     let writers = (0..200).map(|number| {
         let store = store.clone();
@@ -96,7 +97,7 @@ async fn many_at_once_share_commits_and_each_gets_its_own_answer() {
 
 #[tokio::test]
 async fn a_refused_write_changes_nothing_and_takes_no_revision() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_folder();
     let store = open(dir.path());
     store.txn(put("/a", "1")).await.unwrap();
     let twice = Txn::always(vec![Op::put("/a", "2"), Op::put("/a", "3")]);
@@ -109,7 +110,7 @@ async fn a_refused_write_changes_nothing_and_takes_no_revision() {
 
 #[tokio::test]
 async fn a_watch_hears_everything_from_its_start_on_and_survives_cancelling() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_folder();
     let store = open(dir.path());
     store.txn(put("/a", "1")).await.unwrap();
     let mut now = store.watch(Watch::new(KeyRange::prefix("/")));
@@ -131,7 +132,7 @@ async fn a_watch_hears_everything_from_its_start_on_and_survives_cancelling() {
 
 #[tokio::test]
 async fn compaction_is_durable_and_watches_that_are_behind_learn_of_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_folder();
     let store = open(dir.path());
     // More than one step of a compaction.
     for _ in 0..45 {
@@ -165,7 +166,7 @@ async fn compaction_is_durable_and_watches_that_are_behind_learn_of_it() {
 
 #[tokio::test]
 async fn leases_are_durable_live_anew_after_a_start_and_end_by_themselves() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_folder();
     let store = open(dir.path());
     let (long, ttl) = store.grant(0, 1000).await.unwrap();
     assert!(long > 0 && ttl == 1000);
@@ -199,7 +200,7 @@ async fn leases_are_durable_live_anew_after_a_start_and_end_by_themselves() {
 #[tokio::test]
 async fn only_one_can_have_a_folder_and_nobody_else_may_look_into_it() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_folder();
     let folder = dir.path().join("deep/datastore");
     let store = open(&folder);
     let Err(OpenError::Locked { pid, .. }) = Datastore::open(&folder) else { panic!("two have it") };

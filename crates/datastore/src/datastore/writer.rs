@@ -175,13 +175,13 @@ impl Writer {
             }
         };
         // With the reserve given back, what makes the datastore smaller can be tried once more.
-        if let WriteError::NoSpace(_) = &error
-            && self.disk.release_reserve()
-        {
+        if let WriteError::NoSpace(_) = &error {
             commands = refuse_growth(commands, &error);
-            match self.try_write(commands) {
-                Ok(()) => return,
-                Err((left, _)) => commands = left,
+            if !commands.is_empty() && self.disk.release_reserve() {
+                match self.try_write(commands) {
+                    Ok(()) => return,
+                    Err((left, _)) => commands = left,
+                }
             }
         }
         for command in commands {

@@ -14,12 +14,7 @@ use std::{
 use redb::StorageBackend;
 
 /// Which storage a file gets; tests put one between that fails on demand.
-pub(super) type Wrap = fn(DataFile) -> Box<dyn StorageBackend>;
-
-/// The file as it is.
-pub(super) fn plain(file: DataFile) -> Box<dyn StorageBackend> {
-    Box::new(file)
-}
+pub(super) type Wrap = Box<dyn Fn(DataFile) -> Box<dyn StorageBackend> + Send>;
 
 /// The database file.
 ///
