@@ -121,7 +121,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// A datastore with these endpoints and resources. An endpoint has the fields of the vectors' page, and `node`,
-    /// `interface` and `mac`.
+    /// `interface` and `mac`, and as `published` further ports.
     ///
     /// # Errors
     /// A resource that is none.
@@ -239,6 +239,10 @@ fn workload(endpoint: &Value) -> Value {
     let fields = ["profiles", "ports", "serviceAccountName", "ipNATs", "allowSpoofedSourcePrefixes", "qosControls"];
     for field in fields.iter().filter(|field| !endpoint[**field].is_null()) {
         spec[*field] = endpoint[*field].clone();
+    }
+    let published = list(endpoint, "published");
+    if !published.is_empty() {
+        spec["ports"] = [list(endpoint, "ports"), published].concat().into();
     }
     let metadata = json!({
         "name": format!("{}-docker-{name}-eth0", text(endpoint, "node")),

@@ -74,7 +74,8 @@ impl Walk<'_> {
         let topology = &self.scenarios.topology;
         let oracles = states.map(|state| world::oracle(topology, state));
         let mut spoken = Spoken::default();
-        let steady = shots.iter().filter_map(|shot| {
+        // What comes back to the host looks like what arrived there.
+        let steady = shots.iter().filter(|shot| shot.from != shot.to).filter_map(|shot| {
             let shot = &Shot { manner: Manner::OneWay, ..shot.clone() };
             let source = shot.source.or_else(|| topology.parties[shot.from].address(family(shot)))?;
             // Rules that know of the source port know of all that are used without being asked for.
@@ -86,6 +87,7 @@ impl Walk<'_> {
                 |expectation: &Expectation| (expectation.verdict.is_allow(), expectation.answer == Answer::Allow);
             let same = fate(&before) == fate(&after)
                 && before.packet.to == after.packet.to
+                && before.led == after.led
                 && (at_once || before.early() == after.early());
             let answer = if before.answer == Answer::Allow { Answer::Allow } else { Answer::Drop };
             let Shot { from, to, destination, source_port, content, .. } = *shot;

@@ -341,8 +341,9 @@ fn pool() -> impl Strategy<Value = Value> {
 fn endpoint() -> impl Strategy<Value = Value> {
     let name = select(vec!["w0", "w1", "w2", "w3", "w4", "w5"]);
     let fate = prop_oneof![30 => Just(""), 1 => Just("absent"), 2 => Just("floating"), 1 => Just("account")];
-    (name, labels(), profiles(), fate).prop_map(|(name, labels, profiles, fate)| {
-        let mut endpoint = json!({"name": name, "labels": labels, "profiles": profiles});
+    let published = prop_oneof![2 => Just(Vec::new()), 1 => vec(published(), 1..4)];
+    (name, labels(), profiles(), fate, published).prop_map(|(name, labels, profiles, fate, published)| {
+        let mut endpoint = json!({"name": name, "labels": labels, "profiles": profiles, "published": published});
         match fate {
             "absent" => endpoint["absent"] = true.into(),
             "account" => endpoint["serviceAccountName"] = "robot".into(),
@@ -355,6 +356,22 @@ fn endpoint() -> impl Strategy<Value = Value> {
             _ => {}
         }
         endpoint
+    })
+}
+
+/// A port of the host that leads to one where everybody listens.
+fn published() -> impl Strategy<Value = Value> {
+    let port = |protocol: &'static str, ports: Vec<u16>, host_ports: Vec<u16>| {
+        (select(ports), select(host_ports)).prop_map(move |(port, host_port)| (protocol, port, host_port))
+    };
+    let port = prop_oneof![
+        3 => port("TCP", vec![80, 443, 8080], vec![80, 443, 8080, 22, 179]),
+        3 => port("UDP", vec![53, 5000], vec![53, 5000, 8080, 68, 4789]),
+        1 => port("SCTP", vec![80, 5000], vec![80, 5000]),
+    ];
+    let address = select(vec!["", "", "", "0.0.0.0", "::", "10.99.1.1", "10.99.0.1", "fd99::1", "127.0.0.1"]);
+    (port, address).prop_map(|((protocol, port, host_port), address)| {
+        json!({"protocol": protocol, "port": port, "hostPort": host_port, "hostIP": address})
     })
 }
 
@@ -432,6 +449,8 @@ enum Twist {
     Floating,
     /// To a port of the host that its owner translates.
     Translated(u16),
+    /// To the host, also from the host itself: to a port that may be published.
+    Published,
 }
 
 /// Random packets between the parties of a topology.
@@ -443,6 +462,7 @@ pub(crate) fn shot(topology: &Topology) -> impl Strategy<Value = Shot> + use<> {
         2 => (0..parties).prop_map(Twist::Forged),
         2 => Just(Twist::Floating),
         2 => select(vec![30080, 30081]).prop_map(Twist::Translated),
+        4 => Just(Twist::Published),
     ];
     // None at which a server would answer to an answer, for ever.
     let port = weighted(0.05, select(vec![443_u16, 5002, 50]));
@@ -489,6 +509,10 @@ pub(crate) fn shot(topology: &Topology) -> impl Strategy<Value = Shot> + use<> {
                         manner: Manner::Converse,
                         ..own
                     }
+                }
+                // What comes back to the host looks like what arrived there.
+                Twist::Published if from != parties - 1 || own.manner == Manner::Converse => {
+                    Shot { to: parties - 1, destination: address(parties - 1), ..own }
                 }
                 _ => own,
             }

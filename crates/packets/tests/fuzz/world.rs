@@ -53,20 +53,24 @@ pub(crate) struct Expectation {
     pub(crate) verdict: Verdict,
     seen: IpAddr,
     why: Vec<Why>,
-    /// Its destination is translated by us.
+    /// Untracked policy of the host keeps the error from its sender by which it would be told of a refusal.
+    unheard: bool,
+    /// Its destination is a floating address.
     floats: bool,
+    /// Where a published port leads it.
+    pub(crate) led: Option<(IpAddr, Hop)>,
 }
 
 impl Expectation {
     /// What becomes of the packet before the table in which most policy is, as far as it matters for what follows: the
     /// stations there with their verdicts, and whether it is translated.
-    pub(crate) fn early(&self) -> (Vec<(Stage, Verdict, bool)>, bool) {
+    pub(crate) fn early(&self) -> (Vec<(Stage, Verdict, bool)>, bool, Option<&(IpAddr, Hop)>) {
         let is_early =
             |stage: Stage| matches!(stage, Stage::SourceCheck | Stage::Policy(List::Untracked | List::PreDnat, _));
         let request = self.why.first().into_iter().flat_map(|why| &why.steps);
         let stations =
             request.filter(|step| is_early(step.stage)).map(|step| (step.stage, step.verdict, step.allows_by_rule()));
-        (stations.collect(), self.floats)
+        (stations.collect(), self.floats, self.led.as_ref())
     }
 }
 
@@ -160,17 +164,20 @@ pub(crate) fn differences(
 }
 
 fn compare(shot: &Shot, expectation: Expectation, outcome: Outcome) -> Option<Mismatch> {
-    let Expectation { packet, answer, verdict, seen, why, floats: _ } = expectation;
+    let Expectation { packet, answer, verdict, seen, why, unheard, floats: _, led } = expectation;
     let same = match (answer, outcome.answer) {
         (Answer::Allow, Answer::Allow) => {
             let asked = shot.manner == Manner::Converse && matches!(shot.content, Content::Udp { .. });
-            !asked || outcome.seen.is_some_and(|arrival| arrival.source.ip() == seen)
+            // Who speaks to himself by a port of the host is masqueraded, by whichever address the kernel takes.
+            let to_itself = led.as_ref().is_some_and(|(to, _)| *to == packet.source);
+            !asked || to_itself || outcome.seen.is_some_and(|arrival| arrival.source.ip() == seen)
         }
         // A sender on the host itself is refused by its own kernel before an error can reach it, and nobody is told of
         // some hand-made packets (answers, errors, fragments of streams).
-        (Answer::Reject, Answer::Drop) => packet.from == Hop::Host || shot.manner == Manner::OneWay,
-        // A port of the host that was to be translated and is not: nobody listens there.
-        (Answer::Drop, Answer::Reject) if verdict.is_allow() => packet.addressed.is_some(),
+        (Answer::Reject, Answer::Drop) => packet.from == Hop::Host || shot.manner == Manner::OneWay || unheard,
+        // A port of the host that was to be translated and is not: nobody listens there. Or one that is, for somebody
+        // else, whose kernel speaks no such protocol.
+        (Answer::Drop, Answer::Reject) if verdict.is_allow() => packet.addressed.is_some() || led.is_some(),
         (expected, got) => expected == got,
     };
     let expected = format!("{answer:?} as {verdict:?}, from {seen}");
@@ -189,7 +196,14 @@ pub(crate) fn expect(
     let flow = oracle::flow(oracle, &packet);
     // Nobody translates what connection tracking knows nothing of.
     let translated = packet.destination != shot.destination || floats(oracle, packet.destination);
-    let reached = reached && !(translated && flow.request.1.is_untracked());
+    let untracked = flow.request.1.is_untracked();
+    let after = oracle.translated(&packet);
+    let led = (packet.to == Hop::Host && after.to != Hop::Host).then_some((after.destination, after.to));
+    let reached = match &led {
+        // Everybody answers, but a packet without an answer must get to whom it is for.
+        Some((_, to)) if shot.manner == Manner::OneWay && !untracked => *to == hop(topology, shot.to),
+        _ => reached && !(translated && untracked),
+    };
     let verdict = if shot.manner == Manner::Converse { flow.verdict() } else { flow.request.0 };
     let answer = match verdict {
         Verdict::Allow if !reached => Answer::Drop,
@@ -200,7 +214,18 @@ pub(crate) fn expect(
     let seen = oracle.seen_source(&packet);
     let why = [Some(flow.request), flow.reply].into_iter().flatten().map(|(_, why)| why).collect();
     let floats = floats(oracle, shot.destination);
-    Expectation { packet, answer, verdict, seen, why, floats }
+    let unheard = matches!(answer, Answer::Reject) && !tells(topology, oracle, &packet);
+    Expectation { packet, answer, verdict, seen, why, unheard, floats, led }
+}
+
+/// Whether an error of the host's gets to the sender of a packet.
+fn tells(topology: &Topology, oracle: &oracle::State, packet: &Packet) -> bool {
+    let (family, icmp_type, code) = if packet.source.is_ipv4() { (4, 3, 3) } else { (6, 1, 4) };
+    let host = topology.parties.last().and_then(|host| host.address(family)).expect("a host has both families");
+    let mut error =
+        Packet::new(Hop::Host, packet.from.clone(), host, packet.source, Transport::Icmp { icmp_type, code });
+    error.tracking = Tracking::Established;
+    oracle::verdict(oracle, &error).0.is_allow()
 }
 
 /// The packet as the oracle takes it, and whether routing brings it to where it is waited for.
@@ -213,11 +238,8 @@ fn packet(topology: &Topology, oracle: &oracle::State, shot: &Shot, source: IpAd
         Content::Icmp { icmp_type, code } => Transport::Icmp { icmp_type, code },
         Content::Other(protocol) => Transport::Other(protocol),
     };
-    let hop = |party: usize| match topology.parties[party].role {
-        Role::Host => Hop::Host,
-        Role::Workload(_) | Role::Neighbour(_) => Hop::Interface(topology.parties[party].interface.clone()),
-    };
-    let mut packet = Packet::new(hop(shot.from), Hop::Host, source, shot.destination, transport).unknown_to_tracking();
+    let mut packet =
+        Packet::new(hop(topology, shot.from), Hop::Host, source, shot.destination, transport).unknown_to_tracking();
     if let Content::Tcp { flags, .. } = shot.content {
         // A SYN begins a flow; an ACK is taken for the middle of one that was not seen.
         packet.tracking = if matches!(flags, SYN | 16) { Tracking::New } else { Tracking::Invalid };
@@ -233,8 +255,16 @@ fn packet(topology: &Topology, oracle: &oracle::State, shot: &Shot, source: IpAd
     }
     packet.to = route(topology, oracle, packet.destination);
     let floating = floats(oracle, packet.destination) && packet.tracking != Tracking::Invalid;
-    let reached = packet.to == hop(shot.to) || floating;
+    let reached = packet.to == hop(topology, shot.to) || floating;
     (packet, reached)
+}
+
+/// Where a party is, seen from the host.
+fn hop(topology: &Topology, party: usize) -> Hop {
+    match topology.parties[party].role {
+        Role::Host => Hop::Host,
+        Role::Workload(_) | Role::Neighbour(_) => Hop::Interface(topology.parties[party].interface.clone()),
+    }
 }
 
 /// Whether an address is one that some endpoint has beside its own.

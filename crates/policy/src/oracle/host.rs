@@ -7,7 +7,7 @@ use calico_model::{Direction, HostEndpoint, WorkloadEndpoint};
 use super::{
     Held, List, State,
     decide::Judged,
-    path::{Led, View, seen_source},
+    path::{Led, View, seen_source, translated},
     why::{Owner, Reason, Step, Subject},
 };
 use crate::{
@@ -28,6 +28,12 @@ impl State {
         let usable =
             |held: &&Held<HostEndpoint>| held.fault.is_none() && host_interfaces(&held.value.spec).fault().is_none();
         self.hosts.values().filter(usable).map(|held| &held.value)
+    }
+
+    /// A packet with a floating address, or a published port of the host, as destination translated to the endpoint's
+    /// own. Untracked policy may still have it go untranslated, which this does not look into.
+    pub fn translated(&self, packet: &Packet) -> Packet {
+        translated(self, packet)
     }
 
     /// The source address that the receiver of a packet sees.
