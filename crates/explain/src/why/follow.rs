@@ -1,10 +1,10 @@
 //! The packet's way: which hosts judge it, and what it looks like there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use calico_model::{AnyResource, EncapMode, IPPool, KindName, ResourceKey};
+use calico_model::{AnyResource, EncapMode, IPPool, KindName, ResourceKey, WorkloadEndpoint};
 use calico_policy::{
-    instruction::PolicyId,
+    instruction::{EndpointId, PolicyId},
     oracle::{self, Flow, State},
     packet::{Hop, Packet, Transport, Verdict},
 };
@@ -135,6 +135,9 @@ pub(super) fn route(cluster: &Cluster, question: &Question, legs: &[Leg]) -> Rou
         (None, Some(to)) => format!("comes to {to} from outside{last}"),
         (None, None) => "neither end is of this cluster: nothing here judges it".to_owned(),
     };
+    for leg in legs {
+        route.text.extend(published(cluster, leg));
+    }
     if let Some(leg) = legs.first() {
         let seen = leg.state.seen_source(&leg.packet);
         route.masqueraded = (seen != leg.packet.source).then_some(seen);
@@ -147,6 +150,19 @@ pub(super) fn route(cluster: &Cluster, question: &Question, legs: &[Leg]) -> Rou
         }
     }
     route
+}
+
+/// Which workload a port of the host leads to, if the packet is for such a port.
+fn published(cluster: &Cluster, leg: &Leg) -> Option<String> {
+    let after = leg.state.translated(&leg.packet);
+    let (Hop::Host, Hop::Interface(interface)) = (&leg.packet.to, &after.to) else { return None };
+    let is_there = |endpoint: &&(EndpointId, &WorkloadEndpoint)| {
+        endpoint.1.spec.node == leg.node && endpoint.1.spec.interface_name == *interface
+    };
+    let name = cluster.endpoints().find(|endpoint| is_there(&endpoint)).map(|(id, _)| cluster.workload_name(&id))?;
+    let to = after.ports().map(|(_, port)| SocketAddr::new(after.destination, port))?;
+    let port = leg.packet.ports()?.1;
+    Some(format!("; port {port} of {} is published and leads to {name} ({to}, by {interface})", leg.node))
 }
 
 /// The pool that the receiver's address is of.

@@ -91,6 +91,25 @@ fn an_allowed_flow_names_both_hosts_the_route_and_what_would_deny_it() {
 }
 
 #[test]
+fn a_published_port_is_told_and_the_workload_behind_it_is_asked() {
+    let Change::Set { resource, .. } = endpoint("h2", 3, "db", &["open"]) else { panic!("it is there") };
+    let mut json: Value = serde_json::from_slice(&resource.to_json()).unwrap();
+    json["spec"]["ports"] = json!([{"protocol": "TCP", "port": 5432, "hostPort": 15432}]);
+    let published = cluster(vec![lock(), set(json)]);
+    let answer = ask(&published, "10.65.0.1", "172.18.0.2", 15432);
+    assert_eq!(answer.summary, "allowed: tcp 15432 from web1 to host h2");
+    assert!(
+        answer.route.text.ends_with("; port 15432 of h2 is published and leads to db3 (10.65.0.3:5432, by cali3)"),
+        "{}",
+        answer.route.text
+    );
+    let answer = ask(&published, "192.0.2.9", "172.18.0.2", 15432);
+    assert!(answer.summary.starts_with("denied at ingress of db3 on h2: "), "{}", answer.summary);
+    let answer = ask(&cluster(vec![lock()]), "192.0.2.9", "172.18.0.2", 15432);
+    assert!(!answer.route.text.contains("published") && answer.summary.starts_with("allowed"), "{}", answer.summary);
+}
+
+#[test]
 fn a_denied_flow_names_the_rule_and_the_change_is_proven() {
     let cluster = cluster(vec![lock()]);
     let answer = ask(&cluster, "10.65.0.1", "10.65.0.3", 22);

@@ -61,10 +61,14 @@ pub(crate) struct Expectation {
     pub(crate) led: Option<(IpAddr, Hop)>,
 }
 
+/// Stations with their verdicts, and whether they allow by a rule; whether the packet's address floats; where a
+/// published port leads it.
+type Early<'a> = (Vec<(Stage, Verdict, bool)>, bool, Option<&'a (IpAddr, Hop)>);
+
 impl Expectation {
     /// What becomes of the packet before the table in which most policy is, as far as it matters for what follows: the
     /// stations there with their verdicts, and whether it is translated.
-    pub(crate) fn early(&self) -> (Vec<(Stage, Verdict, bool)>, bool, Option<&(IpAddr, Hop)>) {
+    pub(crate) fn early(&self) -> Early<'_> {
         let is_early =
             |stage: Stage| matches!(stage, Stage::SourceCheck | Stage::Policy(List::Untracked | List::PreDnat, _));
         let request = self.why.first().into_iter().flat_map(|why| &why.steps);
