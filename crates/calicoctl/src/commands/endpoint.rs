@@ -56,6 +56,9 @@ const SUMMARY: &[Column] = &[
     Column::new("Number of Endpoints", "endpoints"),
 ];
 
+/// A column only where there is something in it.
+const PUBLISHED: Column = Column::hidden("published");
+
 const DETAILED: &[Column] = &[
     Column::new("Hostname", "hostname"),
     Column::new("Orchestrator ID", "orchestrator"),
@@ -65,6 +68,7 @@ const DETAILED: &[Column] = &[
     Column::new("MAC", "mac"),
     Column::new("Profiles", "profiles"),
     Column::new("State", "state"),
+    PUBLISHED,
     Column::hidden("interface"),
     Column::hidden("workloadName"),
     Column::hidden("labels"),
@@ -95,7 +99,12 @@ fn summary(endpoints: &[WorkloadEndpoint]) -> Output {
 /// One row for each endpoint.
 pub(crate) async fn detailed(ctx: &Context, endpoints: &[WorkloadEndpoint]) -> Result<Output, Failure> {
     let names = TypedNames::read(ctx).await?;
-    let mut table = Table::new(DETAILED);
+    let mut columns = DETAILED.to_vec();
+    if endpoints.iter().any(|endpoint| published(endpoint).next().is_some()) {
+        let column = columns.iter_mut().find(|column| **column == PUBLISHED);
+        column.expect("it is among them").clone_from(&Column::new("Published", "published"));
+    }
+    let mut table = Table::new(&columns);
     for endpoint in endpoints {
         let parts = WorkloadName::of(&endpoint.spec);
         let spec = &endpoint.spec;
@@ -109,12 +118,26 @@ pub(crate) async fn detailed(ctx: &Context, endpoints: &[WorkloadEndpoint]) -> R
             or_absent(&spec.mac),
             Cell::Commas(spec.profiles.iter().map(|stored| names.shown(stored).to_owned()).collect()),
             state(ctx, endpoint).into(),
+            Cell::lines(published(endpoint)),
             or_absent(&spec.interface_name),
             Cell::or_absent(endpoint.metadata.annotations.get(ANNOTATION_WORKLOAD)),
             Cell::Both(String::new(), serde_json::json!(endpoint.metadata.labels)),
         ]);
     }
     Ok(table.into())
+}
+
+/// Ports of the host that are to lead to an endpoint, as Docker writes them: `192.0.2.1:8080->80/tcp`.
+fn published(endpoint: &WorkloadEndpoint) -> impl Iterator<Item = String> {
+    endpoint.spec.ports.iter().filter_map(|port| {
+        let host_port = port.host_port.filter(|host_port| *host_port > 0)?;
+        let host = match port.host_ip.as_deref().unwrap_or_default() {
+            "" => String::new(),
+            host if host.contains(':') => format!("[{host}]:"),
+            host => format!("{host}:"),
+        };
+        Some(format!("{host}{host_port}->{}/{}", port.port, port.protocol.to_string().to_lowercase()))
+    })
 }
 
 /// An address with its prefix length; upstream tolerates addresses stored without.

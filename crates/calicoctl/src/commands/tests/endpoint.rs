@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use calico_model::{ProfileName, WorkloadEndpointSpec};
+use calico_model::{EndpointPort, ProfileName, WorkloadEndpointSpec};
 use calico_store::{Injected, WriteKind};
 
 use crate::{
@@ -168,6 +168,29 @@ async fn endpoints_counted_and_listed() {
     let listed = show(&bench.ctx, &detailed(EndpointFilter::default())).await.unwrap();
     insta::assert_snapshot!("endpoint_show_detailed", listed.text);
     insta::assert_snapshot!("endpoint_show_detailed_yaml", listed.render(Format::Yaml));
+}
+
+#[tokio::test]
+async fn published_ports_are_told_where_there_are_any() {
+    let bench = bench(&[]).await;
+    let show_all = async || show(&bench.ctx, &detailed(EndpointFilter::default())).await.unwrap();
+    assert!(!show_all().await.text.contains("Published"));
+    let port = |host_port, host_ip: Option<&str>| EndpointPort {
+        name: String::new(),
+        protocol: "TCP".into(),
+        port: 80,
+        host_port: Some(host_port),
+        host_ip: host_ip.map(str::to_owned),
+        extra: Default::default(),
+    };
+    let mut endpoint = bench.endpoint(NODE, "c2", "e2", &[]).await;
+    endpoint.spec.ports = vec![port(8080, None), port(8081, Some("192.0.2.1")), port(8082, Some("::1"))];
+    endpoint.spec.ports.push(EndpointPort { name: "http".into(), host_port: Some(0), ..port(0, None) });
+    bench.ctx.store.update(endpoint).await.unwrap();
+    let shown = show_all().await;
+    assert!(shown.text.contains("| 192.0.2.1:8081->80/tcp |"), "{}", shown.text);
+    let published = ["8080->80/tcp", "192.0.2.1:8081->80/tcp", "[::1]:8082->80/tcp"];
+    assert_eq!(shown.data[1]["published"], serde_json::json!(published));
 }
 
 #[tokio::test]
