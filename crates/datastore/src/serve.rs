@@ -9,13 +9,15 @@
 //! - At the end no client hangs: streams are ended with etcd's word for it, calls that run are answered, and after
 //!   [`PATIENCE`] what is left is dropped. Every write that was acknowledged is on the disk whatever happens.
 
+mod authority;
 mod health;
 pub(crate) mod socket;
 
 use std::{future::Future, path::PathBuf, time::Duration};
 
+use authority::Anonymous;
 use calico_model::AgentHealth;
-use futures::future;
+use futures::{TryStreamExt as _, future};
 use tokio::{sync::watch as cell, time};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -101,7 +103,7 @@ pub async fn serve(
 
     let local = Server::builder().serve_with_incoming_shutdown(
         routes.clone(),
-        UnixListenerStream::new(socket.listen()?),
+        UnixListenerStream::new(socket.listen()?).map_ok(Anonymous::new),
         until(stopped.clone()),
     );
     let local = ended(local, options.socket.display().to_string());

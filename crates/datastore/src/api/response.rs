@@ -107,7 +107,9 @@ fn op(result: &OpResult, asked: &Asked, writing: &mut Writing) -> PbResponseOp {
 pub(super) fn event(event: &WatchEvent) -> PbEvent {
     match event {
         WatchEvent::Put { kv, prev } => {
-            PbEvent { r#type: PUT, kv: Some(key_value(kv)), prev_kv: prev.as_ref().map(key_value) }
+            // What has just come into being has nothing before it, also where its revision deleted the key first.
+            let prev = prev.as_ref().filter(|_| kv.create_revision < kv.mod_revision);
+            PbEvent { r#type: PUT, kv: Some(key_value(kv)), prev_kv: prev.map(key_value) }
         }
         WatchEvent::Delete { key, revision, prev } => PbEvent {
             r#type: DELETE,
