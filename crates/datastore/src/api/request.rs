@@ -182,3 +182,6 @@ fn compare(request: PbCompare) -> Result<Compare, Status> {
 fn check_key(key: &[u8]) -> Result<(), Status> {
     if key.is_empty() { Err(refused(Refusal::EmptyKey)) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;

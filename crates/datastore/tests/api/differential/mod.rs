@@ -16,6 +16,7 @@
 //! - A transaction that deletes a key by a range without an end, or in a nested transaction, and then puts it keeping
 //!   its value or lease: etcd ends in a panic, ours refuses it whole.
 
+mod edges;
 mod generate;
 mod op;
 
