@@ -124,6 +124,15 @@ impl ConnectOptions {
         Ok(Self::from_location(location)?.unwrap_or_else(|| Self::embedded(socket)))
     }
 
+    /// What variables say, and nothing else: neither this host's record nor its embedded datastore stands in. `None` if
+    /// none of them is about the datastore.
+    ///
+    /// # Errors
+    /// As for [`from_env`](Self::from_env).
+    pub fn given(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Error> {
+        Self::from_variables(&lookup)
+    }
+
     /// The datastore that calico-node on this host keeps, served on `socket`.
     pub fn embedded(socket: &Path) -> Self {
         let endpoints = vec![Endpoint::Unix { path: socket.to_owned() }];

@@ -16,19 +16,29 @@ use super::{
 /// How many keys are written at once: etcd makes a batch of them, and syncs its disk once.
 const AT_ONCE: usize = 32;
 
-/// One write that makes the copy more like the original.
+/// One way in which a copy differs from its original.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Write<'a> {
-    /// The copy lacks the key.
-    Create(&'a Entry),
-    /// The copy holds another value, at this revision.
-    Update(&'a Entry, Revision),
-    /// The original lacks the key.
-    Delete(&'a Entry),
+pub enum Difference<'a> {
+    /// The copy lacks this entry of the original.
+    Missing(&'a Entry),
+    /// The copy holds another value than this of the original, written at this revision.
+    Other(&'a Entry, Revision),
+    /// The copy holds this entry, which the original lacks.
+    TooMuch(&'a Entry),
 }
 
-/// What has to be written to make `copy` equal to `original`, key by key. Both are in the order of keys.
-pub(super) fn differences<'a>(original: &'a [Entry], copy: &'a [Entry]) -> Vec<Write<'a>> {
+impl Difference<'_> {
+    /// The key that differs.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Missing(entry) | Self::Other(entry, _) | Self::TooMuch(entry) => &entry.key,
+        }
+    }
+}
+
+/// How `copy` differs from `original`, key by key. Both are in the order of keys; what is about a migration itself does not
+/// count.
+pub fn differences<'a>(original: &'a [Entry], copy: &'a [Entry]) -> Vec<Difference<'a>> {
     let (mut original, mut copy) = (relevant(original).peekable(), relevant(copy).peekable());
     let next = || {
         let order = match (original.peek(), copy.peek()) {
@@ -38,10 +48,10 @@ pub(super) fn differences<'a>(original: &'a [Entry], copy: &'a [Entry]) -> Vec<W
             (Some(left), Some(right)) => left.key.cmp(&right.key),
         };
         Some(match order {
-            Ordering::Less => original.next().map(Write::Create),
-            Ordering::Greater => copy.next().map(Write::Delete),
+            Ordering::Less => original.next().map(Difference::Missing),
+            Ordering::Greater => copy.next().map(Difference::TooMuch),
             Ordering::Equal => match (original.next(), copy.next()) {
-                (Some(left), Some(right)) if left.value != right.value => Some(Write::Update(left, right.revision)),
+                (Some(left), Some(right)) if left.value != right.value => Some(Difference::Other(left, right.revision)),
                 _ => None,
             },
         })
@@ -78,23 +88,23 @@ pub(super) async fn round(old: &dyn Kv, new: &dyn Kv) -> Result<Round, Relocatio
     Ok(Round { written: writes.len(), copied })
 }
 
-async fn apply(new: &dyn Kv, write: &Write<'_>) -> Result<(), Error> {
+async fn apply(new: &dyn Kv, write: &Difference<'_>) -> Result<(), Error> {
     match write {
-        Write::Create(entry) => new.create(&entry.key, entry.value.clone()).await.map(drop),
-        Write::Update(entry, revision) => new.update(&entry.key, entry.value.clone(), *revision).await.map(drop),
-        Write::Delete(entry) => new.delete(&entry.key, entry.revision).await,
+        Difference::Missing(entry) => new.create(&entry.key, entry.value.clone()).await.map(drop),
+        Difference::Other(entry, revision) => new.update(&entry.key, entry.value.clone(), *revision).await.map(drop),
+        Difference::TooMuch(entry) => new.delete(&entry.key, entry.revision).await,
     }
 }
 
 /// The differences that arose in `original` after both were equal and that nothing in `copy` stands against: keys
 /// written in the original since, and not in the copy.
-pub(super) fn late<'a>(original: &'a [Entry], copy: &'a [Entry], copied: Copied) -> Vec<Write<'a>> {
+pub(super) fn late<'a>(original: &'a [Entry], copy: &'a [Entry], copied: Copied) -> Vec<Difference<'a>> {
     let untouched = |revision: Revision| revision.0 <= copied.new;
     let mut writes = differences(original, copy);
     writes.retain(|write| match write {
-        Write::Create(entry) => entry.revision.0 > copied.old,
-        Write::Update(entry, revision) => entry.revision.0 > copied.old && untouched(*revision),
-        Write::Delete(entry) => untouched(entry.revision),
+        Difference::Missing(entry) => entry.revision.0 > copied.old,
+        Difference::Other(entry, revision) => entry.revision.0 > copied.old && untouched(*revision),
+        Difference::TooMuch(entry) => untouched(entry.revision),
     });
     writes
 }
@@ -133,7 +143,11 @@ mod tests {
             entry("datastore/v1/relocation-hosts/h", "", 7),
             entry("z", "", 3),
         ];
-        let expected = [Write::Create(&original[0]), Write::Update(&original[1], Revision(9)), Write::Delete(&copy[1])];
+        let expected = [
+            Difference::Missing(&original[0]),
+            Difference::Other(&original[1], Revision(9)),
+            Difference::TooMuch(&copy[1]),
+        ];
         assert_eq!(differences(&original, &copy), expected);
         assert!(differences(&original, &original).is_empty());
         assert_eq!(differences(&original, &[]).len(), 3);
@@ -157,8 +171,11 @@ mod tests {
             entry("deleted", "copied", 16),
             entry("stays", "changed in new", 23),
         ];
-        let expected =
-            [Write::Update(&original[0], Revision(15)), Write::Create(&original[2]), Write::Delete(&copy[3])];
+        let expected = [
+            Difference::Other(&original[0], Revision(15)),
+            Difference::Missing(&original[2]),
+            Difference::TooMuch(&copy[3]),
+        ];
         assert_eq!(late(&original, &copy, copied), expected);
     }
 }

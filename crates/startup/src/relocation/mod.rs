@@ -49,6 +49,7 @@ use calico_store::{ConnectOptions, Entry, Error, EtcdKv, Kv};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use abort::{TakenBack, abort};
+pub use copy::{Difference, differences};
 pub use error::RelocationError;
 pub use host::{Place, ThisPlace, follow};
 pub use migrate::{HostState, Migration, Moved, Progress, finish, migrate};
@@ -145,7 +146,11 @@ impl Destination {
     /// # Errors
     /// [`Error::Settings`] names the variable or file.
     pub fn options(&self) -> Result<ConnectOptions, Error> {
-        ConnectOptions::from_lookup(|name| self.0.get(name).cloned())
+        let given = ConnectOptions::given(|name| self.0.get(name).cloned())?;
+        given.ok_or_else(|| Error::Settings {
+            setting: RECORD.to_owned(),
+            cause: "it does not say where the new datastore is".to_owned(),
+        })
     }
 
     /// A connection that was tried.

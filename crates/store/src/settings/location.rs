@@ -67,9 +67,8 @@ impl ConnectOptions {
     /// As for [`write_location`](Self::write_location).
     pub fn write_moved(&self, path: &Path, former: &str) -> Result<(), Error> {
         let mut all = former_places(path).map_err(|cause| settings(&path.display().to_string(), cause))?;
-        if !all.iter().any(|known| known == former) {
-            all.push(former.to_owned());
-        }
+        all.retain(|known| known != former && *known != self.location());
+        all.push(former.to_owned());
         self.write(path, Some((FORMER, all.join(&BETWEEN.to_string()))))
     }
 

@@ -224,6 +224,10 @@ fn the_record_of_a_move_goes_before_an_environment_that_names_the_former_place()
     assert_eq!(find("http://first:2379"), "http://third:2379", "also after a second move");
     assert_eq!(find("http://second:2379"), "http://third:2379");
     assert_eq!(find(""), "http://third:2379");
+    let first = ConnectOptions::given(lookup(&[("ETCD_ENDPOINTS", "http://first:2379")])).unwrap().unwrap();
+    first.write_moved(&path, "http://third:2379").unwrap();
+    assert_eq!(find("http://second:2379"), "http://first:2379", "and after the way back");
+    assert_eq!(find("http://first:2379"), "http://first:2379");
     third.write_location(&path, None).unwrap();
     assert_eq!(find("http://first:2379"), "http://first:2379", "a host that joined otherwise has left nothing");
 }
