@@ -16,7 +16,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DIR = $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 IMAGE := $(TARGET)/calico-node.tar
 
-.PHONY: help setup build image share quickstart test fuzz lint advisories bench clean-lab
+.PHONY: help setup build image share deb quickstart test fuzz lint advisories bench clean-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ share: build ## write the manual pages and the completion scripts into target/sh
 	@$(DIR)/calicoctl completion bash >$(TARGET)/share/bash-completion/completions/calicoctl
 	@$(DIR)/calicoctl completion zsh >$(TARGET)/share/zsh/site-functions/_calicoctl
 	@$(DIR)/calicoctl completion fish >$(TARGET)/share/fish/vendor_completions.d/calicoctl.fish
+
+deb: build ## build the Debian package target/calico_<version>_<architecture>.deb
+	@scripts/deb $(DIR) $(TARGET)
 
 quickstart: ## raise two hosts with Docker on this machine and play the walk-through on them (root)
 	@$(MAKE) image PROFILE=dev
