@@ -14,6 +14,9 @@ use tokio::sync::{Notify, futures::Notified};
 /// A process that said nothing for this long hangs.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
+/// What a process does that has not reported yet.
+const STARTING: &str = "starting";
+
 /// The whole service's health.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Health {
@@ -47,6 +50,22 @@ pub(crate) struct Component {
     /// Numbers for `/metrics`, by their whole name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) gauges: BTreeMap<String, u64>,
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// In words.
+    pub(crate) why: String,
+    /// Its last report says more: it ended by itself, with a failure.
+    pub(crate) has_said_why: bool,
+}
+
+impl End {
+    /// One that its process said nothing about.
+    pub(crate) fn of(why: String) -> Self {
+        Self { why, has_said_why: false }
+    }
 }
 
 #[derive(Default)]
@@ -84,22 +103,28 @@ impl Board {
     }
 
     pub(crate) fn started(&self, name: &'static str, pid: Option<u32>) {
-        if let Some(state) = self.states().get_mut(name) {
+        {
+            let mut states = self.states();
+            // Some processes are wanted only later, and stand on the board from then on.
+            let state = states.entry(name).or_default();
             state.pid = pid;
             state.since = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
             state.starts += 1;
             state.heard = Some(Instant::now());
-            state.report = AgentHealth { reason: "starting".into(), ..AgentHealth::default() };
+            state.report = AgentHealth { reason: STARTING.into(), ..AgentHealth::default() };
         }
         self.changed.notify_waiters();
     }
 
-    pub(crate) fn ended(&self, name: &'static str, why: &str) {
+    pub(crate) fn ended(&self, name: &'static str, end: &End) {
         if let Some(state) = self.states().get_mut(name) {
             state.pid = None;
             state.since = None;
             state.heard = None;
-            state.report = AgentHealth { reason: why.to_owned(), ..AgentHealth::default() };
+            let last = std::mem::take(&mut state.report);
+            let has_words = end.has_said_why && !last.ready && last.reason != STARTING;
+            let reason = if has_words { format!("{}: {}", end.why, last.reason) } else { end.why.clone() };
+            state.report.reason = reason;
         }
         self.changed.notify_waiters();
     }
@@ -128,6 +153,11 @@ impl Board {
     /// Whether one component does its work.
     pub(crate) fn is_ready(&self, name: &str, now: Instant) -> bool {
         self.states().get(name).is_some_and(|state| component(name, state, now).ready)
+    }
+
+    /// One component, if it is on the board.
+    pub(crate) fn component(&self, name: &str, now: Instant) -> Option<Component> {
+        self.states().get(name).map(|state| component(name, state, now))
     }
 
     /// Completes at the first change after this call, even if it is awaited later.
@@ -190,9 +220,27 @@ mod tests {
         let unheard = at(Instant::now());
         assert!(unheard.live && !unheard.ready && unheard.reason == "no answer");
         assert!(!at(Instant::now() + SILENCE).live, "a failed question is no answer");
-        board.ended("felix", "killed by signal 9");
-        assert!(!at(Instant::now()).live && at(Instant::now()).reason.contains("signal 9"));
+        board.ended("felix", &End::of("killed by signal 9".into()));
+        assert!(!at(Instant::now()).live && at(Instant::now()).reason == "killed by signal 9");
         board.started("felix", Some(8));
         assert_eq!(at(Instant::now()).restarts, 1);
+    }
+
+    #[test]
+    fn whoever_fails_has_the_last_word_and_latecomers_find_a_place() {
+        let board = Board::new("h1", &["felix"]);
+        let code = || End { why: "ended with code 1".into(), has_said_why: true };
+        let reason = || board.component("datastore", Instant::now()).unwrap().reason;
+        assert!(board.component("datastore", Instant::now()).is_none());
+        board.started("datastore", Some(7));
+        board.ended("datastore", &code());
+        assert_eq!(reason(), "ended with code 1", "it said nothing");
+        board.started("datastore", Some(8));
+        board.reported("datastore", AgentHealth { reason: "the file is damaged".into(), ..AgentHealth::default() });
+        board.ended("datastore", &code());
+        assert_eq!(reason(), "ended with code 1: the file is damaged");
+        board.reported("datastore", AgentHealth { ready: true, reason: "all well".into(), ..AgentHealth::default() });
+        board.ended("datastore", &code());
+        assert_eq!(reason(), "ended with code 1", "what it said while it was well explains nothing");
     }
 }

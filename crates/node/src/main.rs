@@ -1,27 +1,32 @@
 //! `calico-node`: the service of one host. Start-up, then felix, confd and BIRD under supervision.
 //!
-//! `run` is the service, the same in the container and on the host; `confd` is one of the processes that it supervises,
-//! and can be run by hand to look at it, as `calico-felix` can; `health` asks a running service.
+//! `run` is the service, the same in the container and on the host; `confd`, `datastore` and `libnetwork` are processes that it
+//! supervises, and can be run by hand to look at them, as `calico-felix` can; `health` asks a running service.
 
 mod agents;
 mod backoff;
 mod board;
 mod child;
 mod clean;
+mod crew;
+mod datastore;
 mod health;
+mod libnetwork;
 mod lines;
 mod lock;
 mod logs;
 mod metrics;
+mod place;
 mod process;
 mod run;
 mod supervisor;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use calico_model::AgentHealth;
 use clap::{Args, Parser, Subcommand};
 use miette::{IntoDiagnostic, Report, Result};
-use process::{block_on, init_log};
+use process::{block_on, init_log, print_report};
 
 /// Where the service keeps its sockets, lock and BIRD's configuration; shared between container and host.
 const RUN_DIR: &str = "/var/run/calico";
@@ -35,13 +40,16 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  ETCD_ENDPOINTS=http://10.0.0.1:2379 calico-node run      the service, in the foreground
+  calico-node run                                          the service, in the foreground, with its own datastore
+  ETCD_ENDPOINTS=http://10.0.0.1:2379 calico-node run      with an etcd
   calico-node run --ip 10.0.0.2 --as 64513                 with a chosen address and AS number
   calico-node health                                       is it live and ready, and if not, why
   calico-node health -o json
 
 The datastore is found by ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME and
-ETCD_PASSWORD, or ETCD_PASSWORD_FILE with the password in a file of mode 0600. CALICO_LOG sets the verbosity: error, warn, info, debug, trace.";
+ETCD_PASSWORD, or ETCD_PASSWORD_FILE with the password in a file of mode 0600. Without them the host's own record
+/var/lib/calico/datastore/location.env says where it is; without that, this host keeps it itself, in
+/var/lib/calico/datastore. CALICO_LOG sets the verbosity: error, warn, info, debug, trace.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -49,6 +57,14 @@ enum Command {
     Run(RunArgs),
     /// Only the agent that configures BIRD. Its health goes to standard output as JSON lines.
     Confd(NodeArgs),
+    /// Only the plugin for Docker's networks. Its health goes to standard output as JSON lines.
+    Libnetwork {
+        /// Name of this node; the host name if absent.
+        #[arg(long, env = "HOSTNAME")]
+        name: Option<String>,
+    },
+    /// Only the datastore of this host, served by a socket. Its health goes to standard output as JSON lines.
+    Datastore(datastore::DatastoreArgs),
     /// Ask the running service for its health. Exit code 0: ready; 1: not ready, or not running.
     Health(HealthArgs),
     /// Take rules, routes, tunnels and interfaces of workloads out of the kernel: this host is left for good.
@@ -92,6 +108,12 @@ struct RunArgs {
     /// Template of BIRD's configuration that replaces the one built in, if the file exists.
     #[arg(long, env = "CALICO_BIRD_TEMPLATE", default_value = "/etc/calico/confd/templates/bird.cfg.j2")]
     bird_template: PathBuf,
+    /// Serve Docker's own networks: `true`, `false`, or `auto`: where Docker is.
+    #[arg(long, env = "CALICO_LIBNETWORK", default_value = "auto", num_args = 0..=1, default_missing_value = "true")]
+    libnetwork: String,
+    /// TCP port of the datastore for other hosts; it is opened by the first `calicoctl node invite`.
+    #[arg(long, env = "CALICO_DATASTORE_PORT", default_value_t = 2379)]
+    datastore_port: u16,
 }
 
 #[derive(Args)]
@@ -117,10 +139,15 @@ struct HealthArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     init_log();
+    let is_agent = matches!(cli.command, Command::Confd(_) | Command::Datastore(_) | Command::Libnetwork { .. });
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
             eprint!("{}", in_words(&error));
+            if is_agent {
+                // The supervisor shows it as the reason why the process ended.
+                print_report(&AgentHealth { reason: on_one_line(&error), ..AgentHealth::default() });
+            }
             ExitCode::FAILURE
         }
     }
@@ -138,6 +165,15 @@ fn in_words(error: &Report) -> String {
     lines.concat()
 }
 
+/// The same on one line.
+fn on_one_line(error: &Report) -> String {
+    let mut words = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    if let Some(help) = error.help() {
+        words.push_str(&format!(" ({help})"));
+    }
+    words.replace('\n', " ")
+}
+
 fn dispatch(command: Command) -> Result<ExitCode> {
     if let Command::Child { parent, command } = command {
         return Err(child::become_child(parent, &command));
@@ -146,6 +182,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         match command {
             Command::Run(args) => run::run(args).await,
             Command::Confd(args) => agents::confd(&args).await,
+            Command::Libnetwork { name } => libnetwork::libnetwork(name.as_deref()).await,
+            Command::Datastore(args) => datastore::datastore(args).await,
             Command::Health(args) => print_health(&args).await,
             Command::Clean => clean::clean().await,
             Command::Child { .. } => unreachable!("handled above"),
@@ -165,9 +203,9 @@ async fn print_health(args: &HealthArgs) -> Result<ExitCode> {
                 (true, false) => "not ready",
                 (false, _) => "not live",
             };
-            println!("{:<6} {:<9} {}", component.name, state, component.reason);
+            println!("{:<10} {:<9} {}", component.name, state, component.reason);
             for problem in &component.problems {
-                println!("       problem: {problem}");
+                println!("           problem: {problem}");
             }
         }
     }
@@ -186,5 +224,6 @@ mod tests {
         assert_eq!(in_words(&miette!(help = "do this", "{long}")), format!("error: {long}\nhint: do this\n"));
         let error = miette!("deepest").wrap_err("outer");
         assert_eq!(in_words(&error), "error: outer\n  cause: deepest\n");
+        assert_eq!(on_one_line(&miette!(help = "do this", "deepest").wrap_err("outer")), "outer: deepest (do this)");
     }
 }

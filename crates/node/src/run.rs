@@ -4,9 +4,11 @@
 //! with a message and a non-zero code. A *restart* finds BIRD's configuration of an earlier run (the run directory
 //! lives until the next boot): then the processes are started at once, so that peers keep our routes, and a datastore
 //! that is away is waited for; only a refusal (an address that another host uses) ends the service.
+//!
+//! A datastore that this host keeps itself comes before all that and goes after it. When the datastore moves, the agents
+//! are started anew and everything else stays.
 
 use std::{
-    ffi::OsString,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -17,18 +19,19 @@ use calico_confd::bird;
 use calico_model::AgentHealth;
 use calico_startup::{Prepared, Progress, Request, StartupError};
 use calico_store::Store;
-use futures::FutureExt;
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
     RUN_DIR, RunArgs,
-    board::Board,
-    health,
+    board::{Board, Component},
+    crew::Crew,
+    health, libnetwork,
     lock::HostLock,
-    process::{stop_signal, store},
-    supervisor::{Service, StopWith, Supervised, Surroundings, felix_program, own_program},
+    place::Place,
+    process::stop_signal,
+    supervisor::Surroundings,
 };
 
 /// How long the processes may take to be ready before a first start counts as failed, and a restart is told of.
@@ -39,6 +42,8 @@ const START_EXTENSION: Duration = Duration::from_secs(120);
 const BIRD_POLL: Duration = Duration::from_secs(2);
 /// First and longest wait between two tries to reach the datastore on a restart.
 const DATASTORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long the agents of a restart wait for the datastore of this host: they run without one, but sooner with it.
+const DATASTORE_HEAD_START: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
@@ -56,8 +61,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     let listener = health::listen(args.health_port).await?;
     let bird = calico_startup::find_bird().map_err(explain)?;
     calico_startup::check_bgp_port().map_err(explain)?;
-    let store = store().into_diagnostic()?;
+    let place = Place::find()?;
     let request = request(&args, &node)?;
+    let plugin = libnetwork::Wanted::parse(&args.libnetwork)?;
 
     let board = Arc::new(Board::new(&node, &["bird", "confd", "felix"]));
     let server = tokio::spawn(health::serve(listener, board.clone()));
@@ -66,9 +72,18 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
         log_dir: (args.log_dir != "none").then(|| PathBuf::from(&args.log_dir)),
         bird_socket: run_dir.join("bird.ctl"),
     };
-    let outcome = serve(&store, &request, &node, &args, &bird, &surroundings).await;
+    let mut crew = Crew::new(&args, &node, &bird, plugin, surroundings.clone());
+    let poller = tokio::spawn(poll_bird(surroundings));
+    // As the first process of a container we would not be ended by a signal that nobody waits for.
+    let outcome = tokio::select! {
+        outcome = live(&mut crew, place, &request, &board) => outcome,
+        () = stop_signal() => Ok(()),
+    };
+    info!("stopping; rules and routes stay in force");
+    poller.abort();
+    crew.stop().await;
     server.abort();
-    outcome
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 fn request(args: &RunArgs, node: &str) -> Result<Request> {
@@ -91,94 +106,88 @@ fn explain(error: StartupError) -> miette::Report {
     }
 }
 
-/// Starts, waits for the signal, stops in order.
-async fn serve(
-    store: &Store,
-    request: &Request,
-    node: &str,
-    args: &RunArgs,
-    bird: &Path,
-    surroundings: &Surroundings,
-) -> Result<ExitCode> {
-    let restart = Path::new(RUN_DIR).join("bird.cfg").exists();
+/// The service's life, which only a failure ends.
+async fn live(crew: &mut Crew, mut place: Place, request: &Request, board: &Board) -> Result<()> {
+    let is_restart = Path::new(RUN_DIR).join("bird.cfg").exists();
     still_starting();
-    if !restart {
-        // As the first process of a container we would not be ended by a signal that nobody waits for.
-        tokio::select! {
-            prepared = prepare(store, request) => prepared.map_err(|failure| failure.report)?,
-            () = stop_signal() => return Ok(ExitCode::SUCCESS),
-        };
-    }
-    let services = start_services(args, node, bird, surroundings);
-    let poller = tokio::spawn(poll_bird(surroundings.clone()));
-    let tunnels = tokio::spawn({
-        let (store, node) = (store.clone(), node.to_owned());
-        async move { calico_startup::keep_tunnel_addresses(&store, &node).await }
-    });
-    let work = async {
-        if restart {
-            prepare_patiently(store, request).await?;
+    if crew.keep_datastore(&place)? {
+        let patience = if is_restart { DATASTORE_HEAD_START } else { READY_PATIENCE };
+        match datastore_ready(board, patience).await {
+            // Its state is on the board, and is told below as any other's.
+            Err(_) if is_restart => {}
+            outcome => outcome?,
         }
-        wait_until_ready(&surroundings.board, restart).await?;
+    }
+    let mut is_prepared = false;
+    if !is_restart {
+        prepare(place.store(), request).await.map_err(|failure| failure.report)?;
+        is_prepared = true;
+    }
+    crew.start();
+    let mut told = false;
+    loop {
+        let node = crew.node().to_owned();
+        let moved = tokio::select! {
+            outcome = settle(&place, request, board, is_restart, (&mut is_prepared, &mut told), crew.optional()) => return outcome,
+            () = calico_startup::keep_tunnel_addresses(place.store(), &node) => continue,
+            () = place.renew_certificate() => continue,
+            moved = place.moved(&node) => moved,
+        };
+        info!(from = %place.location(), to = %moved.location(), "the datastore is somewhere else now");
+        place = moved;
+        is_prepared = false;
+        crew.keep_datastore(&place)?;
+        crew.restart_agents().await;
+    }
+}
+
+/// Makes this host a node of the datastore unless it is, waits until all processes are ready, says so once, and then
+/// stays.
+async fn settle(
+    place: &Place,
+    request: &Request,
+    board: &Board,
+    is_restart: bool,
+    (is_prepared, told): (&mut bool, &mut bool),
+    optional: &[&str],
+) -> Result<()> {
+    if !*is_prepared {
+        prepare_patiently(place.store(), request).await?;
+        *is_prepared = true;
+    }
+    if !*told {
+        wait_until_ready(board, is_restart, optional).await?;
         // calicoctl waits for exactly this line.
         println!("Calico node started successfully");
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).into_diagnostic()?;
-        std::future::pending::<Result<()>>().await
-    };
-    let outcome = tokio::select! {
-        outcome = work => outcome,
-        () = stop_signal() => Ok(()),
-    };
-    info!("stopping; rules and routes stay in force");
-    poller.abort();
-    tunnels.abort();
-    for service in services {
-        service.stop().await;
+        *told = true;
     }
-    outcome.map(|()| ExitCode::SUCCESS)
+    std::future::pending().await
 }
 
-/// In the order of stopping: confd first, so that nobody reconfigures a BIRD that ends; felix last.
-fn start_services(args: &RunArgs, node: &str, bird: &Path, surroundings: &Surroundings) -> Vec<Supervised> {
-    let template = vec!["--bird-template".into(), args.bird_template.clone().into_os_string()];
-    let services = [
-        agent("confd", own_program, &["confd"], node, template),
-        bird_service(bird.to_owned(), surroundings.bird_socket.clone()),
-        agent("felix", felix_program, &[], node, Vec::new()),
-    ];
-    services.into_iter().map(|service| Supervised::start(service, surroundings.clone())).collect()
-}
-
-/// An agent: a program, asked for anew at each start, with the words that make it this one.
-fn agent(name: &'static str, program: fn() -> PathBuf, words: &[&str], node: &str, extra: Vec<OsString>) -> Service {
-    let mut arguments: Vec<OsString> = words.iter().map(Into::into).collect();
-    arguments.extend(["--name".into(), node.into()]);
-    arguments.extend(extra);
-    let command = move || {
-        let command = std::iter::once(program().into_os_string()).chain(arguments.iter().cloned()).collect();
-        std::future::ready(command).boxed()
+/// Waits until the datastore that this host keeps is served. One that refuses to start does so again and again; then
+/// this says why.
+async fn datastore_ready(board: &Board, patience: Duration) -> Result<()> {
+    /// So often it may have died; somebody may have killed it.
+    const DEATHS: u32 = 3;
+    let name = crate::crew::DATASTORE;
+    let until = tokio::time::Instant::now() + patience;
+    let failed = |component: Option<Component>| {
+        let reason = component.map(|component| component.reason).unwrap_or_default();
+        miette!("the datastore of this host does not start: {reason}")
     };
-    Service { name, command: Box::new(command), gate: None, reports: true, stop_with: StopWith::Terminate }
-}
-
-fn bird_service(binary: PathBuf, socket: PathBuf) -> Service {
-    let config = Path::new(RUN_DIR).join("bird.cfg");
-    let gate = Some(config.clone());
-    let command = move || {
-        let start =
-            bird::Start { binary: binary.clone(), config: config.clone(), socket: socket.clone(), recover: true };
-        async move {
-            let recover = bird::needs_recovery().await.unwrap_or_else(|error| {
-                // Recovering without need costs seconds; not recovering with need costs packets.
-                warn!(%error, "bird starts in recovery");
-                true
-            });
-            let (program, arguments) = bird::command_line(&bird::Start { recover, ..start });
-            std::iter::once(program.into_os_string()).chain(arguments).collect()
+    loop {
+        let changed = board.changed();
+        let now = board.component(name, Instant::now());
+        match &now {
+            Some(component) if component.ready => return Ok(()),
+            Some(component) if component.pid.is_none() && component.restarts + 1 >= DEATHS => return Err(failed(now)),
+            _ => {}
         }
-        .boxed()
-    };
-    Service { name: "bird", command: Box::new(command), gate, reports: false, stop_with: StopWith::GracefulRestart }
+        if tokio::time::timeout_at(until, changed).await.is_err() {
+            return Err(failed(board.component(name, Instant::now())));
+        }
+    }
 }
 
 /// A start-up step that failed.
@@ -225,40 +234,53 @@ fn still_starting() {
     }
 }
 
-/// Waits until all processes are ready. A first start that is not in time has failed; a restart leaves the processes
-/// at work, since the host may have been in service for long and what they wait for may come.
-async fn wait_until_ready(board: &Board, restart: bool) -> Result<()> {
+/// Waits until all processes are ready. A first start that is not in time has failed, unless only `optional` ones are
+/// missing; a restart leaves the processes at work, since the host may have been in service for long and what they wait
+/// for may come.
+async fn wait_until_ready(board: &Board, is_restart: bool, optional: &[&str]) -> Result<()> {
     loop {
         still_starting();
-        if timeout(READY_PATIENCE, ready(board)).await.is_ok() {
+        if timeout(READY_PATIENCE, ready(board, optional)).await.is_ok() {
+            let lacking = lacking(board, &[]);
+            if !lacking.is_empty() {
+                warn!("the node starts all the same, but not all is well: {}", in_words(&lacking));
+            }
             return Ok(());
         }
-        let reason = not_ready(board);
-        if !restart {
+        let reason = format!("not ready after {} s: {}", READY_PATIENCE.as_secs(), in_words(&lacking(board, optional)));
+        if !is_restart {
             return Err(miette!(help = "their logs are above and in the log folder", "{reason}"));
         }
         warn!("{reason}; waiting");
     }
 }
 
-async fn ready(board: &Board) {
-    loop {
-        let changed = board.changed();
-        if board.health(Instant::now()).ready {
-            return;
+/// Until all are ready but `optional` ones, which get a little time too.
+async fn ready(board: &Board, optional: &[&str]) {
+    /// For a process without which the node starts all the same.
+    const LITTLE: Duration = Duration::from_secs(5);
+    let until = async |optional: &[&str]| {
+        loop {
+            let changed = board.changed();
+            if lacking(board, optional).is_empty() {
+                return;
+            }
+            changed.await;
         }
-        changed.await;
-    }
+    };
+    until(optional).await;
+    let _ = timeout(LITTLE, until(&[])).await;
 }
 
-fn not_ready(board: &Board) -> String {
-    let components = board.health(Instant::now()).components;
-    let waiting: Vec<String> = components
-        .iter()
-        .filter(|component| !component.ready)
-        .map(|component| format!("{}: {}", component.name, component.reason))
-        .collect();
-    format!("not ready after {} s: {}", READY_PATIENCE.as_secs(), waiting.join("; "))
+/// The components that are not ready, but for `optional` ones.
+fn lacking(board: &Board, optional: &[&str]) -> Vec<Component> {
+    let components = board.health(Instant::now()).components.into_iter();
+    components.filter(|component| !component.ready && !optional.contains(&component.name.as_str())).collect()
+}
+
+fn in_words(lacking: &[Component]) -> String {
+    let words = lacking.iter().map(|component| format!("{}: {}", component.name, component.reason));
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// Asks BIRD how it is for as long as the service runs. Each question has a bound, so a hung BIRD shows as silent.

@@ -5,7 +5,7 @@
 //! ```text
 //!            gate open            exit: note why, wait (back-off)
 //!  waiting ────────────► running ────────────────────────────────► waiting
-//!     │                     │
+//!     │      restart asked: │ end it, no wait ────────────────────────┘
 //!     └──── stop asked ─────┴──► stopped
 //! ```
 //!
@@ -37,7 +37,12 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{backoff::Backoff, board::Board, lines::Lines, logs::LogFile};
+use crate::{
+    backoff::Backoff,
+    board::{Board, End},
+    lines::Lines,
+    logs::LogFile,
+};
 
 /// How long a process may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -54,8 +59,10 @@ const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
 const LONGEST_LINE: usize = 64 << 10;
 /// Longer reports are not understood, in bytes.
 const LONGEST_REPORT: usize = 4 << 20;
-/// How often a gate is looked at; it opens once in a service's life.
-const GATE_POLL: Duration = Duration::from_millis(50);
+/// For how long a gate is expected to open soon.
+const STARTING: Duration = Duration::from_secs(60);
+/// How often a gate is looked at, first and at most: most open within a second, and some never.
+const GATE_POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// How a process is asked to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,71 +95,108 @@ pub(crate) struct Surroundings {
     pub(crate) bird_socket: PathBuf,
 }
 
+/// What is wanted of a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// That it runs, started after this many wishes for a restart.
+    Run(u64),
+    Stop,
+}
+
 /// A supervised service; [`stop`](Self::stop) it, or it is stopped when the supervisor ends.
 pub(crate) struct Supervised {
     name: &'static str,
-    stop: watch::Sender<bool>,
+    wish: watch::Sender<Wish>,
     task: JoinHandle<()>,
 }
 
 impl Supervised {
     pub(crate) fn start(service: Service, surroundings: Surroundings) -> Self {
-        let (stop, asked) = watch::channel(false);
-        Self { name: service.name, stop, task: tokio::spawn(keep_running(service, surroundings, asked)) }
+        let (wish, wished) = watch::channel(Wish::Run(0));
+        Self { name: service.name, wish, task: tokio::spawn(keep_running(service, surroundings, wished)) }
+    }
+
+    /// The service's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Has the process ended in order and started anew; returns at once.
+    pub(crate) fn restart(&self) {
+        self.wish.send_modify(|wish| {
+            if let Wish::Run(times) = wish {
+                *times += 1;
+            }
+        });
     }
 
     /// Asks the process to end and waits for it, at most twice [`STOP_PATIENCE`].
     pub(crate) async fn stop(self) {
-        let _ = self.stop.send(true);
+        self.wish.send_replace(Wish::Stop);
         if let Err(error) = self.task.await {
             warn!(process = self.name, %error, "its watcher ended abnormally");
         }
     }
 }
 
-async fn asked_to_stop(asked: &mut watch::Receiver<bool>) {
-    // An error means that the handle is gone, which asks to stop as well.
-    let _ = asked.wait_for(|stop| *stop).await;
+/// The present wish; a handle that is gone asks to stop as well.
+fn present(wished: &mut watch::Receiver<Wish>) -> Wish {
+    let is_orphan = wished.has_changed().is_err();
+    let wish = *wished.borrow_and_update();
+    if is_orphan { Wish::Stop } else { wish }
 }
 
-async fn keep_running(service: Service, surroundings: Surroundings, mut asked: watch::Receiver<bool>) {
+/// Until something else is wished than at the last look.
+async fn wished_otherwise(wished: &mut watch::Receiver<Wish>) {
+    // An error means that the handle is gone.
+    let _ = wished.changed().await;
+}
+
+async fn keep_running(service: Service, surroundings: Surroundings, mut wished: watch::Receiver<Wish>) {
     let mut backoff = Backoff::new();
     let log = Arc::new(tokio::sync::Mutex::new(
         surroundings.log_dir.as_ref().map(|dir| LogFile::new(dir.join(service.name))),
     ));
-    loop {
+    while present(&mut wished) != Wish::Stop {
         tokio::select! {
             () = gate_open(service.gate.as_ref()) => {}
-            () = asked_to_stop(&mut asked) => return,
+            () = wished_otherwise(&mut wished) => continue,
         }
         let started = Instant::now();
-        let why = match spawn(&(service.command)().await, service.reports) {
-            Ok(mut child) => {
-                surroundings.board.started(service.name, child.id());
-                info!(process = service.name, pid = child.id(), "started");
-                let readers = read_output(&service, &mut child, &surroundings.board, &log);
-                let ended = tokio::select! {
-                    status = child.wait() => Some(status),
-                    () = asked_to_stop(&mut asked) => None,
-                };
-                let Some(status) = ended else {
-                    end(&service, &mut child, &surroundings).await;
-                    readers.join().await;
-                    return;
-                };
-                readers.join().await;
-                status.map_or_else(|error| format!("cannot be waited for: {error}"), describe)
-            }
-            Err(error) => format!("cannot be started: {error}"),
-        };
-        surroundings.board.ended(service.name, &why);
+        let Some(end) = run_once(&service, &surroundings, &log, &mut wished).await else { continue };
+        surroundings.board.ended(service.name, &end);
         let wait = backoff.after_exit(started, Instant::now());
-        warn!(process = service.name, %why, ?wait, "ended; starting it again");
+        warn!(process = service.name, why = %end.why, ?wait, "ended; starting it again");
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = asked_to_stop(&mut asked) => return,
+            () = wished_otherwise(&mut wished) => {}
         }
     }
+}
+
+/// Runs the process until it ends by itself; `None` if it was ended because something else is wished.
+async fn run_once(
+    service: &Service,
+    surroundings: &Surroundings,
+    log: &SharedLog,
+    wished: &mut watch::Receiver<Wish>,
+) -> Option<End> {
+    let mut child = match spawn(&(service.command)().await, service.reports) {
+        Ok(child) => child,
+        Err(error) => return Some(End::of(format!("cannot be started: {error}"))),
+    };
+    surroundings.board.started(service.name, child.id());
+    info!(process = service.name, pid = child.id(), "started");
+    let readers = read_output(service, &mut child, &surroundings.board, log);
+    let ended = tokio::select! {
+        status = child.wait() => Some(status),
+        () = wished_otherwise(wished) => None,
+    };
+    if ended.is_none() {
+        end(service, &mut child, surroundings).await;
+    }
+    readers.join().await;
+    ended.map(|status| status.map_or_else(|error| End::of(format!("cannot be waited for: {error}")), describe))
 }
 
 /// Has the C library give large blocks back to the kernel as soon as they are free: an agent reads a whole datastore when
@@ -161,8 +205,13 @@ const MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536"), ("MALLOC_TOP_PAD_", "16384")];
 
 async fn gate_open(gate: Option<&PathBuf>) {
+    let (mut wait, longest) = GATE_POLL;
+    let since = Instant::now();
     while gate.is_some_and(|gate| !gate.exists()) {
-        tokio::time::sleep(GATE_POLL).await;
+        tokio::time::sleep(wait).await;
+        if since.elapsed() >= STARTING {
+            wait = longest;
+        }
     }
 }
 
@@ -203,12 +252,13 @@ fn spawn(command: &[OsString], is_agent: bool) -> std::io::Result<Child> {
         .spawn()
 }
 
-fn describe(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> End {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with code {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => "ended".to_owned(),
+        // Whoever ends by itself with a failure has said why.
+        (Some(code), _) => End { why: format!("ended with code {code}"), has_said_why: code != 0 },
+        (None, Some(signal)) => End::of(format!("killed by signal {signal}")),
+        (None, None) => End::of("ended".to_owned()),
     }
 }
 
@@ -276,7 +326,7 @@ async fn end(service: &Service, child: &mut Child, surroundings: &Surroundings) 
         signal(child, Signal::KILL);
         let _ = child.wait().await;
     }
-    surroundings.board.ended(service.name, "stopped");
+    surroundings.board.ended(service.name, &End::of("stopped".to_owned()));
     info!(process = service.name, "stopped");
 }
 

@@ -40,9 +40,9 @@ fn settings_of_a_datastore_without_tls() {
     check_settings(
         &lab,
         &[
-            ("ETCD_ENDPOINTS=ftp://etcd:2379", &["ETCD_ENDPOINTS", "\"ftp\"", "http or https"]),
+            ("ETCD_ENDPOINTS=ftp://etcd:2379", &["ETCD_ENDPOINTS", "\"ftp\"", "http, https or unix"]),
             ("ETCD_ENDPOINTS=etcd:2379", &["ETCD_ENDPOINTS", "no scheme", "http://"]),
-            ("ETCD_ENDPOINTS=http://etcd:2379,https://etcd:2379", &["ETCD_ENDPOINTS", "mixes http and https"]),
+            ("ETCD_ENDPOINTS=http://etcd:2379,https://etcd:2379", &["ETCD_ENDPOINTS", "mixes http, https and unix"]),
             ("ETCD_ENDPOINTS=http://etcd", &["ETCD_ENDPOINTS", "address:port"]),
             ("ETCD_ENDPOINTS= ETCD_SCHEME=gopher", &["ETCD_SCHEME", "http or https"]),
             ("ETCD_ENDPOINTS=http://127.0.0.1:1", &["http://127.0.0.1:1 is unreachable", "refused"]),

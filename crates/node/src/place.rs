@@ -1,0 +1,98 @@
+//! Where the datastore is, as the service sees it, and the news that it is somewhere else.
+//!
+//! It moves when the cluster goes over to etcd, and when this host joins another one's datastore while its service runs.
+//! Both end in the host's record (`location.env`), so that is what is looked at.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use calico_datastore::enrol;
+use calico_startup::relocation;
+use calico_store::{ConnectOptions, DATASTORE_DIR, Error, EtcdKv, LOCATION_FILE, Source, Store};
+use futures::{FutureExt, future::FusedFuture};
+use miette::{IntoDiagnostic, Result};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// How often the record is looked at; that costs next to nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A datastore, and how it was found.
+pub(crate) struct Place {
+    options: ConnectOptions,
+    store: Store,
+}
+
+impl Place {
+    /// Where it is now.
+    ///
+    /// # Errors
+    /// Settings that make no sense.
+    pub(crate) fn find() -> Result<Self> {
+        let place = ConnectOptions::from_env().and_then(Self::at).into_diagnostic()?;
+        info!(datastore = %place.location(), source = ?place.options.source(), "the datastore");
+        Ok(place)
+    }
+
+    fn at(options: ConnectOptions) -> Result<Self, Error> {
+        let store = Store::new(Arc::new(EtcdKv::new(options.clone())?));
+        Ok(Self { options, store })
+    }
+
+    /// The datastore, connected to when it is first asked.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// For messages.
+    pub(crate) fn location(&self) -> String {
+        self.options.location()
+    }
+
+    /// This host keeps it.
+    pub(crate) fn is_here(&self) -> bool {
+        *self.options.source() == Source::Embedded
+    }
+
+    /// Keeps the certificate valid by which this host reaches another one's datastore; for ever.
+    pub(crate) async fn renew_certificate(&self) {
+        match self.options.source() {
+            Source::File { keeper: Some(_), .. } => match enrol::renewal::run(DATASTORE_DIR.into()).await {},
+            Source::File { keeper: None, .. } | Source::Environment | Source::Embedded => std::future::pending().await,
+        }
+    }
+
+    /// Completes with the new place when the datastore is somewhere else. Takes part in the cluster's own moves: being
+    /// asked again on the new place is how the cluster learns that this host has arrived.
+    pub(crate) async fn moved(&self, node: &str) -> Self {
+        let record = relocation::ThisPlace { location: LOCATION_FILE.into() };
+        let mut told = String::new();
+        let mut following = pin!(relocation::follow(self.store.kv().clone(), node, &record).fuse());
+        loop {
+            tokio::select! {
+                () = &mut following => {}
+                () = sleep(LOOK_EVERY) => {}
+            }
+            match self.look() {
+                Ok(Some(place)) => return place,
+                Ok(None) => told.clear(),
+                Err(error) => {
+                    let words = error.to_string();
+                    if words != told {
+                        warn!(%error, "where the datastore is cannot be understood; staying with the one that was");
+                        told = words;
+                    }
+                }
+            }
+            if following.is_terminated() {
+                following.set(relocation::follow(self.store.kv().clone(), node, &record).fuse());
+                sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    /// The place if it is another one now.
+    fn look(&self) -> Result<Option<Self>, Error> {
+        let options = ConnectOptions::from_env()?;
+        if options == self.options { Ok(None) } else { Self::at(options).map(Some) }
+    }
+}
