@@ -133,3 +133,6 @@ pub(super) fn event_size(event: &WatchEvent) -> usize {
 fn count(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,13 @@ struct Difference {
     ours: String,
 }
 
+impl Difference {
+    /// On a machine whose disk stalls for seconds etcd gives an operation up, and nobody knows what became of it.
+    fn is_overload(&self) -> bool {
+        ["request timed out", "leader changed", "no leader"].iter().any(|cause| self.etcd.contains(cause))
+    }
+}
+
 impl Pair {
     async fn start() -> Self {
         let etcd = PrivateEtcd::start().await;
@@ -253,6 +260,10 @@ async fn it_answers_as_etcd_does() {
             }
             let ops = case(seed);
             if let Err(first) = pair.play(&ops).await {
+                if first.is_overload() {
+                    println!("etcd gave up at {}; both begin anew", first.at);
+                    break;
+                }
                 let (least, difference) = shrink(ops).await;
                 let shown = difference.as_ref().unwrap_or(&first);
                 let again = if difference.is_some() { "" } else { " (not so on fresh servers)" };
