@@ -55,6 +55,13 @@ pub(crate) trait Console: Send + Sync {
 }
 
 impl Context {
+    /// The same user on the same machine, with another datastore, in which this host has another name.
+    pub(crate) fn on(&self, store: Store, node: String) -> Self {
+        let Self { store: _, node: _, host, runtime, console, interrupt } = self;
+        let (host, runtime, console, interrupt) = (host.clone(), runtime.clone(), console.clone(), interrupt.clone());
+        Self { store, node, host, runtime, console, interrupt }
+    }
+
     /// Tells of records that were skipped because they cannot be read.
     pub(crate) fn note_unreadable(&self, unreadable: &[Error]) {
         for error in unreadable {

@@ -35,9 +35,9 @@ pub(crate) use config::{ConfigCommand, NodeConfigCommand, Setting};
 pub(crate) use container::{
     ContainerAdd, ContainerCommand, ContainerEndpointCommand, ContainerIp, ContainerIpCommand, ContainerLabelCommand,
 };
-#[cfg(test)]
-pub(crate) use datastore::Migrate;
-pub(crate) use datastore::{DatastoreCommand, MigrateCommand};
+pub(crate) use datastore::{
+    DatastoreBackup, DatastoreCheck, DatastoreCommand, DatastoreCompact, Export, Import, Lock, Migrate, MigrateCommand,
+};
 pub(crate) use diags::Diags;
 pub(crate) use endpoint::{
     EndpointCommand, EndpointFilter, EndpointLabelCommand, EndpointProfileCommand, EndpointShow, ProfileChange,
@@ -46,7 +46,9 @@ pub(crate) use endpoint::{
 pub(crate) use ipam::IpamInfo;
 pub(crate) use ipam::{IpamCheck, IpamCommand, IpamConfigure, IpamRelease, IpamRepair, IpamShow, IpamSplit};
 pub(crate) use manual::Manual;
-pub(crate) use node::{NODE_IMAGE, NodeArgs, NodeCommand, NodeRemove, NodeRun, NodeStart};
+pub(crate) use node::{
+    NODE_IMAGE, NodeArgs, NodeCommand, NodeInvite, NodeJoin, NodeRemove, NodeRevoke, NodeRun, NodeStart,
+};
 pub(crate) use policy::{Confirm, Plan, Probation, Rules, Way, Why};
 pub(crate) use pool::{PoolCommand, PoolFormat, PoolOptions, PoolRangeCommand, TunnelMode};
 pub(crate) use profile::{ProfileCommand, ProfileRuleCommand, ProfileTag, ProfileTagCommand, RuleDirection};
@@ -192,7 +194,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Lock and unlock the datastore for a migration
+    /// Look after the datastore: status, backup, export, move to etcd
     #[command(subcommand_required = true, arg_required_else_help = true)]
     #[command(after_help = datastore::EXAMPLES)]
     Datastore {

@@ -18,6 +18,8 @@ Examples:
   calicoctl node --runtime=docker              the container, although the package is installed
   calicoctl node --as=64555 --no-pull --node-image=calico/node:v0.1.0
   calicoctl node --runtime=none                prepare the datastore, print what to run
+  calicoctl node invite                        on the first host: a line to paste on the next one
+  calicoctl node --join=10.0.0.1:2379 --token=- --ca-fingerprint=sha256:…     the token is typed
   calicoctl node show
   calicoctl node stop
   calicoctl node remove";
@@ -35,6 +37,27 @@ pub(crate) struct NodeArgs {
     /// How to start.
     #[command(flatten)]
     pub(crate) start: NodeStart,
+    /// Whose datastore to use from now on.
+    #[command(flatten)]
+    pub(crate) join: NodeJoin,
+}
+
+/// The options of joining the datastore of another host: the line that `node invite` prints there.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+#[command(next_help_heading = "Joining another host")]
+pub(crate) struct NodeJoin {
+    /// Use the datastore that the host at this address keeps
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "ca_fingerprint")]
+    pub(crate) join: Option<String>,
+    /// The invitation's token, or `-` to read it from standard input; asked for if left out
+    #[arg(long, value_name = "TOKEN", requires = "join")]
+    pub(crate) token: Option<String>,
+    /// The fingerprint of the authority to believe
+    #[arg(long, value_name = "sha256:HEX", requires = "join")]
+    pub(crate) ca_fingerprint: Option<String>,
+    /// Join although this host has a datastore, or belongs to another one: its files are kept aside
+    #[arg(long, requires = "join")]
+    pub(crate) leave_own_datastore: bool,
 }
 
 /// The options of starting.
@@ -106,6 +129,12 @@ pub(crate) enum NodeCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Invite another host to the datastore that this one keeps: prints one line to paste there
+    #[command(after_help = INVITE_EXAMPLES)]
+    Invite(NodeInvite),
+    /// Shut a host that joined out of the datastore, at once
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke(NodeRevoke),
     /// Take a host out of the datastore, with everything that belongs to it
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(NodeRemove),
@@ -145,4 +174,45 @@ pub(crate) struct NodeRemove {
     /// Remove its endpoints and free their addresses too
     #[arg(long)]
     pub(crate) remove_endpoints: bool,
+}
+
+const INVITE_EXAMPLES: &str = "\
+The first invitation opens TCP port 2379 of this host. Only hosts with a certificate reach the
+datastore there; a token gets one host one certificate, once, and until it expires.
+
+Examples:
+  calicoctl node invite
+  calicoctl node invite --ttl=15m --address=10.0.0.1
+  calicoctl node invite --address=fd00::1 -o json";
+
+/// `node invite`
+#[derive(Debug, Default, PartialEq, Args)]
+pub(crate) struct NodeInvite {
+    /// How long the invitation is valid: 90s, 15m, 1h
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub(crate) ttl: String,
+    /// The address or name of this host that the other one will use; the node's if left out
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+const REVOKE_EXAMPLES: &str = "\
+The host is cut off and its certificate is worthless. What it keeps in the datastore stays until
+`calicoctl node remove`. It can be invited again.
+
+Examples:
+  calicoctl node revoke host-2";
+
+/// `node revoke`
+#[derive(Debug, Default, PartialEq, Args)]
+pub(crate) struct NodeRevoke {
+    /// The host's name
+    #[arg(value_name = "HOSTNAME")]
+    pub(crate) host: String,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }

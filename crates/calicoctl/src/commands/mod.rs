@@ -15,8 +15,12 @@ pub(crate) mod endpoint;
 pub(crate) mod endpoint_label;
 pub(crate) mod endpoint_profile;
 pub(crate) mod ipam;
+mod keeper;
 pub(crate) mod manual;
+pub(crate) mod node_invite;
+pub(crate) mod node_join;
 pub(crate) mod node_remove;
+pub(crate) mod node_revoke;
 pub(crate) mod node_show;
 pub(crate) mod node_start;
 pub(crate) mod node_stop;
@@ -62,6 +66,8 @@ pub(crate) fn format(command: &Command) -> Format {
         Command::Node(node) => match &node.command {
             Some(NodeCommand::Show(output) | NodeCommand::Status(output)) => output.format,
             Some(NodeCommand::Bgp { command }) => command.format(),
+            Some(NodeCommand::Invite(invite)) => invite.output.format,
+            Some(NodeCommand::Revoke(revoke)) => revoke.output.format,
             Some(NodeCommand::Checksystem(args)) => args.format(),
             _ => Format::Table,
         },
@@ -145,7 +151,7 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
         Command::Pool { command } => pool::run(ctx, command).await,
         Command::Bgp { command } => bgp::run(ctx, command).await,
         Command::Ipam { command } => ipam::run(ctx, command).await,
-        Command::Datastore { command } => datastore::run(ctx, command).await,
+        Command::Datastore { command } => datastore::run(ctx, command, caller).await,
         Command::Config { command } => config::run(ctx, command).await,
         Command::Get(args) => resource::get(ctx, args).await,
         Command::Create(args) => {
@@ -171,9 +177,12 @@ pub(crate) async fn run(ctx: &Context, command: &Command, caller: &Caller) -> Re
         Command::Validate(args) => resource::validate(&*ctx.console, args),
         Command::Status(args) => status::run(ctx, args).await,
         Command::Node(node) => match &node.command {
+            None if node.join.join.is_some() => node_join::run(ctx, node, caller).await,
             None => node_start::start(ctx, &node.start, caller).await,
             Some(NodeCommand::Run(run)) => node_start::run(ctx, run, caller).await,
             Some(NodeCommand::Stop { force }) => node_stop::stop(ctx, *force).await,
+            Some(NodeCommand::Invite(invite)) => node_invite::run(ctx, invite, caller).await,
+            Some(NodeCommand::Revoke(revoke)) => node_revoke::run(ctx, revoke, caller).await,
             Some(NodeCommand::Remove(remove)) => node_remove::remove(ctx, remove).await,
             Some(NodeCommand::Show(_)) => node_show::show(ctx).await,
             Some(NodeCommand::Status(_)) => status::status(ctx).await,
