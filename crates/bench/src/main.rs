@@ -8,6 +8,7 @@ mod bare;
 mod bgp;
 mod cpu;
 mod dataplane;
+mod datastore;
 mod engine;
 mod felix;
 mod heap;
@@ -30,7 +31,7 @@ use crate::report::Report;
 /// Measures the product in the lab. Needs root, Docker, etcd and BIRD, and the release build of the binaries.
 #[derive(Parser)]
 struct Cli {
-    /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `dataplane`, `packets`, `felix`, `memory`, `ipam`,
+    /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `dataplane`, `packets`, `felix`, `datastore`, `memory`, `ipam`,
     /// `bgp`, `attach`, `image`, `build`.
     #[arg(long, env = "ONLY", default_value = "")]
     only: String,
@@ -60,6 +61,7 @@ const PARTS: &[Part] = &[
     ("dataplane", dataplane::measure),
     ("packets", packets::measure),
     ("felix", felix::measure),
+    ("datastore", datastore::measure),
     ("memory", memory::measure),
     ("ipam", ipam::measure),
     ("bgp", bgp::measure),

@@ -41,14 +41,14 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
 }
 
 /// What is measured: the name's end, where the kernel says it (proc(5)), and what it is.
-const MEASURES: [(&str, &str, &str, &str); 3] = [
+pub(crate) const MEASURES: [(&str, &str, &str, &str); 3] = [
     ("", "status", "VmRSS", "resident (VmRSS)"),
     ("/own", "status", "RssAnon", "of it heap and stack, what no file backs (RssAnon)"),
     ("/share", "smaps_rollup", "Pss", "each page divided by the processes that have it (Pss)"),
 ];
 
 /// A number of kilobytes from a file in `/proc`.
-fn field_of(host: &Host, pattern: &str, file: &str, field: &str) -> Result<f64> {
+pub(crate) fn field_of(host: &Host, pattern: &str, file: &str, field: &str) -> Result<f64> {
     let shown = host.run(&format!("grep ^{field}: /proc/$(pgrep -o {pattern})/{file}"));
     let number = shown.stdout.split_whitespace().nth(1).and_then(|word| word.parse().ok());
     number.ok_or_else(|| miette!("no {field} of {pattern}: {}", shown.text()))
