@@ -40,6 +40,9 @@ enum Words {
         /// etcd with TLS and client certificates.
         #[arg(long)]
         tls: bool,
+        /// No etcd, and no word of one: hosts keep their datastore themselves.
+        #[arg(long, conflicts_with = "tls")]
+        no_etcd: bool,
     },
     /// Remove a lab with all that it made.
     Down {
@@ -101,8 +104,8 @@ fn main() -> ExitCode {
 
 fn run(words: Words) -> Result<ExitCode> {
     match words {
-        Words::Up { name, hosts, no_docker, node_image, tls } => {
-            let etcd = Some(if tls { EtcdMode::Tls } else { EtcdMode::Plain });
+        Words::Up { name, hosts, no_docker, node_image, tls, no_etcd } => {
+            let etcd = (!no_etcd).then_some(if tls { EtcdMode::Tls } else { EtcdMode::Plain });
             let options = LabOptions {
                 name: Some(name),
                 etcd,
