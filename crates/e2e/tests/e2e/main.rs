@@ -7,6 +7,7 @@ mod broken_records;
 mod classic;
 mod concurrency;
 mod disturbances;
+mod docker_ports;
 mod golden;
 mod policies;
 mod scenarios_one_host;
