@@ -195,7 +195,12 @@ impl Follower {
                 record::delete(kv, stored).await.map_err(in_words)?;
                 let name = &stored.record.name;
                 tracing::info!(network = name, "the network was removed, so is its record");
-                retire::profiles(&self.store, &[calico_model::normalise(name)].into()).await.map_err(in_words)
+                retire::profiles(&self.store, &[calico_model::normalise(name)].into()).await.map_err(in_words)?;
+                // Docker gave them back while the record still had them.
+                for subnet in &stored.record.subnets {
+                    retire::pool(&self.store, &self.ipam, *subnet).await?;
+                }
+                Ok(())
             }
             Step::CreateNetwork(record) => {
                 self.engine.create_network(record).await?;

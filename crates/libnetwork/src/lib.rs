@@ -41,6 +41,8 @@ mod protocol;
 mod record;
 mod retire;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{future::Future, path::PathBuf, sync::Arc};
 

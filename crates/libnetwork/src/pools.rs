@@ -145,8 +145,8 @@ fn new_pool(net: IpNet, pools: &[IPPool]) -> IPPool {
         assignment_mode: "Manual".to_owned(),
         ..IPPoolSpec::default()
     };
-    let name = net.to_string().replace(['.', ':', '/'], "-");
-    let mut pool = Resource::new(format!("libnetwork-{}", name.replace("--", "-0-")), spec);
+    let name = net.to_string().replace("::", "-0-").replace(['.', ':', '/'], "-").replace("--", "-");
+    let mut pool = Resource::new(format!("libnetwork-{name}"), spec);
     pool.metadata.annotations.insert(ANNOTATION_MADE_BY.to_owned(), MADE_BY.to_owned());
     pool
 }

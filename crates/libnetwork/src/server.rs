@@ -154,8 +154,8 @@ async fn answer(request: Request<Incoming>, socket: &'static str, drivers: Arc<D
         Ok(Ok(value)) => reply(StatusCode::OK, &value),
         Ok(Err(Refused::NotUnderstood(words))) => reply(StatusCode::BAD_REQUEST, &refusal(&words)),
         Ok(Err(Refused::Unknown(words))) => reply(StatusCode::NOT_FOUND, &refusal(&words)),
-        // Docker reads the words from the body; with another status it would wrap them.
-        Ok(Err(Refused::Failed(words))) => reply(StatusCode::OK, &refusal(&words)),
+        // Not with 200: Docker's IPAM client does not look for an error then, and tells of an empty address instead.
+        Ok(Err(Refused::Failed(words))) => reply(StatusCode::INTERNAL_SERVER_ERROR, &refusal(&words)),
         Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, &refusal("the request met a defect; see calico-node's log")),
     }
 }
