@@ -188,6 +188,11 @@ impl From<calico_store::Error> for Failure {
         use calico_store::Error as E;
         let failure = Self::new(sentence(&error)).sources_of(&error);
         match error {
+            E::Unreachable { endpoints, .. } if endpoints.starts_with("unix:") => Self { is_outage: true, ..failure }
+                .hint(
+                    "start it with `calicoctl node`; if it runs, `calicoctl status` says how it is, and its log is in \
+                 /var/log/calico/datastore",
+                ),
             E::Unreachable { .. } => Self { is_outage: true, ..failure }.hint(
                 "make sure that etcd runs, and that ETCD_ENDPOINTS (with https also ETCD_CA_CERT_FILE, ETCD_CERT_FILE, \
                  ETCD_KEY_FILE) say where it is and how to reach it",
@@ -195,8 +200,8 @@ impl From<calico_store::Error> for Failure {
             E::Conflict { .. } => failure.hint("run the command again"),
             E::Corrupt { key, .. } => failure.hint(format!("look at it with: etcdctl get {key}")),
             E::Settings { setting, .. } if !setting.ends_with("_FILE") => failure.hint(
-                "ETCD_ENDPOINTS is a comma-separated list of http://HOST:PORT or https://HOST:PORT; \
-                 the default is http://127.0.0.1:2379",
+                "ETCD_ENDPOINTS is a comma-separated list of http://HOST:PORT or https://HOST:PORT; without it, \
+                 calico-node keeps the datastore itself",
             ),
             _ => failure,
         }

@@ -93,6 +93,9 @@ impl StartupError {
             Self::PortTaken { .. } => {
                 "stop that program; if it is a BIRD of the system: systemctl disable --now bird".to_owned()
             }
+            Self::Store(calico_store::Error::Unreachable { endpoints, .. }) if endpoints.starts_with("unix:") => {
+                "look at its log: /var/log/calico/datastore".to_owned()
+            }
             Self::Store(error) if error.is_unreachable() => {
                 "check that etcd runs and that ETCD_ENDPOINTS and the certificates are right".to_owned()
             }

@@ -75,7 +75,7 @@ Examples:
   calicoctl status                                      is all well on this host?
 
 Environment:
-  ETCD_ENDPOINTS   the datastore, http[s]://HOST:PORT[,…]   (default http://127.0.0.1:2379)
+  ETCD_ENDPOINTS   the datastore, http[s]://HOST:PORT[,…]; this host's own if unset
   ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE   files for https
   ETCD_USERNAME, ETCD_PASSWORD   for an etcd that asks for them
   /etc/calico/calicoctl.cfg      if it is there, the datastore's settings are read from it instead

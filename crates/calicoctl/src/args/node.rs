@@ -91,6 +91,12 @@ pub(crate) struct NodeStart {
     /// Use the image as it is on this host
     #[arg(long)]
     pub(crate) no_pull: bool,
+    /// Serve Docker's own networks (`docker network create -d calico`); done where Docker is, if left out
+    #[arg(long, conflicts_with = "no_libnetwork")]
+    pub(crate) libnetwork: bool,
+    /// Leave Docker's own networks alone
+    #[arg(long)]
+    pub(crate) no_libnetwork: bool,
 }
 
 /// The options of `node run`, as upstream spells the start.

@@ -129,7 +129,6 @@ fn what_is_not_in_the_grammar_is_refused_with_code_2_and_the_usage() {
         "profile show -o xml",
         "node frob",
         "node stop --detach=true",
-        "node --libnetwork",
         "status extra",
         "endpoint E label a",
         "container C label set",

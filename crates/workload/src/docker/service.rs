@@ -47,6 +47,9 @@ pub struct ServiceContainer {
     pub env: Vec<(String, String)>,
     /// Files and folders of the host, in order.
     pub mounts: Vec<Mount>,
+    /// Folders of the host without what else is mounted below them. A namespace that is mounted there would live as long
+    /// as the container otherwise.
+    pub bare_mounts: Vec<Mount>,
     /// With all capabilities and devices.
     pub privileged: bool,
     /// In the host's network namespace.
@@ -128,6 +131,7 @@ impl Docker {
 fn body(service: &ServiceContainer) -> ContainerCreateBody {
     let host = HostConfig {
         binds: Some(service.mounts.iter().map(bind).collect()),
+        mounts: Some(service.bare_mounts.iter().map(bare).collect()),
         privileged: Some(service.privileged),
         network_mode: service.host_network.then(|| "host".to_owned()),
         restart_policy: Some(ApiRestartPolicy {
@@ -148,6 +152,25 @@ fn body(service: &ServiceContainer) -> ContainerCreateBody {
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
+}
+
+fn bare(mount: &Mount) -> bollard::models::Mount {
+    let Mount { source, target, read_only } = mount.clone();
+    bollard::models::Mount {
+        typ: Some(bollard::models::MountType::BIND),
+        source: Some(source),
+        target: Some(target),
+        read_only: Some(read_only),
+        bind_options: Some(bollard::models::MountBindOptions { non_recursive: Some(true), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// The same for a command line.
+fn bare_words(mount: &Mount) -> String {
+    let Mount { source, target, read_only } = mount;
+    let read_only = if *read_only { ",readonly" } else { "" };
+    format!("type=bind,source={source},target={target}{read_only},bind-nonrecursive")
 }
 
 fn bind(mount: &Mount) -> String {
@@ -174,7 +197,8 @@ pub fn equivalent_command_line(service: &ServiceContainer) -> String {
     let labels = service.labels.iter().map(|(name, value)| ("--label", format!("{name}={value}")));
     let env = service.env.iter().map(|(name, value)| ("-e", format!("{name}={value}")));
     let mounts = service.mounts.iter().map(|mount| ("-v", bind(mount)));
-    for (option, value) in labels.chain(env).chain(mounts) {
+    let bare = service.bare_mounts.iter().map(|mount| ("--mount", bare_words(mount)));
+    for (option, value) in labels.chain(env).chain(mounts).chain(bare) {
         words.extend([option.to_owned(), value]);
     }
     words.push(service.image.clone());

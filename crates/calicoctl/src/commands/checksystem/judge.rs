@@ -247,7 +247,7 @@ fn surroundings(facts: &Facts, wanted: Wanted) -> Vec<Check> {
             facts.datastore_is_named,
             &facts.datastore,
             missing(facts.datastore_is_named),
-            "start etcd, and say where it is with ETCD_ENDPOINTS",
+            "start etcd, and say where it is with ETCD_ENDPOINTS; without one, `calicoctl node` keeps the datastore itself",
         ),
     ]
 }

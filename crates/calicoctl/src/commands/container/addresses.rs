@@ -143,7 +143,7 @@ pub(super) async fn check_free(ctx: &Context, wish: Wish) -> Result<(), Failure>
     }
 }
 
-const DATASTORE_HINT: &str = "is etcd running, and does ETCD_ENDPOINTS say where?";
+const DATASTORE_HINT: &str = "does the datastore run (calicoctl status), or does ETCD_ENDPOINTS say where it is?";
 
 fn taken(pool: IpNet, address: IpAddr, handle: Option<&str>, node: Option<&str>) -> Failure {
     let owner = match handle.map(|handle| handle.strip_prefix("docker.").ok_or(handle)) {

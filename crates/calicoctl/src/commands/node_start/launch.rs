@@ -37,6 +37,11 @@ const ETCD_FILES: [(&str, &str); 4] = [
     ("ETCD_PASSWORD_FILE", "/etc/calico/certs/etcd-password"),
 ];
 
+/// Where Docker looks for its plugins.
+const PLUGINS: &str = "/run/docker/plugins";
+/// Where the service sees the host's `/run`. Not Docker's socket alone: a Docker that starts again makes a new one.
+const HOST_RUN: &str = "/host/run";
+
 /// The lock of iptables' older kind.
 const XTABLES_LOCK: &str = "/run/xtables.lock";
 
@@ -55,6 +60,11 @@ pub(super) async fn launch(
     for folder in [settings.log_dir.as_path(), Path::new(RUN_DIR), Path::new("/var/lib/calico")] {
         let made = ctx.runtime.make_folder(folder);
         made.map_err(|error| Failure::new(format!("{} cannot be made.", folder.display())).cause(&error))?;
+    }
+    if settings.libnetwork != Some(false)
+        && let Err(error) = ctx.runtime.make_folder(Path::new(PLUGINS))
+    {
+        return Err(Failure::new(format!("{PLUGINS} cannot be made.")).cause(&error));
     }
     // So that the service sees a password that is put there while it runs.
     if let Err(error) = ctx.runtime.make_folder(Path::new(calico_confd::SECRETS_DIR)) {
@@ -150,6 +160,14 @@ fn service(ctx: &Context, settings: &Settings, caller: &Caller, name: &str) -> S
     for folder in OPERATORS_FOLDERS.into_iter().filter(|folder| exists(ctx, folder)) {
         mounts.push(Mount { read_only: true, ..read_write(folder) });
     }
+    let libnetwork = settings.libnetwork.map_or("auto", |wanted| if wanted { "true" } else { "false" });
+    env.push(("CALICO_LIBNETWORK".into(), libnetwork.into()));
+    let mut bare_mounts = Vec::new();
+    if settings.libnetwork != Some(false) {
+        mounts.push(read_write(PLUGINS));
+        bare_mounts.push(Mount { source: "/run".into(), target: HOST_RUN.into(), read_only: true });
+        env.push(("CALICO_DOCKER".into(), format!("unix://{HOST_RUN}/docker.sock")));
+    }
     for (variable, value) in caller.etcd.env_pairs() {
         match ETCD_FILES.iter().find(|(file, _)| *file == variable) {
             Some((_, target)) => {
@@ -166,6 +184,7 @@ fn service(ctx: &Context, settings: &Settings, caller: &Caller, name: &str) -> S
         image: settings.image.clone(),
         env,
         mounts,
+        bare_mounts,
         privileged: true,
         host_network: true,
         restart: RestartPolicy::Always,

@@ -10,8 +10,8 @@ mod systemd;
 
 use std::path::Path;
 
-use calico_startup::{Progress, Request, StartupError};
-use calico_store::ConnectOptions;
+use calico_startup::{KEEPS_DATASTORE, Progress, Request, StartupError};
+use calico_store::{ConnectOptions, Source};
 
 pub(crate) use settings::{Runtime, Settings};
 
@@ -39,6 +39,11 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The service is to keep the datastore itself; it need not be there yet.
+    fn keeps_datastore(&self) -> bool {
+        *self.etcd.source() == Source::Embedded
+    }
+
     /// Whether the default pools are not wanted, read as the service reads it.
     fn no_default_pools(&self) -> Result<bool, Failure> {
         let variable = |name: &str| (name == "NO_DEFAULT_POOLS").then(|| self.no_default_pools.clone());
@@ -74,7 +79,11 @@ pub(crate) async fn start(ctx: &Context, args: &NodeStart, caller: &Caller) -> R
         // The service in its container would find the port taken too, but not see by whom.
         ctx.runtime.check_bgp_port().map_err(|error| unprepared(Failure::new(sentence(&error)), &error))?;
     }
-    check_datastore(ctx).await?;
+    if caller.keeps_datastore() {
+        ctx.console.say(KEEPS_DATASTORE);
+    } else {
+        check_datastore(ctx).await?;
+    }
     if !caller.in_container {
         for warning in ctx.runtime.prepare_kernel().await? {
             ctx.console.note(&format!("warning: {warning}"));
@@ -130,6 +139,9 @@ async fn prepare_only(
         as_number: settings.as_number,
         no_default_pools,
     };
+    if caller.keeps_datastore() {
+        return Ok(say_only(&request, caller));
+    }
     let _acting = ctx.interrupt.acting();
     let console = &ctx.console;
     let mut report = |progress: Progress| match progress {
@@ -163,6 +175,20 @@ async fn prepare_only(
         "command": command,
     });
     Ok(Output::of(text, data))
+}
+
+/// What to run where the service keeps the datastore, which it prepares when it has started it.
+fn say_only(request: &Request, caller: &Caller) -> Output {
+    let node = request.name.clone().unwrap_or_default();
+    let mut words = vec![format!("HOSTNAME={node}")];
+    words.extend(request.ip.map(|ip| format!("IP={ip}")));
+    words.extend(request.ip6.map(|ip| format!("IP6={ip}")));
+    words.extend(request.as_number.map(|number| format!("AS={number}")));
+    words.extend(request.no_default_pools.then(|| "NO_DEFAULT_POOLS=true".to_owned()));
+    words.extend(public_pairs(&caller.etcd).map(|(name, value)| format!("{name}={}", quoted(&value))));
+    let command = format!("env {} calico-node run", words.join(" "));
+    let text = format!("Nothing runs yet; run, as root:\n\n    {command}\n\n");
+    Output::of(text, serde_json::json!({ "node": node, "command": command }))
 }
 
 /// A failure with what helps against its cause.

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) detach: bool,
     /// Never pull.
     pub(crate) no_pull: bool,
+    /// Serve Docker's networks; `None` where Docker is.
+    pub(crate) libnetwork: Option<bool>,
 }
 
 impl Settings {
@@ -100,8 +102,13 @@ impl Settings {
         if args.node_image.is_empty() || args.node_image.contains(char::is_whitespace) {
             faults.push(format!("--node-image is not the name of an image: {:?}.", args.node_image));
         }
+        let libnetwork = match (args.libnetwork, args.no_libnetwork) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        };
         let (image, no_pull) = (args.node_image.clone(), args.no_pull);
-        let settings = Self { ip, ip6, as_number, name, image, runtime, log_dir, detach, no_pull };
+        let settings = Self { ip, ip6, as_number, name, image, runtime, log_dir, detach, no_pull, libnetwork };
         if runtime == Runtime::Systemd && settings.means_container() {
             faults.push("--node-image, --no-pull and --detach=false are for --runtime=docker.".to_owned());
         }

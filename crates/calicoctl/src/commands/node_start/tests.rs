@@ -149,7 +149,8 @@ async fn a_password_in_a_file_stays_out_of_the_environment() {
 async fn default_pools_are_refused_in_the_words_that_the_service_knows() {
     for (word, unwanted) in [("true", true), ("1", true), ("YES", true), ("0", false), ("", false)] {
         let bench = bench();
-        text(start(&bench.ctx, &args("--runtime=none"), &caller(&[("NO_DEFAULT_POOLS", word)])).await);
+        let variables = [("ETCD_ENDPOINTS", "http://10.0.0.1:2379"), ("NO_DEFAULT_POOLS", word)];
+        text(start(&bench.ctx, &args("--runtime=none"), &caller(&variables)).await);
         let request = bench.runtime.prepared.lock().unwrap().clone().unwrap();
         assert_eq!(request.no_default_pools, unwanted, "{word}");
     }
@@ -373,4 +374,38 @@ async fn logs_are_shown_only_when_they_matter() {
     *bench.runtime.script.lock().unwrap() = (script[..2].to_vec(), false);
     refusal(start_with(&bench, "").await);
     assert!(bench.said().contains(&"note: !felix starts".to_owned()), "a start that fails");
+}
+
+#[tokio::test]
+async fn without_etcd_the_service_keeps_the_datastore_and_nobody_looks_for_one() {
+    let bench = bench();
+    bench.kv.set_down(true);
+    text(start(&bench.ctx, &args(""), &caller(&[])).await);
+    let said = bench.said();
+    let line = "no ETCD_ENDPOINTS: this host keeps the datastore, in /var/lib/calico/datastore; add hosts with \
+                `calicoctl node invite`";
+    assert_eq!(said.iter().filter(|said| said.as_str() == line).count(), 1, "{said:?}");
+    let ran = bench.runtime.ran.lock().unwrap().clone().unwrap();
+    assert!(ran.env.iter().all(|(name, _)| !name.contains("ETCD")), "{:?}", ran.env);
+    for path in ["/var/lib/calico", "/var/run/calico", "/run/docker/plugins"] {
+        assert!(ran.mounts.iter().any(|mount| mount.source == path && !mount.read_only), "{path}: {:?}", ran.mounts);
+    }
+
+    let output = start(&bench.ctx, &args("--runtime=none --ip=10.0.0.5"), &caller(&[])).await.unwrap();
+    assert!(output.text.contains("IP=10.0.0.5 calico-node run") && !output.text.contains("ETCD"), "{}", output.text);
+    assert!(bench.runtime.prepared.lock().unwrap().is_none(), "there is nothing to prepare yet");
+}
+
+#[tokio::test]
+async fn docker_s_networks_are_served_unless_somebody_says_otherwise() {
+    for (words, value, sees_docker) in
+        [("", "auto", true), ("--libnetwork", "true", true), ("--no-libnetwork", "false", false)]
+    {
+        let bench = bench();
+        text(start_with(&bench, words).await);
+        let ran = bench.runtime.ran.lock().unwrap().clone().unwrap();
+        assert!(ran.env.contains(&("CALICO_LIBNETWORK".into(), value.into())), "{words}: {:?}", ran.env);
+        assert_eq!(ran.bare_mounts.iter().any(|mount| mount.source == "/run" && mount.read_only), sees_docker);
+        assert_eq!(ran.env.iter().any(|(name, _)| name == "CALICO_DOCKER"), sees_docker, "{words}");
+    }
 }

@@ -72,6 +72,10 @@ pub(crate) async fn status(ctx: &Context) -> Result<Output, Failure> {
         }
         None => text.push_str("calico-node service is running, outside Docker.\n"),
     }
+    let datastore = ctx.store.kv().location();
+    let keeps = if datastore.starts_with("unix:") { ", kept by this host in /var/lib/calico/datastore" } else { "" };
+    let _ = writeln!(text, "Datastore: {datastore}{keeps}");
+    data["datastore"] = json!(datastore);
     components(&mut text, &mut data, health.as_ref(), health_error);
     let exit = sessions::bgp(ctx, &mut text, &mut data).await;
     Ok(Output::of(text, data).exit(exit))
