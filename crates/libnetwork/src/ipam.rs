@@ -34,7 +34,7 @@ pub(crate) const TIMESTAMP: &str = "timestamp";
 /// How often an address is tried for whose block somebody else claims at the same moment.
 const TRIES: usize = 5;
 
-/// The driver. Addresses are assigned one after another: a host's requests would only meet at the same block.
+/// The driver. Addresses are assigned and released one after another: a host's requests would only meet at the same block.
 pub(crate) struct IpamDriver {
     node: String,
     store: Store,
@@ -211,6 +211,7 @@ impl IpamDriver {
     /// from anybody.
     pub(crate) async fn release_address(&self, address: &str) -> Result<Value, String> {
         let address = exact(address)?;
+        let _turn = self.turn.lock().await;
         self.release(address).await.map(|()| json!({}))
     }
 
