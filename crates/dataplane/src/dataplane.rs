@@ -174,6 +174,7 @@ impl Dataplane {
             self.unconfigured.insert(interface);
         }
         self.apply_rules(&mut report).await?;
+        self.follow_ports(&mut report).await;
         self.apply_settings(&mut report);
         self.events.follow_neighbours(self.overlay.has_tunnel());
         self.overlay.apply(&self.rtnl, &mut report).await?;

@@ -97,6 +97,30 @@ impl Dataplane {
         false
     }
 
+    /// Has datagrams that go on coming to a port which is published only now led to the workload. Connections of TCP and
+    /// SCTP end by themselves and come anew.
+    pub(super) async fn follow_ports(&mut self, report: &mut Report) {
+        let ports = self.state.fresh_ports();
+        if ports.is_empty() {
+            return;
+        }
+        let followed = match self.rtnl.addresses().await {
+            Ok(local) => {
+                let local = local.into_iter().map(|(_, address)| address).collect();
+                self.conntrack.forget_untranslated(&ports, &local).await
+            }
+            Err(error) => Err(error),
+        };
+        match followed {
+            Ok(()) => self.state.ports_followed(),
+            Err(error) => {
+                let reason = format!("{error}; datagrams that began before their port was published do not follow yet");
+                report.problems.push(Problem::new("conntrack", reason));
+                report.retry = true;
+            }
+        }
+    }
+
     async fn set_neighbours(&mut self, report: &mut Report) {
         for (neighbour, mac) in self.routing.neighbour_steps() {
             let Some(mac) = mac else { continue };

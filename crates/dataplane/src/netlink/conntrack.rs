@@ -1,7 +1,8 @@
-//! Connection tracking entries of addresses that moved away.
+//! Connection tracking entries of addresses that moved away, and of datagrams that a port now leads elsewhere.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
+use calico_policy::instruction::PublishedPort;
 use nlink::netlink::{AttrIter, Connection, MessageBuilder, Netfilter, Protocol, netfilter::ConntrackFilter};
 
 use super::{rtnl::address, socket::Socket};
@@ -19,8 +20,13 @@ mod cta {
     pub(super) const ZONE: u16 = 18;
     /// Of a tuple.
     pub(super) const TUPLE_IP: u16 = 1;
-    /// Of a tuple's addresses: sources of IPv4 and IPv6.
+    pub(super) const TUPLE_PROTO: u16 = 2;
+    /// Of a tuple's addresses: sources of IPv4 and IPv6, and destinations.
     pub(super) const SOURCES: [u16; 2] = [1, 3];
+    pub(super) const DESTINATIONS: [u16; 2] = [2, 4];
+    /// Of a tuple's protocol: its number, the destination port.
+    pub(super) const PROTO_NUMBER: u16 = 1;
+    pub(super) const PROTO_DESTINATION: u16 = 3;
     /// The attribute is a list of attributes.
     pub(super) const NESTED: u16 = 0x8000;
 }
@@ -53,7 +59,36 @@ impl Conntrack {
                 addresses.iter().copied().filter(|address| Family::of_address(address) == family).collect();
             let by_kernel = family == Family::V4 && mine.len() <= FEW && self.filtered(&mine).await;
             if !by_kernel && !mine.is_empty() {
-                self.listed(family, &mine).await?;
+                self.listed(family, |entry| sources(entry).any(|source| mine.contains(&source))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the entries of datagrams to these published ports at `local` addresses that are not translated, because
+    /// they began before the port was published: whoever goes on sending from the same port would never reach the
+    /// workload. What is translated already stays.
+    pub(crate) async fn forget_untranslated(
+        &self,
+        ports: &[PublishedPort],
+        local: &HashSet<IpAddr>,
+    ) -> Result<(), Error> {
+        for family in Family::ALL {
+            let mine: Vec<&PublishedPort> =
+                ports.iter().filter(|port| Family::of_address(&port.host) == family).collect();
+            let concerns = |entry: &[u8]| {
+                let Some((protocol, address, port)) = destination(entry) else { return false };
+                let is_for = |own: &&PublishedPort| {
+                    (own.protocol, own.host_port) == (protocol, port)
+                        && (own.host.is_unspecified() || own.host == address)
+                };
+                local.contains(&address)
+                    && mine.iter().any(is_for)
+                    // The reply comes from where the question went.
+                    && sources(entry).nth(1) == Some(address)
+            };
+            if !mine.is_empty() {
+                self.listed(family, concerns).await?;
             }
         }
         Ok(())
@@ -76,13 +111,13 @@ impl Conntrack {
     }
 
     /// Lists all entries and deletes those concerned, each by the very attributes that it was listed with.
-    async fn listed(&self, family: Family, addresses: &[IpAddr]) -> Result<(), Error> {
+    async fn listed(&self, family: Family, concerns: impl Fn(&[u8]) -> bool) -> Result<(), Error> {
         let mut concerned: Vec<EntryName> = Vec::new();
         let what = "list conntrack entries";
         self.socket
             .dump(what, message(GET, family), |_, payload| {
                 let attributes = payload.get(4..).unwrap_or_default();
-                if sources(attributes).any(|source| addresses.contains(&source)) {
+                if concerns(attributes) {
                     concerned.push(name_of(attributes));
                 }
             })
@@ -116,6 +151,17 @@ fn sources(entry: &[u8]) -> impl Iterator<Item = IpAddr> {
         let (_, source) = AttrIter::new(addresses).find(|(kind, _)| cta::SOURCES.contains(kind))?;
         address(source)
     })
+}
+
+/// Protocol, destination address and port of the original direction, of a protocol that has ports.
+fn destination(entry: &[u8]) -> Option<(u8, IpAddr, u16)> {
+    let part = |nest, wanted: &[u16]| AttrIter::new(nest).find(|(kind, _)| wanted.contains(kind)).map(|(_, part)| part);
+    let tuple = part(entry, &[cta::TUPLE_ORIGINAL])?;
+    let to = address(part(part(tuple, &[cta::TUPLE_IP])?, &cta::DESTINATIONS)?)?;
+    let protocol = part(tuple, &[cta::TUPLE_PROTO])?;
+    let number = part(protocol, &[cta::PROTO_NUMBER])?.first()?;
+    let port = part(protocol, &[cta::PROTO_DESTINATION])?.first_chunk()?;
+    Some((*number, to, u16::from_be_bytes(*port)))
 }
 
 /// The original tuple, the zone and the identifier: the kernel deletes only the very entry that has all three.

@@ -21,6 +21,8 @@ use crate::{
     table::{SetSource, SetWant},
 };
 
+const UDP: u8 = 17;
+
 /// What all endpoints that have their interface publish.
 #[derive(Debug, Default)]
 pub(super) struct Published {
@@ -29,6 +31,8 @@ pub(super) struct Published {
     claimants: HashMap<IfName, (Arc<EndpointId>, Vec<PublishedPort>)>,
     /// How many ports lead to an address.
     addresses: BTreeMap<IpAddr, usize>,
+    /// Ports of datagrams that lead somewhere new: what was sent to them until now is to follow.
+    fresh: BTreeSet<PublishedPort>,
 }
 
 /// What differs in the maps.
@@ -132,6 +136,10 @@ impl State {
             return;
         }
         let (came, went) = self.published.count(&change);
+        for gone in &change.removed {
+            self.published.fresh.remove(gone);
+        }
+        self.published.fresh.extend(change.added.iter().filter(|port| port.protocol == UDP));
         for family in Family::ALL {
             let table = &mut self.tables[family.index()];
             for (map, exact) in [(PUBLISHED_AT_MAP, true), (PUBLISHED_MAP, false)] {
@@ -149,6 +157,16 @@ impl State {
                 self.want_published(family, is_in_use);
             }
         }
+    }
+
+    /// Published ports of datagrams that lead somewhere new, to be looked at when the rules are there.
+    pub(crate) fn fresh_ports(&self) -> Vec<PublishedPort> {
+        self.published.fresh.iter().copied().collect()
+    }
+
+    /// They have been.
+    pub(crate) fn ports_followed(&mut self) {
+        self.published.fresh.clear();
     }
 
     fn want_published(&mut self, family: Family, is_in_use: bool) {
