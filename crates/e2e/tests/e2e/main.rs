@@ -8,6 +8,7 @@ mod classic;
 mod concurrency;
 mod disturbances;
 mod docker_ports;
+mod embedded;
 mod golden;
 mod policies;
 mod scenarios_one_host;
