@@ -41,7 +41,7 @@ share: build ## write the manual pages and the completion scripts into target/sh
 deb: build ## build the Debian package target/calico_<version>_<architecture>.deb
 	@scripts/deb $(DIR) $(TARGET)
 
-quickstart: ## raise two hosts with Docker on this machine and play the walk-through on them (root)
+quickstart: ## play one host without etcd on this machine, then the walk-through on two hosts, which stay up (root)
 	@$(MAKE) image PROFILE=dev
 	@$(TARGET)/debug/calico-lab play
 

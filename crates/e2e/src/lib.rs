@@ -9,6 +9,8 @@
 #![allow(clippy::missing_panics_doc, reason = "every helper panics when the product does not do what the test says")]
 #![allow(clippy::unwrap_used, reason = "a test's helper: the panic is the report")]
 
+pub mod debian;
+pub mod readme;
 pub mod refused;
 pub mod trio;
 pub mod world;

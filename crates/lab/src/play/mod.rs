@@ -1,8 +1,10 @@
-//! The walk-through, played on two hosts: every command as it is typed, and after each what it did.
+//! Played: first one host without etcd, then the walk-through on two hosts. Every command as it is typed, and after each
+//! what it did.
 //!
 //! It is a demonstration that checks itself. After every step it waits for what the step promises, and asks all
 //! containers to ping each other: a pair that talks too early fails it just as one that does not talk in the end.
 
+mod alone;
 mod observe;
 mod screen;
 
@@ -96,7 +98,7 @@ const STEPS: [Step; 6] = [
 /// The containers of the walk-through and the numbers of their hosts.
 const WORKLOADS: [(usize, &str); 2] = [(1, "workload_A"), (2, "workload_B")];
 
-/// Raises a lab of two hosts and plays the walk-through on it. With `keep`, the lab stays up, also after a failure, and
+/// Plays one host without etcd, then raises a lab of two hosts and plays the walk-through on it. With `keep`, the lab stays up, also after a failure, and
 /// takes the place of one that was played on before.
 ///
 /// # Errors
@@ -105,6 +107,7 @@ const WORKLOADS: [(usize, &str); 2] = [(1, "workload_A"), (2, "workload_B")];
 pub fn play(options: &LabOptions) -> Result<()> {
     let screen = Screen::new();
     let start = Instant::now();
+    alone::play(&screen, options)?;
     let name = options.name.clone().unwrap_or_else(|| LAB.to_owned());
     if state::list()?.contains(&name) {
         screen.progress("removing the hosts of the last time", || state::remove(&name))?;
@@ -118,7 +121,7 @@ pub fn play(options: &LabOptions) -> Result<()> {
 
     let mut player = Player { facts: Facts::gather(&lab)?, lab: &lab, screen: &screen };
     for (index, step) in STEPS.iter().enumerate() {
-        player.play(index + 1, step).map_err(|error| failed(&lab, index + 1, step, error))?;
+        player.play(index + 1, step).map_err(|error| failed(&lab, index + 1, step.title, error))?;
     }
     screen.line("");
     screen.good(&format!(
@@ -230,11 +233,11 @@ impl Player<'_> {
 }
 
 /// Writes down the state of the hosts and says which step failed.
-fn failed(lab: &Lab, number: usize, step: &Step, error: LabError) -> LabError {
+fn failed(lab: &Lab, number: usize, title: &'static str, error: LabError) -> LabError {
     let dir: PathBuf = lab.binaries().parent().unwrap_or(lab.binaries()).join("lab-dumps").join(lab.name());
     let dump = match lab.dump(&dir) {
         Ok(()) => format!("the state of the hosts is in {}", dir.display()),
         Err(error) => format!("the state of the hosts could not be written down: {error}"),
     };
-    LabError::StepFailed { number, title: step.title, error: Box::new(error), dump }
+    LabError::StepFailed { number, title, error: Box::new(error), dump }
 }

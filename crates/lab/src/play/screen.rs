@@ -69,7 +69,8 @@ impl Screen {
 
     /// A command as it is typed on a host.
     pub(super) fn typed(&self, host: &str, command: &str) {
-        println!("   {} {}", self.ink(Ink::Faint, &format!("{host} #")), self.ink(Ink::Bold, command));
+        let command = command.replace('\n', "\n   ");
+        println!("   {} {}", self.ink(Ink::Faint, &format!("{host} #")), self.ink(Ink::Bold, &command));
     }
 
     /// What a command printed, without what only fills the screen.

@@ -159,6 +159,7 @@ fn given(settings: &Settings, caller: &Caller, name: &str) -> Result<Given, Fail
     if settings.log_dir != Path::new("/var/log/calico") {
         set.push(("CALICO_LOG_DIR", settings.log_dir.to_string_lossy().into_owned()));
     }
+    set.extend(settings.libnetwork.map(|wanted| ("CALICO_LIBNETWORK", wanted.to_string())));
     let replaces_datastore = matches!(caller.etcd.source(), Source::Environment);
     if replaces_datastore {
         for (variable, value) in caller.etcd.env_pairs() {

@@ -53,9 +53,10 @@ async fn where_the_unit_is_installed_it_is_enabled_and_started() {
 async fn a_second_call_restarts_it_and_keeps_what_it_does_not_say() {
     let bench = bench(&[(UNIT, "active")]);
     *bench.runtime.settings.lock().unwrap() = Some("IP=10.0.0.5\nHOSTNAME=host-1\nETCD_PASSWORD=old\n".into());
-    text(run(&bench, "--as=64555", ETCD).await);
+    text(run(&bench, "--as=64555 --no-libnetwork", ETCD).await);
     let settings = bench.runtime.settings.lock().unwrap().clone().unwrap();
     assert!(settings.contains("IP=10.0.0.5\n") && settings.contains("AS=64555\n"), "{settings}");
+    assert!(settings.contains("CALICO_LIBNETWORK=false\n"), "{settings}");
     assert!(!settings.contains("ETCD_PASSWORD"), "of another datastore: {settings}");
     assert!(bench.said().contains(&"Restarting the unit calico-node.service".to_owned()));
     let before = settings;
