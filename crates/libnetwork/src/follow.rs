@@ -48,6 +48,8 @@ pub(crate) struct Follower {
     engine: Arc<dyn Engine>,
     /// What was said before, so that the log says it once.
     told: BTreeSet<String>,
+    /// Endpoints that Docker shows and that are not stored; losing it only means to wait once more.
+    missing: BTreeMap<String, OffsetDateTime>,
 }
 
 /// What a round came to.
@@ -56,8 +58,8 @@ struct Round {
     problems: Vec<String>,
     /// A step failed.
     failed: bool,
-    /// Something is in its grace period.
-    waiting: bool,
+    /// Something is too young to be judged; the next round is due then at the latest.
+    again: Option<Duration>,
     networks: usize,
     endpoints: usize,
 }
@@ -71,6 +73,7 @@ impl Follower {
             kernel,
             engine,
             told: BTreeSet::new(),
+            missing: BTreeMap::new(),
         }
     }
 
@@ -113,19 +116,19 @@ impl Follower {
             }
             gather(&mut records, &mut events).await;
             let sweep = Instant::now() >= next_sweep;
-            let (told, failed, waiting) = match self.round(sweep).await {
-                Ok(round) => (in_words(&round), round.failed, round.waiting),
-                Err(reason) => (AgentHealth { reason, ..AgentHealth::default() }, true, false),
+            let (told, failed, again) = match self.round(sweep).await {
+                Ok(round) => (in_words(&round), round.failed, round.again),
+                Err(reason) => (AgentHealth { reason, ..AgentHealth::default() }, true, None),
             };
             health = told;
             report(&health);
             let now = Instant::now();
             pause = if failed { (pause * 2).min(RETRY.1) } else { RETRY.0 };
-            let grace = Duration::from_secs(GRACE.whole_seconds().unsigned_abs() + 1);
             if sweep && !failed {
-                next_sweep = now + if waiting { grace } else { SLOW };
+                next_sweep = now + again.unwrap_or(SLOW).min(SLOW);
             }
-            next = if failed { now + pause } else { next_sweep };
+            let due = again.map_or(next_sweep, |again| next_sweep.min(now + again));
+            next = if failed { due.min(now + pause) } else { due };
         }
     }
 
@@ -144,10 +147,12 @@ impl Follower {
             endpoints: &endpoints,
             noted: &noted,
             unreadable: !unreadable.is_empty(),
+            missing: &self.missing,
         };
-        let Plan { steps, mut problems, waiting } = plan(&seen);
+        let Plan { steps, mut problems, again, missing } = plan(&seen);
+        self.missing = missing;
         problems.extend(unreadable);
-        let mut round = Round { waiting, ..Round::default() };
+        let mut round = Round { again: again.map(pause_of), ..Round::default() };
         round.networks = docker.networks.iter().filter(|network| network.is_calico()).count();
         round.endpoints = endpoints.len();
         for step in steps {
@@ -158,7 +163,8 @@ impl Follower {
         }
         if sweep {
             match self.sweep(&docker).await {
-                Ok(waiting) => round.waiting |= waiting,
+                Ok(true) => round.again = Some(round.again.map_or(pause_of(GRACE), |again| again.min(pause_of(GRACE)))),
+                Ok(false) => {}
                 Err(reason) => {
                     problems.push(reason);
                     round.failed = true;
@@ -333,6 +339,11 @@ impl Follower {
         let orphans = orphans.map(|profile| profile.name().to_owned()).collect();
         retire::profiles(&self.store, &orphans).await.map_err(in_words)
     }
+}
+
+/// How long to wait until something is old enough: a little longer, so that it is.
+fn pause_of(age: time::Duration) -> Duration {
+    age.max(time::Duration::ZERO).unsigned_abs() + Duration::from_millis(500)
 }
 
 /// Why the loop goes on.

@@ -10,7 +10,11 @@
 //! | a copy whose record is gone | it is removed when nobody uses it |
 //! | an endpoint whose container is known | it is opened: labels, profiles, name |
 //! | a stored endpoint that Docker does not have | after a grace period its interface and the record go |
-//! | an endpoint of Docker's that is not stored | it is stored anew |
+//! | an endpoint of Docker's that is not stored, for a while | it is stored anew |
+//!
+//! Docker shows an endpoint a little longer than the driver has it: it is asked to delete it first and forgets it
+//! afterwards. So what is missing must stay so ([`CONFIRM`]) before it is made anew; otherwise a container's end would
+//! leave an endpoint behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +35,9 @@ use crate::{
 /// take many.
 pub(crate) const GRACE: Duration = Duration::seconds(60);
 
+/// So long must Docker show an endpoint that is not stored before it is stored anew.
+pub(crate) const CONFIRM: Duration = Duration::seconds(10);
+
 /// Everything that a round looks at.
 pub(crate) struct Seen<'a> {
     pub node: &'a str,
@@ -43,6 +50,8 @@ pub(crate) struct Seen<'a> {
     pub noted: &'a [LocalNetwork],
     /// There are records that could not be read: nothing is concluded from the absence of one.
     pub unreadable: bool,
+    /// Since when Docker shows endpoints that are not stored, by id: what earlier rounds found.
+    pub missing: &'a BTreeMap<String, OffsetDateTime>,
 }
 
 /// One change, in the order in which they are made.
@@ -74,8 +83,16 @@ pub(crate) enum Step {
 pub(crate) struct Plan {
     pub steps: Vec<Step>,
     pub problems: Vec<String>,
-    /// Something is in its grace period; look again.
-    pub waiting: bool,
+    /// Something is too young to be judged; look again after this time.
+    pub again: Option<Duration>,
+    /// What Docker shows and is not stored, for the next round's [`Seen::missing`].
+    pub missing: BTreeMap<String, OffsetDateTime>,
+}
+
+impl Plan {
+    fn look_again(&mut self, after: Duration) {
+        self.again = Some(self.again.map_or(after, |again| again.min(after)));
+    }
 }
 
 /// Compares.
@@ -113,7 +130,7 @@ fn networks(seen: &Seen<'_>, plan: &mut Plan) {
         if is_past_grace(Some(&noted.noted_at), seen.now) {
             plan.steps.push(Step::Forget(noted.id.clone()));
         } else {
-            plan.waiting = true;
+            plan.look_again(GRACE);
         }
     }
     for network in ours(seen) {
@@ -200,13 +217,13 @@ fn endpoints(seen: &Seen<'_>, plan: &mut Plan) {
             if is_old(endpoint, seen.now) {
                 plan.steps.push(Step::RemoveEndpoint(Box::new(endpoint.clone())));
             } else {
-                plan.waiting = true;
+                plan.look_again(GRACE);
             }
             continue;
         };
         let Some(owner) = found.endpoint.container.as_deref().and_then(|container| owners.get(container)) else {
             // Docker has not said yet whose it is; it will by an event.
-            plan.waiting = true;
+            plan.look_again(GRACE);
             continue;
         };
         let opened = endpoint::open(endpoint, owner);
@@ -218,6 +235,14 @@ fn endpoints(seen: &Seen<'_>, plan: &mut Plan) {
         }
     }
     for (id, found) in present.iter().filter(|(id, _)| !stored.contains(*id)) {
+        // A clock that was set back begins anew.
+        let since = seen.missing.get(*id).copied().filter(|since| *since <= seen.now).unwrap_or(seen.now);
+        plan.missing.insert((*id).to_owned(), since);
+        let left = since + CONFIRM - seen.now;
+        if left.is_positive() {
+            plan.look_again(left);
+            continue;
+        }
         match restored(seen.node, id, found) {
             Ok(endpoint) => plan.steps.push(Step::CreateEndpoint(Box::new(endpoint))),
             Err(reason) => plan.problems.push(format!("an endpoint of network {}: {reason}", found.network.name)),
@@ -275,4 +300,53 @@ fn is_old(endpoint: &WorkloadEndpoint, now: OffsetDateTime) -> bool {
 pub(crate) fn is_past_grace(at: Option<&str>, now: OffsetDateTime) -> bool {
     let at = at.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
     at.is_none_or(|at| now - at > GRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const ID: &str = "9071df0b05e79ed8567c8bac25d85a6fcc4ca221474392b6b3e7d3d003c1b8fb";
+
+    /// A round in which Docker shows an endpoint that is not stored.
+    fn round(now: OffsetDateTime, missing: &BTreeMap<String, OffsetDateTime>) -> Plan {
+        let endpoint = Endpoint { address4: "10.10.0.1/32".to_owned(), ..Endpoint::default() };
+        let network = Network {
+            id: "id".to_owned(),
+            name: "app".to_owned(),
+            driver: "calico".to_owned(),
+            endpoints: [(ID.to_owned(), endpoint)].into(),
+            ..Network::default()
+        };
+        let docker = State { networks: vec![network], ..State::default() };
+        let records = BTreeMap::new();
+        plan(&Seen {
+            node: "h1",
+            now,
+            docker: &docker,
+            records: &records,
+            endpoints: &[],
+            noted: &[],
+            unreadable: false,
+            missing,
+        })
+    }
+
+    fn creates(plan: &Plan) -> bool {
+        plan.steps.iter().any(|step| matches!(step, Step::CreateEndpoint(endpoint) if endpoint.spec.endpoint == ID))
+    }
+
+    #[test]
+    fn what_is_missing_is_made_anew_only_when_it_stays_so() {
+        let start = OffsetDateTime::UNIX_EPOCH;
+        let first = round(start, &BTreeMap::new());
+        assert!(!creates(&first), "Docker may just be about to forget it");
+        assert_eq!(first.again, Some(CONFIRM));
+        let second = round(start + CONFIRM / 2, &first.missing);
+        assert!(!creates(&second) && second.again == Some(CONFIRM / 2));
+        assert!(creates(&round(start + CONFIRM, &second.missing)));
+        let set_back = round(start - CONFIRM, &second.missing);
+        assert!(!creates(&set_back) && set_back.again == Some(CONFIRM), "the clock was set back");
+    }
 }

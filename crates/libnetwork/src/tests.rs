@@ -261,6 +261,22 @@ async fn a_container_lives_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_docker_shows_after_it_was_deleted_is_not_made_anew() {
+    let rig = Rig::start().await;
+    rig.create_network().await;
+    rig.run_container(&[]).await;
+    let body = json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT });
+    rig.ask("NetworkDriver.Leave", body.clone()).await;
+    rig.ask("NetworkDriver.DeleteEndpoint", body).await;
+    // Docker has not forgotten it yet. A network's record shows that a round has begun, the next one's that it has ended.
+    for name in ["second", "third"] {
+        rig.docker.change(|state| state.networks.push(Network { id: name.to_owned(), ..network(name) }));
+        rig.eventually("a round", async || rig.records().await.contains_key(name)).await;
+    }
+    assert_eq!(rig.endpoint().await, None);
+}
+
+#[tokio::test]
 async fn a_bad_label_leaves_the_container_closed_and_says_why() {
     let rig = Rig::start().await;
     rig.create_network().await;
