@@ -6,6 +6,7 @@ mod bgp;
 mod broken_records;
 mod classic;
 mod concurrency;
+mod datastore_moves;
 mod disturbances;
 mod docker_ports;
 mod embedded;

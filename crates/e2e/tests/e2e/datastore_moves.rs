@@ -1,0 +1,168 @@
+//! The cluster's datastore moves, from the first host's own to an etcd and from there to another one, while a hundred
+//! pings a second pass between an allowed pair and none between a denied one.
+#![allow(clippy::unwrap_used)]
+
+use std::{net::IpAddr, time::Duration};
+
+use calico_e2e::{SOON, eventually};
+use calico_lab::{Host, Lab, LabOptions, Pinger, Running, wait_for};
+use serde_json::Value;
+
+/// An etcd of the test's own on the lab's switch; its end is the test's.
+struct Etcd {
+    running: Running,
+    endpoint: String,
+}
+
+impl Etcd {
+    fn start(lab: &Lab, port: u16) -> Self {
+        let switch = lab.switch();
+        let endpoint = format!("http://{}:{port}", switch.ipv4());
+        let peer = port + 1;
+        let running = switch.spawn(&format!(
+            "exec etcd --name e{port} --data-dir /var/lib/etcd-{port} --logger zap --log-outputs stderr \
+             --listen-client-urls http://0.0.0.0:{port} --advertise-client-urls {endpoint} \
+             --listen-peer-urls http://127.0.0.1:{peer} --initial-advertise-peer-urls http://127.0.0.1:{peer} \
+             --initial-cluster e{port}=http://127.0.0.1:{peer}"
+        ));
+        let etcd = Self { running, endpoint };
+        eventually("etcd to answer", || etcd.ctl(lab.host(1), "endpoint health").is_some());
+        etcd
+    }
+
+    fn ctl(&self, host: &Host, words: &str) -> Option<String> {
+        let said = host.run(&format!("ETCDCTL_API=3 etcdctl --endpoints {} {words}", self.endpoint));
+        said.success().then_some(said.stdout)
+    }
+
+    fn keys(&self, host: &Host) -> usize {
+        let said = self.ctl(host, "get --prefix --keys-only /calico/").unwrap();
+        said.lines().filter(|line| line.starts_with('/')).count()
+    }
+}
+
+/// Starts the service on a host and waits until it is ready.
+#[track_caller]
+fn start(host: &Host) -> Running {
+    let service = host.spawn("CALICO_LIBNETWORK=false exec calico-node run");
+    wait_until_ready(host);
+    service
+}
+
+#[track_caller]
+fn wait_until_ready(host: &Host) {
+    wait_for(SOON * 3, "the service to be ready", || {
+        let said = host.run("calico-node health");
+        if said.success() { Ok(()) } else { Err(said.text()) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A container in a profile, and its address.
+fn container(host: &Host, name: &str, profile: &str) -> IpAddr {
+    host.ok(&format!("docker run --net=none --name={name} -tid ubuntu"));
+    let said = host.ok(&format!("calicoctl container add {name}"));
+    host.ok(&format!("calicoctl container {name} profile set {profile}"));
+    said.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn health(host: &Host) -> Value {
+    serde_json::from_str(&host.run("calico-node health -o json").stdout).unwrap()
+}
+
+/// How often BIRD was started again.
+fn restarts_of_bird(host: &Host) -> Value {
+    let health = health(host);
+    let components = health["components"].as_array().unwrap();
+    components.iter().find(|component| component["name"] == "bird").unwrap()["restarts"].clone()
+}
+
+/// Two hosts, the second in the first one's datastore.
+fn cluster() -> (Lab, [Running; 2]) {
+    let lab = Lab::up(&LabOptions { etcd: None, ..LabOptions::hosts(2) }).unwrap();
+    let (first, second) = (lab.host(1), lab.host(2));
+    let first_service = start(first);
+    let invitation: Value = serde_json::from_str(&first.ok("calicoctl node invite -o json")).unwrap();
+    let join = invitation["command"].as_str().unwrap();
+    second.ok(&format!("{join} --runtime=none"));
+    let second_service = start(second);
+    (lab, [first_service, second_service])
+}
+
+#[test]
+fn the_datastore_moves_to_etcd_and_on_while_traffic_and_policy_stay() {
+    let (lab, services) = cluster();
+    let (first, second) = (lab.host(1), lab.host(2));
+    for profile in ["friends", "strangers"] {
+        first.ok(&format!("calicoctl profile add {profile}"));
+    }
+    container(first, "wa", "friends");
+    let b = container(second, "wb", "friends");
+    container(first, "ws", "strangers");
+    let allowed = Pinger::start(first, "wa", b).unwrap();
+    eventually("a to reach b", || allowed.received() > 10);
+    let before = allowed.stop();
+    assert!(before.received > 0);
+
+    let allowed = Pinger::start(first, "wa", b).unwrap();
+    let denied = Pinger::start(first, "ws", b).unwrap();
+    let birds = [restarts_of_bird(first), restarts_of_bird(second)];
+
+    // What cannot be done changes nothing.
+    let etcd = Etcd::start(&lab, 2379);
+    let refused = first.fails("calicoctl datastore migrate --to http://127.0.0.1:9 --patience 5");
+    assert!(refused.text().contains("nothing is lost"), "{}", refused.text());
+    assert_eq!(etcd.keys(first), 0);
+    first.fails("calicoctl datastore migrate --abort");
+
+    // A first try that one host does not answer is taken back.
+    services[1].signal(rustix::process::Signal::STOP);
+    let late = first.fails(&format!("calicoctl datastore migrate --to {} --patience 2", etcd.endpoint));
+    assert!(late.text().contains("no answer from host2"), "{}", late.text());
+    services[1].signal(rustix::process::Signal::CONT);
+    let back = first.ok("calicoctl datastore migrate --abort");
+    assert!(back.contains("all hosts stay at unix:///"), "{back}");
+    assert_eq!(etcd.keys(first), 0);
+
+    let said = first.ok(&format!("calicoctl datastore migrate --to {}", etcd.endpoint));
+    assert!(said.contains(&format!("The cluster's datastore is at {}", etcd.endpoint)), "{said}");
+    for host in [first, second] {
+        wait_until_ready(host);
+        let record = host.read("/var/lib/calico/datastore/location.env").unwrap();
+        assert!(record.contains(&etcd.endpoint), "{record}");
+    }
+    assert!(etcd.keys(first) > 10);
+    works_on(&lab, "wc", b);
+
+    // And on to another one: the first is not needed any more.
+    let next = Etcd::start(&lab, 2479);
+    second.ok(&format!("calicoctl datastore migrate --to {}", next.endpoint));
+    etcd.running.signal(rustix::process::Signal::KILL);
+    etcd.running.wait(Duration::from_secs(15)).unwrap();
+    for host in [first, second] {
+        wait_until_ready(host);
+    }
+    works_on(&lab, "wd", b);
+
+    let (allowed, denied) = (allowed.stop(), denied.stop());
+    assert!(
+        allowed.lost.is_empty(),
+        "{} of {} lost, the first: {:?}",
+        allowed.lost.len(),
+        allowed.sent,
+        allowed.lost[0]
+    );
+    assert_eq!(denied.received, 0, "of {}", denied.sent);
+    assert_eq!([restarts_of_bird(first), restarts_of_bird(second)], birds, "BIRD has stayed");
+    first.ok("calicoctl ipam check");
+}
+
+/// Commands and agents work on the datastore that is in force now.
+fn works_on(lab: &Lab, name: &str, b: IpAddr) {
+    let host = lab.host(1);
+    container(host, name, "friends");
+    let pings = Pinger::start(host, name, b).unwrap();
+    eventually("a new container to reach b", || pings.received() > 0);
+    pings.stop();
+    assert_eq!(host.ok("calicoctl get nodes").lines().count(), lab.host(2).ok("calicoctl get nodes").lines().count());
+}
