@@ -101,7 +101,7 @@ pub(crate) enum Command {
     #[command(after_help = status::EXAMPLES)]
     Status(Status),
     /// Start, stop, remove or list hosts
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
     /// Give containers of this host addresses and profiles
     #[command(subcommand_required = true, arg_required_else_help = true)]
     #[command(override_usage = container::USAGE, after_help = container::EXAMPLES)]

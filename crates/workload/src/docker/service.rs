@@ -226,6 +226,7 @@ mod tests {
             image: "calico/node".into(),
             env: vec![("HOSTNAME".into(), "h1".into()), ("IP6".into(), String::new()), ("X".into(), "it's a".into())],
             mounts: vec![mount("/var/run/calico", false), mount("/etc/calico/certs", true)],
+            bare_mounts: vec![Mount { target: "/host/run".into(), ..mount("/run", true) }],
             privileged: true,
             host_network: true,
             restart: RestartPolicy::Always,
@@ -240,7 +241,8 @@ mod tests {
             equivalent_command_line(&service()),
             "docker run -d --restart=always --net=host --privileged --name=calico-node \
              --label org.projectcalico/service=node -e HOSTNAME=h1 -e IP6= -e 'X=it'\\''s a' \
-             -v /var/run/calico:/var/run/calico -v /etc/calico/certs:/etc/calico/certs:ro calico/node run"
+             -v /var/run/calico:/var/run/calico -v /etc/calico/certs:/etc/calico/certs:ro \
+             --mount type=bind,source=/run,target=/host/run,readonly,bind-nonrecursive calico/node run"
         );
         let bare = ServiceContainer { name: "a".into(), image: "b".into(), ..ServiceContainer::default() };
         assert_eq!(equivalent_command_line(&bare), "docker run -d --name=a b");
@@ -254,6 +256,9 @@ mod tests {
         let host = body.host_config.expect("there is one");
         assert_eq!((host.privileged, host.network_mode.as_deref()), (Some(true), Some("host")));
         assert_eq!(host.binds.expect("there are some")[1], "/etc/calico/certs:/etc/calico/certs:ro");
+        let bare = &host.mounts.expect("there is one")[0];
+        assert_eq!((bare.target.as_deref(), bare.read_only), (Some("/host/run"), Some(true)));
+        assert_eq!(bare.bind_options.as_ref().and_then(|options| options.non_recursive), Some(true));
         let restart = host.restart_policy.and_then(|policy| policy.name);
         assert_eq!(restart, Some(RestartPolicyNameEnum::ALWAYS));
         // An empty list of arguments would replace those of the image.
