@@ -47,6 +47,9 @@ use guests::Guests;
 
 /// How long a handshake may take.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one that is refused has to close its end, and how many bytes are read of it meanwhile.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(2);
+const MOST_UNHEARD: usize = 64 << 10;
 /// How often it is looked whether the port is to be open.
 const KEEP_UP_EVERY: Duration = Duration::from_secs(10);
 /// The pause after the system could not give a connection: too many files are open.
@@ -251,7 +254,29 @@ async fn handshake(stream: TcpStream, registrar: &Registrar) -> io::Result<TlsSt
         tracing::error!(%error, "no certificate can be shown to hosts that connect");
         io::Error::other(error)
     })?;
-    TlsAcceptor::from(config).accept(stream).await
+    match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+        Ok(stream) => Ok(stream),
+        Err((error, stream)) => {
+            let _ = tokio::time::timeout(LAST_WORDS_PATIENCE, last_words(stream)).await;
+            Err(error)
+        }
+    }
+}
+
+/// Lets the other end hear why it is refused. With TLS 1.3 it has begun to speak by then, and a socket that is closed with
+/// something unread takes back what was sent on it.
+async fn last_words(mut stream: TcpStream) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut heard = 0;
+    let mut buffer = [0; 4096];
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    while let Ok(bytes @ 1..) = stream.read(&mut buffer).await
+        && heard < MOST_UNHEARD
+    {
+        heard += bytes;
+    }
 }
 
 /// A host that is gone without a word counts as connected for a minute, not for hours.
