@@ -100,7 +100,7 @@ pub(crate) enum DatastoreCommand {
     /// Move the cluster to an etcd, or hold it as it is while somebody looks after its data
     #[command(override_usage = MIGRATE_USAGE, after_help = MIGRATE_EXAMPLES)]
     #[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
-    Migrate(Migrate),
+    Migrate(Box<Migrate>),
 }
 
 /// `datastore export`
@@ -227,8 +227,8 @@ impl DatastoreCommand {
             | Self::Check(DatastoreCheck { output, .. })
             | Self::Backup(DatastoreBackup { output, .. })
             | Self::Restore(DatastoreBackup { output, .. })
-            | Self::Compact(DatastoreCompact { output, .. })
-            | Self::Migrate(Migrate { output, .. }) => output.format,
+            | Self::Compact(DatastoreCompact { output, .. }) => output.format,
+            Self::Migrate(migrate) => migrate.output.format,
             Self::Export(_) | Self::Import(_) => Format::Table,
         }
     }
@@ -238,11 +238,12 @@ impl DatastoreCommand {
         match self {
             Self::Status(_) | Self::Check(_) | Self::Backup(_) | Self::Restore(_) | Self::Compact(_) => None,
             Self::Export(Export { connection, .. }) | Self::Import(Import { connection, .. }) => Some(connection),
-            Self::Migrate(Migrate {
-                command: Some(MigrateCommand::Lock(Lock { connection }) | MigrateCommand::Unlock(Lock { connection })),
-                ..
-            })
-            | Self::Migrate(Migrate { connection, .. }) => Some(connection),
+            Self::Migrate(migrate) => match &migrate.command {
+                Some(MigrateCommand::Lock(Lock { connection }) | MigrateCommand::Unlock(Lock { connection })) => {
+                    Some(connection)
+                }
+                None => Some(&migrate.connection),
+            },
         }
     }
 }
