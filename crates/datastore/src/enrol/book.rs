@@ -41,7 +41,7 @@ struct Invitation {
 struct Use {
     host: String,
     at: i64,
-    /// Hash of the key that the certificate was made for.
+    /// Hash of the key that the certificate was made for; empty once the request is not to be answered again.
     key: String,
 }
 
@@ -85,6 +85,13 @@ pub(crate) enum Barred {
     Unknown,
 }
 
+impl Use {
+    /// True if this is the request by which the token was used up.
+    fn repeats(&self, host: &str, key: &str) -> bool {
+        !self.key.is_empty() && self.host == host && self.key == key
+    }
+}
+
 impl Default for Book {
     fn default() -> Self {
         Self { version: VERSION, names: BTreeSet::new(), invitations: BTreeMap::new(), hosts: BTreeMap::new() }
@@ -104,7 +111,7 @@ impl Book {
     pub(super) fn standing(&self, hash: &str, host: &str, key: &str, now: i64) -> Result<Standing, Refusal> {
         let invitation = self.invitations.get(hash).ok_or(Refusal::WrongToken)?;
         match &invitation.used {
-            Some(used) if used.host == host && used.key == key && now <= invitation.expires => Ok(Standing::Repeated),
+            Some(used) if used.repeats(host, key) && now <= invitation.expires => Ok(Standing::Repeated),
             Some(used) => Err(Refusal::UsedToken { host: used.host.clone(), at: used.at }),
             None if now > invitation.expires => Err(Refusal::ExpiredToken { at: invitation.expires }),
             None => Ok(Standing::Open),
@@ -113,6 +120,7 @@ impl Book {
 
     /// The token of this hash has admitted `host`.
     pub(super) fn use_up(&mut self, hash: &str, host: &str, key: String, now: i64) {
+        self.answer_no_more(host);
         if let Some(invitation) = self.invitations.get_mut(hash) {
             invitation.used = Some(Use { host: host.to_owned(), at: now, key });
         }
@@ -144,8 +152,16 @@ impl Book {
         if member.certificates.contains_key(serial) { Ok(()) } else { Err(Barred::Unknown) }
     }
 
+    /// Whoever came in as `host` before does not come in again by the same request, though the invitation may hold for
+    /// days: he was shut out, or somebody else has the name now.
+    fn answer_no_more(&mut self, host: &str) {
+        let uses = self.invitations.values_mut().filter_map(|invitation| invitation.used.as_mut());
+        uses.filter(|used| used.host == host).for_each(|used| used.key.clear());
+    }
+
     /// Shuts a host out; `false` if there is none of the name.
     pub(super) fn revoke(&mut self, host: &str, now: i64) -> bool {
+        self.answer_no_more(host);
         match self.hosts.get_mut(host) {
             Some(member) => {
                 member.revoked.get_or_insert(now);

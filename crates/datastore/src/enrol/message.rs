@@ -99,7 +99,7 @@ pub enum Refusal {
     /// The clocks differ too much.
     #[error(
         "the clocks differ by {} s: it is {} on the host that keeps the datastore, and {} here; at most {} s are allowed",
-        (datastore - here).abs(), shown(*datastore), shown(*here), CLOCK_TOLERANCE.as_secs()
+        datastore.abs_diff(*here), shown(*datastore), shown(*here), CLOCK_TOLERANCE.as_secs()
     )]
     Clock {
         /// The datastore's, in seconds since 1970.

@@ -300,6 +300,8 @@ impl Registrar {
             book.admit(host, issued_serial, not_after, now);
             Ok(())
         })?;
+        // One of an earlier life that came between the look at the name and now has a certificate that counts no more.
+        self.0.connections.cut(host);
         tracing::info!(host, %from, "a host has joined");
         Ok(certified)
     }

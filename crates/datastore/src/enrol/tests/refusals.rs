@@ -189,3 +189,60 @@ async fn another_authority_is_told_by_its_fingerprint_and_hears_nothing() {
     assert!(error.to_string().contains("nothing was sent"), "{error}");
     rig.join(&invitation, "host-2").await.unwrap();
 }
+
+/// A request to join as `host` by `key`, as it can be sent again word for word.
+fn request(rig: &Rig, token: &Token, host: &str, key: &rcgen::KeyPair) -> super::super::message::EnrolRequest {
+    let request = crate::pki::Request::make(host, key).unwrap();
+    super::super::message::EnrolRequest { token: token.reveal(), host: host.into(), now: rig.registrar.now(), request }
+}
+
+#[tokio::test]
+async fn a_host_that_was_shut_out_does_not_come_back_by_saying_its_old_request_again() {
+    let rig = Rig::new();
+    let from = "127.0.0.1".parse().unwrap();
+    let (old, new) = (rig.invite().token, rig.invite().token);
+    let (old_key, new_key) = (crate::pki::new_key().unwrap(), crate::pki::new_key().unwrap());
+    let again = || rig.registrar.enrol(&request(&rig, &old, "host-2", &old_key), from).map(drop);
+    again().unwrap();
+    again().expect("its answer may have been lost");
+    rig.registrar.revoke("host-2").unwrap();
+    assert!(matches!(again(), Err(Refusal::UsedToken { .. })));
+    assert!(rig.registrar.hosts()[0].state.revoked.is_some(), "it is still shut out");
+
+    // Another machine is invited under that name: the first one does not push it aside.
+    rig.registrar.enrol(&request(&rig, &new, "host-2", &new_key), from).unwrap();
+    let before = rig.registrar.hosts();
+    assert!(matches!(again(), Err(Refusal::UsedToken { .. })));
+    assert_eq!(rig.registrar.hosts(), before);
+}
+
+#[tokio::test]
+async fn what_joined_later_under_a_name_is_not_pushed_aside_by_what_joined_earlier() {
+    let rig = Rig::new();
+    let from = "127.0.0.1".parse().unwrap();
+    let (old, new) = (rig.invite().token, rig.invite().token);
+    let (old_key, new_key) = (crate::pki::new_key().unwrap(), crate::pki::new_key().unwrap());
+    rig.registrar.enrol(&request(&rig, &old, "host-2", &old_key), from).unwrap();
+    rig.registrar.enrol(&request(&rig, &new, "host-2", &new_key), from).unwrap();
+    let refused = rig.registrar.enrol(&request(&rig, &old, "host-2", &old_key), from).map(drop);
+    assert!(matches!(refused, Err(Refusal::UsedToken { .. })));
+}
+
+#[tokio::test]
+async fn a_connection_of_an_earlier_life_ends_when_a_host_joins_anew() {
+    let rig = Rig::new();
+    let (from, token, key) = ("127.0.0.1".parse().unwrap(), rig.invite().token, crate::pki::new_key().unwrap());
+    rig.registrar.enrol(&request(&rig, &token, "host-2", &key), from).unwrap();
+    let (_entry, mut cut) = rig.registrar.connections().enter("host-2", from);
+    assert!(cut.try_recv().is_err());
+    rig.registrar.enrol(&request(&rig, &token, "host-2", &key), from).unwrap();
+    cut.try_recv().expect("its certificate is in no book any more");
+}
+
+#[test]
+fn a_clock_at_the_end_of_time_has_words() {
+    for here in [i64::MIN, i64::MAX] {
+        let refusal = Refusal::Clock { datastore: 1_772_366_405, here };
+        assert!(refusal.to_string().contains("the clocks differ by"), "{refusal}");
+    }
+}
