@@ -80,18 +80,21 @@ struct State {
 /// Shared by the supervisor's tasks and the health server.
 pub(crate) struct Board {
     node: String,
+    /// Without these the service is live and ready all the same.
+    optional: &'static [&'static str],
     states: Mutex<BTreeMap<&'static str, State>>,
     changed: Notify,
 }
 
 impl Board {
-    pub(crate) fn new(node: &str, names: &[&'static str]) -> Self {
+    pub(crate) fn new(node: &str, names: &[&'static str], optional: &'static [&'static str]) -> Self {
         let waiting = || State {
             report: AgentHealth { reason: "not started yet".into(), ..AgentHealth::default() },
             ..State::default()
         };
         Self {
             node: node.to_owned(),
+            optional,
             states: Mutex::new(names.iter().map(|name| (*name, waiting())).collect()),
             changed: Notify::new(),
         }
@@ -155,6 +158,16 @@ impl Board {
         self.states().get(name).is_some_and(|state| component(name, state, now).ready)
     }
 
+    fn is_optional(&self, component: &Component) -> bool {
+        self.optional.contains(&component.name.as_str())
+    }
+
+    /// The components that are not ready and ought to be.
+    pub(crate) fn lacking(&self, now: Instant) -> Vec<Component> {
+        let components = self.health(now).components.into_iter();
+        components.filter(|component| !component.ready && !self.is_optional(component)).collect()
+    }
+
     /// One component, if it is on the board.
     pub(crate) fn component(&self, name: &str, now: Instant) -> Option<Component> {
         self.states().get(name).map(|state| component(name, state, now))
@@ -170,8 +183,8 @@ impl Board {
             self.states().iter().map(|(name, state)| component(name, state, now)).collect();
         Health {
             node: self.node.clone(),
-            live: components.iter().all(|component| component.live),
-            ready: components.iter().all(|component| component.ready),
+            live: components.iter().all(|component| component.live || self.is_optional(component)),
+            ready: components.iter().all(|component| component.ready || self.is_optional(component)),
             components,
         }
     }
@@ -206,7 +219,7 @@ mod tests {
 
     #[test]
     fn ready_only_while_it_runs_and_answers() {
-        let board = Board::new("h1", &["felix"]);
+        let board = Board::new("h1", &["felix"], &[]);
         let at = |now| board.health(now).components.remove(0);
         let now = Instant::now();
         assert!(!at(now).live && at(now).reason == "not started yet");
@@ -228,8 +241,12 @@ mod tests {
 
     #[test]
     fn whoever_fails_has_the_last_word_and_latecomers_find_a_place() {
-        let board = Board::new("h1", &["felix"]);
+        let board = Board::new("h1", &["felix"], &["libnetwork"]);
         let code = || End { why: "ended with code 1".into(), has_said_why: true };
+        board.started("libnetwork", Some(6));
+        board.started("felix", Some(5));
+        board.reported("felix", AgentHealth { ready: true, ..AgentHealth::default() });
+        assert!(board.health(Instant::now()).ready && board.lacking(Instant::now()).is_empty(), "it goes without");
         let reason = || board.component("datastore", Instant::now()).unwrap().reason;
         assert!(board.component("datastore", Instant::now()).is_none());
         board.started("datastore", Some(7));

@@ -15,15 +15,13 @@ use tracing::{info, warn};
 
 use crate::{
     RUN_DIR, RunArgs,
-    libnetwork::Wanted,
+    libnetwork::{LIBNETWORK, Wanted},
     place::Place,
     supervisor::{Service, StopWith, Supervised, Surroundings, felix_program, own_program},
 };
 
 /// The process that keeps the datastore of this host.
 pub(crate) const DATASTORE: &str = "datastore";
-/// The process that serves Docker's networks.
-pub(crate) const LIBNETWORK: &str = "libnetwork";
 
 /// How long an agent that was started anew may take before the next one is. Some wait for the end of a migration, which
 /// waits for this host.
@@ -60,11 +58,6 @@ impl Crew {
     /// The node's name.
     pub(crate) fn node(&self) -> &str {
         &self.node
-    }
-
-    /// The processes without which the node starts all the same.
-    pub(crate) fn optional(&self) -> &'static [&'static str] {
-        if self.plugin.is_demanded() { &[] } else { &[LIBNETWORK] }
     }
 
     /// Starts the datastore if this host keeps it; true if it does. One that runs goes on running when the datastore has

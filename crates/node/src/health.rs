@@ -131,7 +131,7 @@ mod tests {
     async fn served_and_asked() {
         let listener = listen(0).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let board = Arc::new(Board::new("h1", &["bird", "felix"]));
+        let board = Arc::new(Board::new("h1", &["bird", "felix"], &[]));
         let server = tokio::spawn(serve(listener, board.clone()));
         board.started("felix", Some(1));
         board.reported(

@@ -19,6 +19,9 @@ pub(crate) async fn libnetwork(name: Option<&str>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The process's name.
+pub(crate) const LIBNETWORK: &str = "libnetwork";
+
 /// Where Docker's own program usually is.
 const DOCKER: [&str; 3] = ["/usr/bin/dockerd", "/usr/sbin/dockerd", "/usr/local/bin/dockerd"];
 
@@ -60,9 +63,10 @@ impl Wanted {
         }
     }
 
-    /// The node is not whole without it.
-    pub(crate) fn is_demanded(&self) -> bool {
-        *self == Self::Yes
+    /// The processes without which the node is whole: the plugin, unless somebody asked for it. A Docker that is
+    /// installed need not run.
+    pub(crate) fn optional(&self) -> &'static [&'static str] {
+        if *self == Self::Yes { &[] } else { &[LIBNETWORK] }
     }
 
     /// The file that must exist before the plugin starts, if one must; `None` if there is to be no plugin.
@@ -96,7 +100,7 @@ mod tests {
         assert_eq!(on("false", &["/usr/bin/dockerd"]).unwrap(), Wanted::No);
         assert!(on("perhaps", &[]).unwrap_err().to_string().contains("\"perhaps\""));
         assert_eq!(Wanted::on("auto", None, |_| true).unwrap(), Wanted::No, "Docker is somewhere else");
-        assert!(Wanted::Yes.is_demanded() && !Wanted::Where("/".into()).is_demanded());
+        assert!(Wanted::Yes.optional().is_empty() && Wanted::Where("/".into()).optional() == [LIBNETWORK]);
     }
 
     #[test]

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn every_component_has_every_number_and_agents_add_their_own() {
-        let board = Board::new("h1", &["bird", "felix"]);
+        let board = Board::new("h1", &["bird", "felix"], &[]);
         board.started("felix", Some(1));
         board.started("felix", Some(2));
         let gauges = [("felix_active_local_endpoints".to_owned(), 3), ("bad name".to_owned(), 1)].into();

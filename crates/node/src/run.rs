@@ -65,7 +65,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     let request = request(&args, &node)?;
     let plugin = libnetwork::Wanted::parse(&args.libnetwork)?;
 
-    let board = Arc::new(Board::new(&node, &["bird", "confd", "felix"]));
+    let board = Arc::new(Board::new(&node, &["bird", "confd", "felix"], plugin.optional()));
     let server = tokio::spawn(health::serve(listener, board.clone()));
     let surroundings = Surroundings {
         board: board.clone(),
@@ -128,7 +128,7 @@ async fn live(crew: &mut Crew, mut place: Place, request: &Request, board: &Boar
     loop {
         let node = crew.node().to_owned();
         let moved = tokio::select! {
-            outcome = settle(&place, request, board, is_restart, (&mut is_prepared, &mut told), crew.optional()) => return outcome,
+            outcome = settle(&place, request, board, is_restart, (&mut is_prepared, &mut told)) => return outcome,
             () = calico_startup::keep_tunnel_addresses(place.store(), &node) => continue,
             () = place.renew_certificate() => continue,
             moved = place.moved(&node) => moved,
@@ -149,14 +149,13 @@ async fn settle(
     board: &Board,
     is_restart: bool,
     (is_prepared, told): (&mut bool, &mut bool),
-    optional: &[&str],
 ) -> Result<()> {
     if !*is_prepared {
         prepare_patiently(place.store(), request).await?;
         *is_prepared = true;
     }
     if !*told {
-        wait_until_ready(board, is_restart, optional).await?;
+        wait_until_ready(board, is_restart).await?;
         // calicoctl waits for exactly this line.
         println!("Calico node started successfully");
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).into_diagnostic()?;
@@ -234,20 +233,16 @@ fn still_starting() {
     }
 }
 
-/// Waits until all processes are ready. A first start that is not in time has failed, unless only `optional` ones are
-/// missing; a restart leaves the processes at work, since the host may have been in service for long and what they wait
-/// for may come.
-async fn wait_until_ready(board: &Board, is_restart: bool, optional: &[&str]) -> Result<()> {
+/// Waits until all processes are ready that ought to be. A first start that is not in time has failed; a restart leaves
+/// the processes at work, since the host may have been in service for long and what they wait for may come.
+async fn wait_until_ready(board: &Board, is_restart: bool) -> Result<()> {
     loop {
         still_starting();
-        if timeout(READY_PATIENCE, ready(board, optional)).await.is_ok() {
-            let lacking = lacking(board, &[]);
-            if !lacking.is_empty() {
-                warn!("the node starts all the same, but not all is well: {}", in_words(&lacking));
-            }
+        if timeout(READY_PATIENCE, ready(board)).await.is_ok() {
             return Ok(());
         }
-        let reason = format!("not ready after {} s: {}", READY_PATIENCE.as_secs(), in_words(&lacking(board, optional)));
+        let lacking = in_words(&board.lacking(Instant::now()));
+        let reason = format!("not ready after {} s: {lacking}", READY_PATIENCE.as_secs());
         if !is_restart {
             return Err(miette!(help = "their logs are above and in the log folder", "{reason}"));
         }
@@ -255,27 +250,14 @@ async fn wait_until_ready(board: &Board, is_restart: bool, optional: &[&str]) ->
     }
 }
 
-/// Until all are ready but `optional` ones, which get a little time too.
-async fn ready(board: &Board, optional: &[&str]) {
-    /// For a process without which the node starts all the same.
-    const LITTLE: Duration = Duration::from_secs(5);
-    let until = async |optional: &[&str]| {
-        loop {
-            let changed = board.changed();
-            if lacking(board, optional).is_empty() {
-                return;
-            }
-            changed.await;
+async fn ready(board: &Board) {
+    loop {
+        let changed = board.changed();
+        if board.health(Instant::now()).ready {
+            return;
         }
-    };
-    until(optional).await;
-    let _ = timeout(LITTLE, until(&[])).await;
-}
-
-/// The components that are not ready, but for `optional` ones.
-fn lacking(board: &Board, optional: &[&str]) -> Vec<Component> {
-    let components = board.health(Instant::now()).components.into_iter();
-    components.filter(|component| !component.ready && !optional.contains(&component.name.as_str())).collect()
+        changed.await;
+    }
 }
 
 fn in_words(lacking: &[Component]) -> String {

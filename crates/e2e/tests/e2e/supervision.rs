@@ -294,7 +294,7 @@ fn health_says_why() {
     let good = etcd.get(&key).unwrap().unwrap();
     assert!(good.contains(r#""datastoreReady":true"#), "{good}");
     etcd.put(&key, &good.replace(r#""datastoreReady":true"#, r#""datastoreReady":false"#)).unwrap();
-    host.ok("pkill -9 -f '[c]alico-node felix'");
+    host.ok("pkill -9 -f '[c]alico-felix'");
     let felix = wait_for_reason(host, "felix", "not initialised or not ready", SOON);
     assert_eq!((&felix["ready"], &felix["live"]), (&false.into(), &true.into()));
     assert!(!is_ready(host));
@@ -331,13 +331,13 @@ fn health_says_why() {
     }
 
     // Processes that hang.
-    host.ok("pkill -STOP -f '[c]alico-node felix' && pkill -STOP -x bird");
+    host.ok("pkill -STOP -f '[c]alico-felix' && pkill -STOP -x bird");
     for name in ["felix", "bird"] {
         let hung = wait_for_reason(host, name, "has not answered", SILENCE);
         assert_eq!((&hung["ready"], &hung["live"]), (&false.into(), &false.into()), "{hung}");
     }
     assert_eq!(component(host, "confd")["live"], true);
-    host.ok("pkill -CONT -f '[c]alico-node felix' && pkill -CONT -x bird");
+    host.ok("pkill -CONT -f '[c]alico-felix' && pkill -CONT -x bird");
     wait_until_ready(host);
 }
 
@@ -354,7 +354,7 @@ fn the_unit_is_sound() {
         // READY=1 comes from the service itself.
         ("Type", "notify"),
         ("NotifyAccess", "main"),
-        ("ExecStart", "/usr/local/bin/calico-node run"),
+        ("ExecStart", "/usr/bin/calico-node run"),
         ("Restart", "always"),
         // The service ends its processes itself and in order; systemd only what is left of them.
         ("KillMode", "mixed"),
@@ -405,7 +405,7 @@ fn the_service_works_within_the_limits_of_its_unit() {
         if said.success() { Ok(()) } else { Err(format!("{}{}", said.text(), service.stderr())) }
     })
     .unwrap_or_else(|error| panic!("{error}"));
-    let status = host.ok("cat /proc/$(pgrep -o -f '[c]alico-node felix')/status");
+    let status = host.ok("cat /proc/$(pgrep -o -f '[c]alico-felix')/status");
     assert!(status.contains("NoNewPrivs:\t1"), "the limits are in force: {status}");
 
     host.ok("calicoctl profile add web");
