@@ -11,6 +11,7 @@ mod disturbances;
 mod docker_ports;
 mod embedded;
 mod golden;
+mod joining;
 mod package;
 mod policies;
 mod readme;
