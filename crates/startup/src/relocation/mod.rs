@@ -43,9 +43,13 @@ mod migrate;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Component, Path},
+};
 
-use calico_store::{ConnectOptions, Entry, Error, EtcdKv, Kv};
+use calico_store::{ConnectOptions, DATASTORE_DIR, Entry, Error, EtcdKv, Kv};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use abort::{TakenBack, abort};
@@ -143,9 +147,15 @@ impl Destination {
 
     /// The settings, with all files that they name read and checked on this host.
     ///
+    /// The record stands where every host can write, so it may name only what is meant for this: a password is sent to
+    /// the place that the same record names.
+    ///
     /// # Errors
     /// [`Error::Settings`] names the variable or file.
     pub fn options(&self) -> Result<ConnectOptions, Error> {
+        for (name, value) in &self.0 {
+            check_variable(name, value)?;
+        }
         let given = ConnectOptions::given(|name| self.0.get(name).cloned())?;
         given.ok_or_else(|| Error::Settings {
             setting: RECORD.to_owned(),
@@ -165,6 +175,32 @@ impl Destination {
     pub fn is_at(&self, location: &str) -> bool {
         self.to_string() == location
     }
+}
+
+/// The variables of a record.
+const VARIABLES: [&str; 6] =
+    ["ETCD_ENDPOINTS", "ETCD_CA_CERT_FILE", "ETCD_CERT_FILE", "ETCD_KEY_FILE", "ETCD_USERNAME", "ETCD_PASSWORD_FILE"];
+
+/// What the folder of the datastore holds that is no password for anybody.
+const OURS: [&str; 6] = ["pki", "data.redb", "location.env", "acknowledged", "reserve", "lock"];
+
+fn check_variable(name: &str, value: &str) -> Result<(), Error> {
+    let refuse = |cause: String| Err(Error::Settings { setting: format!("{RECORD}: {name}"), cause });
+    if !VARIABLES.contains(&name) {
+        return refuse("a migration has no such setting".to_owned());
+    }
+    if !name.ends_with("_FILE") {
+        return Ok(());
+    }
+    let inside = Path::new(value).strip_prefix(DATASTORE_DIR).ok();
+    let plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+    let Some(inside) = inside.filter(|path| !path.as_os_str().is_empty()).filter(plain) else {
+        return refuse(format!("{value} does not lie below {DATASTORE_DIR}"));
+    };
+    if name == "ETCD_PASSWORD_FILE" && OURS.iter().any(|ours| inside.starts_with(ours)) {
+        return refuse(format!("{value} is the datastore's own, and no password"));
+    }
+    Ok(())
 }
 
 /// The endpoints, as [`Kv::location`] writes them.

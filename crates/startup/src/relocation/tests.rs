@@ -462,3 +462,26 @@ fn a_host_does_what_the_record_asks_and_it_has_not_done() {
     }
     assert_eq!(decide(None, None), Step::Wait);
 }
+
+#[test]
+fn a_record_names_no_file_but_those_meant_for_it() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "secret").unwrap();
+    let outside = secret.path().to_str().unwrap();
+    for (name, value, reason) in [
+        ("ETCD_PASSWORD_FILE", outside, "does not lie below"),
+        ("ETCD_PASSWORD_FILE", "/var/lib/calico/datastore/../../../../etc/hostname", "does not lie below"),
+        ("ETCD_PASSWORD_FILE", "/var/lib/calico/datastore", "does not lie below"),
+        ("ETCD_PASSWORD_FILE", "/var/lib/calico/datastore/pki/host.pem", "the datastore's own"),
+        ("ETCD_PASSWORD_FILE", "/var/lib/calico/datastore/data.redb", "the datastore's own"),
+        ("ETCD_KEY_FILE", outside, "does not lie below"),
+        ("CALICO_ETCD_PASSWORD_FILE", outside, "no such setting"),
+    ] {
+        let mut record = destination("new");
+        record.0.insert("ETCD_USERNAME".to_owned(), "root".to_owned());
+        record.0.insert(name.to_owned(), value.to_owned());
+        let error = record.options().unwrap_err().to_string();
+        assert!(error.contains(reason) && error.contains(name), "{value}: {error}");
+    }
+    destination("new").options().unwrap();
+}
