@@ -56,8 +56,13 @@ const SUMMARY: &[Column] = &[
     Column::new("Number of Endpoints", "endpoints"),
 ];
 
-/// A column only where there is something in it.
+/// Why an endpoint lets nothing pass, whatever its profiles and policies say.
+const ANNOTATION_CLOSED: &str = "org.projectcalico/closed-because";
+
+/// Columns only where there is something in them.
 const PUBLISHED: Column = Column::hidden("published");
+const NAME: Column = Column::hidden("workloadName");
+const CLOSED: Column = Column::hidden("closedBecause");
 
 const DETAILED: &[Column] = &[
     Column::new("Hostname", "hostname"),
@@ -70,7 +75,8 @@ const DETAILED: &[Column] = &[
     Column::new("State", "state"),
     PUBLISHED,
     Column::hidden("interface"),
-    Column::hidden("workloadName"),
+    NAME,
+    CLOSED,
     Column::hidden("labels"),
 ];
 
@@ -99,12 +105,7 @@ fn summary(endpoints: &[WorkloadEndpoint]) -> Output {
 /// One row for each endpoint.
 pub(crate) async fn detailed(ctx: &Context, endpoints: &[WorkloadEndpoint]) -> Result<Output, Failure> {
     let names = TypedNames::read(ctx).await?;
-    let mut columns = DETAILED.to_vec();
-    if endpoints.iter().any(|endpoint| published(endpoint).next().is_some()) {
-        let column = columns.iter_mut().find(|column| **column == PUBLISHED);
-        column.expect("it is among them").clone_from(&Column::new("Published", "published"));
-    }
-    let mut table = Table::new(&columns);
+    let mut table = Table::new(&columns(endpoints));
     for endpoint in endpoints {
         let parts = WorkloadName::of(&endpoint.spec);
         let spec = &endpoint.spec;
@@ -121,10 +122,31 @@ pub(crate) async fn detailed(ctx: &Context, endpoints: &[WorkloadEndpoint]) -> R
             Cell::lines(published(endpoint)),
             or_absent(&spec.interface_name),
             Cell::or_absent(endpoint.metadata.annotations.get(ANNOTATION_WORKLOAD)),
+            Cell::or_absent(endpoint.metadata.annotations.get(ANNOTATION_CLOSED)),
             Cell::Both(String::new(), serde_json::json!(endpoint.metadata.labels)),
         ]);
     }
     Ok(table.into())
+}
+
+/// The columns for these endpoints.
+fn columns(endpoints: &[WorkloadEndpoint]) -> Vec<Column> {
+    // All of Docker's networks have the same workload, so only the name tells their containers apart.
+    let needs_name = |endpoint: &WorkloadEndpoint| {
+        endpoint.spec.orchestrator == "libnetwork" && endpoint.metadata.annotations.contains_key(ANNOTATION_WORKLOAD)
+    };
+    let is_closed = |endpoint: &WorkloadEndpoint| endpoint.metadata.annotations.contains_key(ANNOTATION_CLOSED);
+    let shown = [
+        (PUBLISHED, Column::new("Published", "published"), endpoints.iter().any(|e| published(e).next().is_some())),
+        (NAME, Column::new("Container", "workloadName"), endpoints.iter().any(needs_name)),
+        (CLOSED, Column::new("Closed because", "closedBecause"), endpoints.iter().any(is_closed)),
+    ];
+    let mut columns = DETAILED.to_vec();
+    for (hidden, visible, _) in shown.into_iter().filter(|(_, _, wanted)| *wanted) {
+        let column = columns.iter_mut().find(|column| **column == hidden);
+        *column.expect("it is among them") = visible;
+    }
+    columns
 }
 
 /// Ports of the host that are to lead to an endpoint, as Docker writes them: `192.0.2.1:8080->80/tcp`.

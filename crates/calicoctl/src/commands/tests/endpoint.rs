@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use calico_model::{EndpointPort, ProfileName, WorkloadEndpointSpec};
+use calico_model::{EndpointPort, ProfileName, Resource, WorkloadEndpointSpec};
 use calico_store::{Injected, WriteKind};
 
 use crate::{
@@ -191,6 +191,28 @@ async fn published_ports_are_told_where_there_are_any() {
     assert!(shown.text.contains("| 192.0.2.1:8081->80/tcp |"), "{}", shown.text);
     let published = ["8080->80/tcp", "192.0.2.1:8081->80/tcp", "[::1]:8082->80/tcp"];
     assert_eq!(shown.data[1]["published"], serde_json::json!(published));
+}
+
+#[tokio::test]
+async fn containers_of_docker_s_networks_are_told_by_name_and_why_they_are_closed() {
+    let bench = bench(&[]).await;
+    let show_all = async || show(&bench.ctx, &detailed(EndpointFilter::default())).await.unwrap();
+    let mut endpoint = bench.endpoint(NODE, "libnetwork", "e2", &[]).await;
+    let before = show_all().await.text;
+    assert!(!before.contains("Container") && !before.contains("Closed because"), "{before}");
+    bench.ctx.store.delete(&endpoint).await.unwrap();
+    let notes = [("workload-name", "db"), ("closed-because", "a label is not valid")];
+    endpoint.metadata.annotations =
+        notes.map(|(name, value)| (format!("org.projectcalico/{name}"), value.to_owned())).into();
+    endpoint.spec.orchestrator = "libnetwork".to_owned();
+    let mut stored = Resource::namespaced("libnetwork", "", endpoint.spec);
+    stored.metadata.annotations = endpoint.metadata.annotations;
+    bench.ctx.store.create(stored).await.unwrap();
+    let shown = show_all().await;
+    assert!(shown.text.contains("| Container |    Closed because    |") && shown.text.contains(" db "), "{}", shown.text);
+    assert!(shown.text.contains("| a label is not valid |"), "{}", shown.text);
+    let row = shown.data.as_array().unwrap().iter().find(|row| row["endpoint"] == "e2").unwrap();
+    assert_eq!((&row["workloadName"], &row["closedBecause"]), (&"db".into(), &"a label is not valid".into()));
 }
 
 #[tokio::test]
