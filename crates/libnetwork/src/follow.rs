@@ -216,7 +216,12 @@ impl Follower {
             Step::RemoveNetwork { id, name } => {
                 self.engine.remove_network(id).await?;
                 tracing::info!(network = name, "the network was removed where it came from, and is removed here");
-                Ok(())
+                // Where it came from the profile could not go while it was in use here.
+                let (records, unreadable) = record::list(kv).await.map_err(in_words)?;
+                if records.contains_key(name) || !unreadable.is_empty() {
+                    return Ok(());
+                }
+                retire::profiles(&self.store, &[calico_model::normalise(name)].into()).await.map_err(in_words)
             }
             Step::Profile { name, internal } => self.ensure_profile(name, *internal).await.map_err(in_words),
             Step::CreateEndpoint(endpoint) => match self.store.create((**endpoint).clone()).await {

@@ -300,9 +300,11 @@ async fn a_network_of_another_host_comes_and_goes() {
     assert!(record::create(&**rig.store.kv(), &theirs).await.unwrap());
     let names = || rig.docker.state.lock().unwrap().networks.iter().map(|n| n.name.clone()).collect::<Vec<_>>();
     rig.eventually("the copy", async || names() == ["far"]).await;
+    rig.eventually("the profile", async || rig.store.get::<ProfileSpec>("far").await.is_ok()).await;
     let stored = rig.records().await.remove("far").unwrap();
     assert!(record::delete(&**rig.store.kv(), &stored).await.unwrap());
     rig.eventually("the copy to go", async || names().is_empty()).await;
+    rig.eventually("its profile to go", async || rig.store.get::<ProfileSpec>("far").await.is_err()).await;
 }
 
 #[tokio::test]
