@@ -8,6 +8,7 @@ mod classic;
 mod concurrency;
 mod datastore_moves;
 mod disturbances;
+mod docker_network;
 mod docker_ports;
 mod embedded;
 mod golden;
