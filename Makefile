@@ -48,7 +48,7 @@ quickstart: ## play one host without etcd on this machine, then the walk-through
 test: setup ## run all tests, end-to-end ones included (root)
 	cargo build --locked --workspace --all-targets
 	@$(TARGET)/debug/calico-lab image --out $(IMAGE)
-	@scripts/run-tests
+	cargo test --locked --workspace --no-fail-fast
 
 fuzz: setup ## compare real packets in random clusters with the oracle, until stopped or for FUZZ_SECONDS; FUZZ_SEED repeats (root)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),0) cargo test --locked -p calico-packets --test fuzz -- --nocapture

@@ -93,7 +93,12 @@ impl Etcd<'_> {
     /// # Errors
     /// It does not run.
     pub fn pause(&self) -> Result<()> {
-        self.switch.signal_daemon("etcd", "STOP", false)
+        self.switch.signal_daemon("etcd", "STOP", false)?;
+        // On a busy machine a thread may still run for a while before it takes notice.
+        let stopped = "! grep -h ^State: /proc/$(cat /run/etcd.pid)/task/*/status | grep -qv 'T (stopped)'";
+        wait_until(Duration::from_secs(30), "all threads of etcd to stop", || {
+            self.switch.command(stopped).output().is_ok_and(|output| output.success())
+        })
     }
 
     /// Lets it go on after [`Etcd::pause`].

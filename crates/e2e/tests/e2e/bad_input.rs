@@ -151,7 +151,11 @@ fn profiles_words_rights_and_the_way_to_docker() {
             Case("calicoctl node --ip=127.0.0.1", FAILED, &["127.0.0.1", "loopback"]),
             Case("calicoctl node --as=4294967296", FAILED, &["Invalid AS Number", "4294967296"]),
             Case("calicoctl node --as=0", FAILED, &["AS number 0"]),
-            Case("calicoctl node --runtime=rkt", FAILED, &["Runtime must be 'docker' or 'none'", "\"rkt\""]),
+            Case(
+                "calicoctl node --runtime=rkt",
+                FAILED,
+                &["Runtime must be 'auto', 'systemd', 'docker' or 'none'", "\"rkt\""],
+            ),
             Case("calicoctl node --name=a_b", FAILED, &["\"a_b\"", "--name"]),
             Case("calicoctl node --log-dir=logs", FAILED, &["absolute path", "\"logs\""]),
             Case("calicoctl node --detach=maybe", FAILED, &["--detach"]),

@@ -38,9 +38,7 @@ fn restarts_and_kills_lose_nothing() {
         host.ok("docker restart calico-node && docker restart calico-node");
         eventually("calico-node to be ready again", || is_ready(host));
     });
-    for (name, pattern) in
-        [("felix", "-f '[c]alico-node felix'"), ("confd", "-f '[c]alico-node confd'"), ("bird", "-x bird")]
-    {
+    for (name, pattern) in [("felix", "-x calico-felix"), ("confd", "-f '[c]alico-node confd'"), ("bird", "-x bird")] {
         trio.undisturbed(&format!("kill -9 of {name}"), || {
             let old = pid_of(host, pattern).unwrap();
             host.ok(&format!("kill -9 {old}"));
@@ -115,7 +113,7 @@ fn a_dead_datastore_stops_nothing() {
             host.run("docker exec calico-node calico-node health").text().contains("unreachable")
         });
         // A restart of one agent meanwhile must not delete what it cannot read.
-        host.ok("pkill -9 -f '[c]alico-node felix'");
+        host.ok("pkill -9 -x calico-felix");
         wait_until(OUTAGE * 2, "thirty seconds without etcd", || down.elapsed() > OUTAGE).unwrap();
         etcd.start().unwrap();
     });

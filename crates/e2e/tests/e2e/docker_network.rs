@@ -64,7 +64,7 @@ fn network_exists(host: &Host, name: &str, wanted: bool) {
 
 /// Removes a network. `docker rm -f` may return a moment before Docker has given up the container's endpoints.
 #[track_caller]
-fn remove_network(host: &Host, name: &str) {
+pub(crate) fn remove_network(host: &Host, name: &str) {
     eventually(&format!("network {name} to be removed"), || host.run(&format!("docker network rm {name}")).success());
 }
 

@@ -5,6 +5,8 @@
 use calico_e2e::{SOON, eventually};
 use calico_lab::{Host, Lab, LabOptions, Running, wait_for};
 
+use crate::docker_network::remove_network;
+
 /// A page of a small web server, and the address and port that it was asked at.
 fn page(address: &str, port: u16) -> String {
     // busybox' wget resolves names by the C library, which a static program has not.
@@ -134,7 +136,8 @@ fn it_moves_between_networks(host1: &Host, host2: &Host) {
     });
     host1.ok("docker network connect app web");
     serves("a member of the first network again", || from_container(host1, "client", "web", 80), "web");
-    host1.ok("docker network disconnect second web && docker rm -f other && docker network rm second");
+    host1.ok("docker network disconnect second web && docker rm -f other");
+    remove_network(host1, "second");
     serves("the port after that", || from_host(host2, &own, 8080), "web");
 }
 
@@ -153,7 +156,8 @@ fn it_survives(host1: &Host, host2: &Host) {
     host1.start_docker().unwrap();
     host1.wait_for_docker().unwrap();
     serves("the port of a container that starts with Docker", || from_host(host2, &own, 8081), "late");
-    host1.ok("docker rm -f late web client && docker network rm app");
+    host1.ok("docker rm -f late web client");
+    remove_network(host1, "app");
     eventually("nothing to be left", || {
         let endpoints = host1.run("calicoctl endpoint show --detailed -o json").stdout;
         let links = host1.run("ip -o link").stdout;

@@ -60,13 +60,13 @@ fn answers(from: &Workload<'_>, to: &Workload<'_>, size: usize) {
 
 /// A felix that is killed leaves the tunnel at work, and the next one finds nothing to do.
 fn restart_is_invisible(from: &Workload<'_>, to: &Workload<'_>) {
-    let felix = || from.host.run("pgrep -f '[c]alico-node felix'").stdout;
+    let felix = || from.host.run("pgrep -x calico-felix").stdout;
     let entries =
         || from.host.ok("ip -o link show type vxlan; bridge fdb show dev vxlan.calico | sort; ip route show proto 80");
     let (old, before) = (felix(), entries());
     let streams: Vec<Pinger> =
         to.addresses.iter().map(|to| Pinger::start(from.host, from.name, *to).unwrap()).collect();
-    from.host.ok("pkill -9 -f '[c]alico-node felix'");
+    from.host.ok("pkill -9 -x calico-felix");
     eventually("another felix", || !felix().is_empty() && felix() != old);
     eventually("it to be well", || from.host.run("docker exec calico-node calico-node health").success());
     let after = streams[0].sent() + 100;

@@ -55,6 +55,9 @@ pub(crate) struct Expectation {
     why: Vec<Why>,
     /// Untracked policy of the host keeps the error from its sender by which it would be told of a refusal.
     unheard: bool,
+    /// Connection tracking sees the request and not its answer, so TCP's third packet belongs to no connection for it:
+    /// what was opened is refused a moment later.
+    halved: bool,
     /// Its destination is a floating address.
     floats: bool,
     /// Where a published port leads it.
@@ -168,7 +171,7 @@ pub(crate) fn differences(
 }
 
 fn compare(shot: &Shot, expectation: Expectation, outcome: Outcome) -> Option<Mismatch> {
-    let Expectation { packet, answer, verdict, seen, why, unheard, floats: _, led } = expectation;
+    let Expectation { packet, answer, verdict, seen, why, unheard, halved, floats: _, led } = expectation;
     let same = match (answer, outcome.answer) {
         (Answer::Allow, Answer::Allow) => {
             let asked = shot.manner == Manner::Converse && matches!(shot.content, Content::Udp { .. });
@@ -182,6 +185,7 @@ fn compare(shot: &Shot, expectation: Expectation, outcome: Outcome) -> Option<Mi
         // A port of the host that was to be translated and is not: nobody listens there. Or one that is, for somebody
         // else, whose kernel speaks no such protocol.
         (Answer::Drop, Answer::Reject) if verdict.is_allow() => packet.addressed.is_some() || led.is_some(),
+        (Answer::Allow, Answer::Reject) => halved && matches!(shot.content, Content::Tcp { .. }),
         (expected, got) => expected == got,
     };
     let expected = format!("{answer:?} as {verdict:?}, from {seen}");
@@ -215,11 +219,12 @@ pub(crate) fn expect(
         Verdict::Drop => Answer::Drop,
         Verdict::Reject => Answer::Reject,
     };
+    let halved = !untracked && flow.reply.as_ref().is_some_and(|(_, why)| why.is_untracked());
     let seen = oracle.seen_source(&packet);
     let why = [Some(flow.request), flow.reply].into_iter().flatten().map(|(_, why)| why).collect();
     let floats = floats(oracle, shot.destination);
     let unheard = matches!(answer, Answer::Reject) && !tells(topology, oracle, &packet);
-    Expectation { packet, answer, verdict, seen, why, unheard, floats, led }
+    Expectation { packet, answer, verdict, seen, why, unheard, halved, floats, led }
 }
 
 /// Whether an error of the host's gets to the sender of a packet.

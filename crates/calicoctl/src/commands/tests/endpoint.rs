@@ -209,7 +209,11 @@ async fn containers_of_docker_s_networks_are_told_by_name_and_why_they_are_close
     stored.metadata.annotations = endpoint.metadata.annotations;
     bench.ctx.store.create(stored).await.unwrap();
     let shown = show_all().await;
-    assert!(shown.text.contains("| Container |    Closed because    |") && shown.text.contains(" db "), "{}", shown.text);
+    assert!(
+        shown.text.contains("| Container |    Closed because    |") && shown.text.contains(" db "),
+        "{}",
+        shown.text
+    );
     assert!(shown.text.contains("| a label is not valid |"), "{}", shown.text);
     let row = shown.data.as_array().unwrap().iter().find(|row| row["endpoint"] == "e2").unwrap();
     assert_eq!((&row["workloadName"], &row["closedBecause"]), (&"db".into(), &"a label is not valid".into()));
