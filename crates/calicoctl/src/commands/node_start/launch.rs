@@ -8,7 +8,7 @@ use calico_workload::docker::{
 use futures::{StreamExt, stream::BoxStream};
 use tokio::time::{Instant, interval_at, timeout};
 
-use super::{CONTAINER, Caller, PREVIOUS, SECRET, Settings, exists, public_pairs, remember_name};
+use super::{CONTAINER, Caller, PREVIOUS, SECRET, Settings, exists, public_pairs, remember_name, words::Words};
 use crate::{
     commands::docker_failure,
     context::Context,
@@ -230,13 +230,11 @@ async fn replace<'a>(
     ctx.console.say(&format!("Calico node is running with id: {id}"));
     ctx.console.say("Waiting for successful startup");
     let logs = ctx.runtime.logs(CONTAINER);
-    let mut relay = Relay {
-        ctx,
-        logs,
-        held: Some(Vec::new()).filter(|_| settings.detach),
-        last_words: Vec::new(),
-        complaint: Complaint::default(),
-    };
+    let mut words = Words::new(&*ctx.console);
+    if !settings.detach {
+        words.show_held();
+    }
+    let mut relay = Relay { ctx, logs, words };
     relay.until_started().await?;
     Ok(relay)
 }
@@ -270,61 +268,12 @@ pub(super) async fn put_aside<'a>(ctx: &'a Context, undo: &mut Undo<'a>) -> Resu
     ctx.runtime.rename(CONTAINER, PREVIOUS).await.map_err(docker_failure)
 }
 
-/// The service's output on its way to the user. The steps of starting, its standard output, are shown at once; what
-/// its processes log is held back, and shown only if the start fails or takes long.
+/// The output of the service's container on its way to the user: standard output are the steps of starting, the rest is
+/// log.
 struct Relay<'a> {
     ctx: &'a Context,
     logs: BoxStream<'a, Result<LogLine, DockerError>>,
-    /// Log lines not shown yet; `None` shows them at once.
-    held: Option<Vec<String>>,
-    /// The last lines, for a failure to end with.
-    last_words: Vec<String>,
-    /// What the service itself says of its failure.
-    complaint: Complaint,
-}
-
-/// A service's own words on why it does not start.
-#[derive(Default)]
-pub(super) struct Complaint {
-    /// The step of starting that failed, with its cause.
-    step: Option<String>,
-    /// The error that it ended with, then what caused it.
-    causes: Vec<String>,
-    /// The way out.
-    hints: Vec<String>,
-}
-
-impl Complaint {
-    /// Takes note of a line of the service's output.
-    pub(super) fn listen(&mut self, line: &str) {
-        if line.contains(": failed: ") {
-            self.step = Some(line.trim().to_owned());
-        } else if let Some(error) = line.strip_prefix("error: ") {
-            // A service that was started again says it again.
-            self.causes = vec![error.to_owned()];
-            self.hints.clear();
-        } else if let Some(cause) = line.strip_prefix("  cause: ") {
-            self.causes.push(cause.to_owned());
-        } else if let Some(hint) = line.strip_prefix("hint: ") {
-            self.hints.push(hint.to_owned());
-        }
-    }
-
-    /// `failure` with these words, `None` if there are none.
-    pub(super) fn explain(&self, failure: Failure) -> Option<Failure> {
-        let mut causes = self.causes.clone();
-        match (causes.first_mut(), &self.step) {
-            (None, None) => return None,
-            (None, Some(step)) => causes.push(step.clone()),
-            (Some(error), Some(step)) => {
-                let step = step.split_once(": failed: ").map_or(step.as_str(), |(name, _)| name);
-                *error = format!("{step}: {error}");
-            }
-            (Some(_), None) => {}
-        }
-        let failure = causes.into_iter().fold(failure, Failure::because);
-        Some(self.hints.iter().cloned().fold(failure, Failure::hint))
-    }
+    words: Words<'a>,
 }
 
 impl Relay<'_> {
@@ -332,31 +281,13 @@ impl Relay<'_> {
     async fn next(&mut self) -> Option<String> {
         match self.logs.next().await? {
             Ok(line) => {
-                match &mut self.held {
-                    Some(held) if line.stderr => held.push(line.text.clone()),
-                    _ if line.stderr => self.ctx.console.note(&line.text),
-                    _ => self.ctx.console.say(&line.text),
-                }
-                self.complaint.listen(&line.text);
-                if !line.text.trim().is_empty() {
-                    self.last_words.push(line.text.trim().to_owned());
-                    if self.last_words.len() > 3 {
-                        self.last_words.remove(0);
-                    }
-                }
+                self.words.hear(&line.text, line.stderr);
                 Some(line.text)
             }
             Err(error) => {
-                self.last_words.push(format!("its output cannot be followed any more: {error}"));
+                self.words.add_last(format!("its output cannot be followed any more: {error}"));
                 None
             }
-        }
-    }
-
-    /// Shows what was held back, and from now on everything at once.
-    fn show_held(&mut self) {
-        for line in self.held.take().into_iter().flatten() {
-            self.ctx.console.note(&line);
         }
     }
 
@@ -381,11 +312,11 @@ impl Relay<'_> {
                         return Err(self.ended().await);
                     }
                     if begin.elapsed() >= SLOW_START {
-                        self.show_held();
+                        self.words.show_held();
                     }
                     if begin.elapsed() >= START_PATIENCE {
                         let seconds = START_PATIENCE.as_secs();
-                        return Err(self.failure(format!("it has not said {STARTED:?} within {seconds} s")));
+                        return Err(self.words.failure(format!("it has not said {STARTED:?} within {seconds} s")));
                     }
                 },
                 aborted = interrupt.wait() => return Err(aborted),
@@ -395,27 +326,14 @@ impl Relay<'_> {
 
     /// The service has ended. Its logs are shown unless it has said itself what is wrong.
     async fn ended(&mut self) -> Failure {
-        if self.complaint.explain(Failure::new("")).is_none() {
-            self.show_held();
-        }
+        self.words.show_unless_explained();
         let status = self.ctx.runtime.container(CONTAINER).await.ok().flatten();
-        self.failure(match status {
+        self.words.failure(match status {
             Some(status) if status.exit_code != 0 => {
                 format!("it ended with code {}", status.exit_code)
             }
             _ => "it ended".to_owned(),
         })
-    }
-
-    fn failure(&self, cause: String) -> Failure {
-        let failure = Failure::new("Calico node failed to start.");
-        if let Some(explained) = self.complaint.explain(failure.clone()) {
-            return explained;
-        }
-        match self.last_words.is_empty() {
-            true => failure.because(cause),
-            false => failure.because(cause).because(format!("its last words: {}", self.last_words.join(" / "))),
-        }
     }
 }
 
@@ -430,7 +348,7 @@ async fn attend(ctx: &Context, relay: &mut Relay<'_>) -> Result<Output, Failure>
     ctx.console.say("Stopping Calico node...");
     ctx.runtime.stop(CONTAINER).await.map_err(docker_failure)?;
     if ended {
-        return Err(relay.failure("it ended".to_owned()).context("Calico node has ended."));
+        return Err(relay.words.failure("it ended".to_owned()).context("Calico node has ended."));
     }
     Ok(Output::line("Node stopped"))
 }

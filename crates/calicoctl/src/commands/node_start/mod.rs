@@ -7,6 +7,7 @@
 mod launch;
 mod settings;
 mod systemd;
+mod words;
 
 use std::path::Path;
 

@@ -15,9 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
     Caller, PREVIOUS, Settings,
-    launch::{Complaint, STARTED, put_aside},
+    launch::{STARTED, put_aside},
     remember_name,
     settings::Runtime,
+    words::Words,
 };
 use crate::{
     commands::docker_failure,
@@ -227,9 +228,7 @@ async fn replace<'a>(
     let since = SystemTime::now();
     ctx.runtime.systemctl(&["--no-block", "restart", UNIT]).await?;
     ctx.console.say("Waiting for successful startup");
-    Watch { ctx, held: Some(Vec::new()), last_words: Vec::new(), complaint: Complaint::default(), told: false }
-        .until_started(since, &old.invocation)
-        .await
+    Watch { ctx, words: Words::new(&*ctx.console), told: false }.until_started(since, &old.invocation).await
 }
 
 async fn unit(ctx: &Context) -> Result<UnitStatus, Failure> {
@@ -247,14 +246,10 @@ async fn put_aside_container<'a>(ctx: &'a Context, undo: &mut Undo<'a>) -> Resul
     }
 }
 
-/// The service's words on their way through the journal to the user. The steps of starting are shown at once; what its
-/// processes log is held back, and shown only if the start fails or takes long.
+/// The service's words on their way through the journal to the user.
 struct Watch<'a> {
     ctx: &'a Context,
-    /// Log lines not shown yet; `None` shows them at once.
-    held: Option<Vec<String>>,
-    last_words: Vec<String>,
-    complaint: Complaint,
+    words: Words<'a>,
     /// The service has said that it started.
     told: bool,
 }
@@ -297,11 +292,11 @@ impl Watch<'_> {
                         None => {}
                     }
                     if begin.elapsed() >= SLOW_START {
-                        self.show_held();
+                        self.words.show_held();
                     }
                     if begin.elapsed() >= PATIENCE {
                         let seconds = PATIENCE.as_secs();
-                        return Err(self.failure(format!("it has not started within {seconds} s")));
+                        return Err(self.words.failure(format!("it has not started within {seconds} s")));
                     }
                 },
                 aborted = self.ctx.interrupt.wait() => return Err(aborted),
@@ -310,48 +305,17 @@ impl Watch<'_> {
     }
 
     fn hear(&mut self, line: &str) {
-        match &mut self.held {
-            Some(held) if is_log(line) => held.push(line.to_owned()),
-            _ if is_log(line) => self.ctx.console.note(line),
-            _ => self.ctx.console.say(line),
-        }
+        self.words.hear(line, is_log(line));
         self.told |= line.contains(STARTED);
-        self.complaint.listen(line);
-        if !line.trim().is_empty() {
-            self.last_words.push(line.trim().to_owned());
-            if self.last_words.len() > 3 {
-                self.last_words.remove(0);
-            }
-        }
-    }
-
-    /// Shows what was held back, and from now on everything at once.
-    fn show_held(&mut self) {
-        for line in self.held.take().into_iter().flatten() {
-            self.ctx.console.note(&line);
-        }
     }
 
     /// The service has ended. Its logs are shown unless it has said itself what is wrong.
     fn ended(&mut self, status: &UnitStatus) -> Failure {
-        if self.complaint.explain(Failure::new("")).is_none() {
-            self.show_held();
-        }
-        self.failure(match status.exit_code {
+        self.words.show_unless_explained();
+        self.words.failure(match status.exit_code {
             0 => "it ended".to_owned(),
             code => format!("it ended with code {code}"),
         })
-    }
-
-    fn failure(&self, cause: String) -> Failure {
-        let failure = Failure::new("Calico node failed to start.");
-        if let Some(explained) = self.complaint.explain(failure.clone()) {
-            return explained;
-        }
-        match self.last_words.is_empty() {
-            true => failure.because(cause),
-            false => failure.because(cause).because(format!("its last words: {}", self.last_words.join(" / "))),
-        }
     }
 }
 

@@ -28,8 +28,8 @@ async fn listener() -> (TcpListener, Address) {
     (listener, Address { host: "127.0.0.1".into(), port })
 }
 
-/// A server of TLS that shows `identity`; the task ends with what it was told after the first handshake.
-async fn showing(identity: Identity) -> (Address, JoinHandle<Vec<u8>>) {
+/// TLS as the service speaks it to a host that wants to join, with `identity`.
+fn acceptor(identity: Identity) -> TlsAcceptor {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -37,11 +37,17 @@ async fn showing(identity: Identity) -> (Address, JoinHandle<Vec<u8>>) {
         .with_single_cert(identity.chain, identity.key)
         .unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A server of TLS that shows `identity`; the task ends with what it was told after the first handshake.
+async fn showing(identity: Identity) -> (Address, JoinHandle<Vec<u8>>) {
+    let acceptor = acceptor(identity);
     let (listener, address) = listener().await;
     let told = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut told = Vec::new();
-        if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await {
+        if let Ok(mut stream) = acceptor.accept(stream).await {
             let _ = stream.read_to_end(&mut told).await;
         }
         told
@@ -126,17 +132,11 @@ async fn an_impostor_hears_nothing_whatever_certificate_it_shows() {
 
 /// A server that tells the right time and nothing else.
 async fn showing_clock(identity: Identity) -> (Address, JoinHandle<()>) {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(identity.chain, identity.key)
-        .unwrap();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = acceptor(identity);
     let (listener, address) = listener().await;
     let task = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
         let _ = stream.read(&mut [0; 4096]).await;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let body = format!("{{\"service\":\"calico-datastore\",\"now\":{now}}}");
