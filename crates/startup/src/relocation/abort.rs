@@ -1,16 +1,22 @@
 //! Taking a migration back, as long as no host has begun to switch.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use calico_store::{Error, Kv};
+use tokio::time::sleep;
 
 use super::{
-    AnswerState, Phase, RECORD, ROOT, Record, RelocationError,
+    Phase, RECORD, ROOT, Record, RelocationError,
     RelocationError::{New, Old},
     encode,
-    migrate::{clear, set_ready},
-    read_answers, read_record, remove,
+    migrate::{clear, set_ready, too_late},
+    read_record, remove,
 };
+
+/// How often it is looked whether the copy is gone.
+const MOST_ROUNDS: u32 = 30;
+/// The wait between two looks.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
 
 /// What was taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +34,7 @@ pub struct TakenBack {
 /// # Errors
 /// [`RelocationError::TooLate`] if a host has begun to switch: then everything stays, and the migration goes forward.
 pub async fn abort(old: &Arc<dyn Kv>, new: Option<&Arc<dyn Kv>>) -> Result<TakenBack, RelocationError> {
-    let record = say_back(old).await?;
+    let record = say_back(old, new).await?;
     let deleted = match new {
         Some(new) => Some(delete_copy(new, &record).await.map_err(New)?),
         None => None,
@@ -41,7 +47,7 @@ pub async fn abort(old: &Arc<dyn Kv>, new: Option<&Arc<dyn Kv>>) -> Result<Taken
 }
 
 /// Says `back`, and only then looks whether a host has begun to go.
-async fn say_back(old: &Arc<dyn Kv>) -> Result<Record, RelocationError> {
+async fn say_back(old: &Arc<dyn Kv>, new: Option<&Arc<dyn Kv>>) -> Result<Record, RelocationError> {
     let Some((mut record, entry)) = read_record(old.as_ref()).await.map_err(Old)? else {
         return Err(RelocationError::NothingToAbort);
     };
@@ -52,16 +58,10 @@ async fn say_back(old: &Arc<dyn Kv>) -> Result<Record, RelocationError> {
     }
     record.phase = Phase::Back;
     let revision = old.update(RECORD, encode(&record), entry.revision).await.map_err(overtaken)?;
-    let answers = read_answers(old.as_ref()).await.map_err(Old)?;
-    let gone = |state: &AnswerState| matches!(state, AnswerState::Switching | AnswerState::Switched);
-    let hosts = answers.iter().filter(|(_, answer)| answer.id == record.id && gone(&answer.state));
-    let hosts: Vec<String> = hosts.map(|(host, _)| host.clone()).collect();
-    if hosts.is_empty() {
-        return Ok(record);
-    }
+    let Some(reason) = too_late(old, new, &record).await? else { return Ok(record) };
     record.phase = Phase::Switch;
     old.update(RECORD, encode(&record), revision).await.map_err(overtaken)?;
-    Err(RelocationError::TooLate(hosts))
+    Err(reason)
 }
 
 fn overtaken(error: Error) -> RelocationError {
@@ -78,14 +78,24 @@ async fn delete_copy(new: &Arc<dyn Kv>, record: &Record) -> Result<usize, Error>
     found.phase = Phase::Copying;
     found.copied = None;
     new.update(RECORD, encode(&found), entry.revision).await?;
-    let listing = new.list(ROOT).await?;
-    let copied: Vec<_> = listing.entries.iter().filter(|entry| entry.key != RECORD).collect();
-    for entry in &copied {
-        match new.delete(&entry.key, entry.revision).await {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
+    let mut deleted = 0;
+    // A command that is still copying writes until it sees that it was overtaken.
+    for _ in 0..MOST_ROUNDS {
+        let listing = new.list(ROOT).await?;
+        let copied: Vec<_> = listing.entries.iter().filter(|entry| entry.key != RECORD).collect();
+        if copied.is_empty() {
+            break;
         }
+        for entry in &copied {
+            match new.delete(&entry.key, entry.revision).await {
+                // Written again meanwhile: the next round sees it.
+                Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error),
+                _ => {}
+            }
+        }
+        deleted += copied.len();
+        sleep(BETWEEN_ROUNDS).await;
     }
     remove(new.as_ref(), RECORD).await?;
-    Ok(copied.len())
+    Ok(deleted)
 }

@@ -3,12 +3,15 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use calico_model::{ClusterInformationSpec, Revision};
-use calico_store::{Entry, Error, Kv, KvWatch, Store};
+use calico_model::Revision;
+use calico_store::{Entry, Error, Kv, KvWatch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Answer, AnswerState, Destination, Phase, RECORD, Record, answer_key, decode, put, read_record};
+use super::{
+    Answer, AnswerState, Destination, Phase, RECORD, Record, answer_key, decode, identity, migrate::wait_for_late, put,
+    read_record,
+};
 
 /// How long until what failed is tried again, though nothing changed in the datastore.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -129,8 +132,8 @@ impl Follower<'_> {
                 Err(error) => {
                     warn!(%error, to = %record.to, "this host cannot go to the new datastore; trying again");
                     let unable = AnswerState::Unable(error.to_string());
-                    // Once it has said that it goes, that stands: it may have gone by half.
-                    if !answer.is_some_and(|answer| answer.state == AnswerState::Switching) {
+                    // Once it has said that it goes, that stands: it may have gone by half. It may have said so just now.
+                    if !self.has_said_that_it_goes(&record).await? {
                         self.say(&self.kv, &record, unable).await?;
                     }
                     sleep(AGAIN).await;
@@ -154,6 +157,11 @@ impl Follower<'_> {
     async fn say(&self, kv: &Arc<dyn Kv>, record: &Record, state: AnswerState) -> Result<(), Error> {
         let answer = Answer { id: record.id.clone(), attempt: record.attempt, state };
         put(kv.as_ref(), &answer_key(self.node), &answer).await
+    }
+
+    async fn has_said_that_it_goes(&self, record: &Record) -> Result<bool, Error> {
+        let Some(entry) = self.kv.get(&answer_key(self.node)).await? else { return Ok(false) };
+        Ok(decode::<Answer>(&entry).is_ok_and(|said| said.id == record.id && said.state == AnswerState::Switching))
     }
 
     async fn try_out(&self, record: &Record) -> Result<(), Error> {
@@ -181,6 +189,7 @@ impl Follower<'_> {
             self.say(&self.kv, record, AnswerState::Ready).await?;
             return Ok(false);
         }
+        wait_for_late(&self.kv, &new).await?;
         self.place.remember(&record.to, &self.kv.location())?;
         info!(to = %record.to, "this host goes to the cluster's new datastore");
         Ok(true)
@@ -188,23 +197,14 @@ impl Follower<'_> {
 
     /// Whether what is there is the cluster that this host belongs to: it may have been emptied or used otherwise since.
     async fn check_cluster(&self, new: &Arc<dyn Kv>, record: &Record) -> Result<(), Error> {
-        let old = cluster(&self.kv).await?;
-        if old.is_some() && old == cluster(new).await? {
+        let old = identity(&self.kv).await?;
+        if old.is_some() && old == identity(new).await? {
             return Ok(());
         }
         Err(Error::Refused {
             operation: format!("the move to {}", record.to),
             cause: "what is there is not this host's cluster (another identity in its ClusterInformation)".into(),
         })
-    }
-}
-
-/// The cluster's identity.
-async fn cluster(kv: &Arc<dyn Kv>) -> Result<Option<String>, Error> {
-    match Store::new(kv.clone()).get::<ClusterInformationSpec>("default").await {
-        Ok(cluster) => Ok(Some(cluster.spec.cluster_guid)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

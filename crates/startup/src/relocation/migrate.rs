@@ -14,11 +14,13 @@ use uuid::Uuid;
 use super::{
     AnswerState, Copied, Destination, HOSTS, Phase, RECORD, ROOT, Record, RelocationError,
     RelocationError::{New, Old},
-    copy, encode, read_answers, read_record, remove,
+    copy, encode, identity, read_answers, read_record, remove,
 };
 
 /// How often answers of hosts are looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often a host looks whether the command has brought after what was written late, before it does so itself.
+const LATE_LOOKS: u32 = 15;
 /// How often both datastores are compared before it is given up.
 const MOST_ROUNDS: u32 = 30;
 /// The wait between two of the later rounds.
@@ -109,9 +111,9 @@ pub async fn migrate(
 ) -> Result<Moved, RelocationError> {
     let mut begun = begin(old, new, migration).await?;
     if begun.record.phase == Phase::Prepare {
-        open_copy(old, new, &begun.record).await?;
+        open_copy(old, new, &begun).await?;
         ask(old, &begun.record, migration, say).await?;
-        let copied = copy_all(old, new, &begun.record, say).await?;
+        let copied = copy_all(old, new, &begun, say).await?;
         set_phase(new, Phase::Arriving, |record| record.copied = Some(copied)).await.map_err(New)?;
         begun.record.phase = Phase::Switch;
         match old.update(RECORD, encode(&begun.record), begun.revision).await {
@@ -164,6 +166,8 @@ pub async fn finish(
 struct Begun {
     record: Record,
     revision: Revision,
+    /// No earlier run wrote one.
+    is_first: bool,
 }
 
 /// Writes the record, or takes up the one that an earlier run wrote.
@@ -181,8 +185,9 @@ async fn begin(old: &Arc<dyn Kv>, new: &Arc<dyn Kv>, migration: &Migration) -> R
     if let Some((record, entry)) = &found
         && record.phase == Phase::Switch
     {
-        return Ok(Begun { record: record.clone(), revision: entry.revision });
+        return Ok(Begun { record: record.clone(), revision: entry.revision, is_first: false });
     }
+    let is_first = found.is_none();
     let unlocked = is_ready(old).await?;
     let (hosts, left_behind) = hosts(old, &migration.without).await?;
     let mut record = Record {
@@ -200,23 +205,42 @@ async fn begin(old: &Arc<dyn Kv>, new: &Arc<dyn Kv>, migration: &Migration) -> R
     let written = match found {
         None => old.create(RECORD, encode(&record)).await,
         Some((before, entry)) => {
-            // Half taken back: if the new one is complete, hosts may have gone there.
-            if before.phase == Phase::Back && is_complete(new, &record).await? {
-                record.phase = Phase::Switch;
+            // Half taken back, and it was too late for that: it only goes forward.
+            if before.phase == Phase::Back && too_late(old, Some(new), &before).await?.is_some() {
+                record = Record { phase: Phase::Switch, ..before };
             }
             old.update(RECORD, encode(&record), entry.revision).await
         }
     };
     match written {
-        Ok(revision) => Ok(Begun { record, revision }),
+        Ok(revision) => Ok(Begun { record, revision, is_first }),
         Err(error) if error.is_conflict() || error.is_not_found() => Err(RelocationError::Overtaken),
         Err(error) => Err(Old(error)),
     }
 }
 
-async fn is_complete(new: &Arc<dyn Kv>, record: &Record) -> Result<bool, RelocationError> {
-    let found = read_record(new.as_ref()).await.map_err(New)?;
-    Ok(found.is_some_and(|(found, _)| found.id == record.id && found.phase == Phase::Arriving))
+/// Why a migration cannot be taken back any more; `None` if it can. It is to be asked only while the record in `old` says
+/// `back`: then nobody goes who has not said so before.
+pub(super) async fn too_late(
+    old: &Arc<dyn Kv>,
+    new: Option<&Arc<dyn Kv>>,
+    record: &Record,
+) -> Result<Option<RelocationError>, RelocationError> {
+    let answers = read_answers(old.as_ref()).await.map_err(Old)?;
+    let gone = |state: &AnswerState| matches!(state, AnswerState::Switching | AnswerState::Switched);
+    let hosts = answers.iter().filter(|(_, answer)| answer.id == record.id && gone(&answer.state));
+    let hosts: Vec<String> = hosts.map(|(host, _)| host.clone()).collect();
+    if !hosts.is_empty() {
+        return Ok(Some(RelocationError::TooLate(hosts)));
+    }
+    let Some(new) = new else { return Ok(None) };
+    // A migration of no host at all is over without an answer: its record in the new one is gone, and the cluster is there.
+    let finished = read_record(new.as_ref()).await.map_err(New)?.is_none()
+        && match (identity(old).await.map_err(Old)?, identity(new).await.map_err(New)?) {
+            (Some(here), Some(there)) => here == there,
+            _ => false,
+        };
+    Ok(finished.then(|| RelocationError::SamePlace(record.to.to_string())))
 }
 
 /// The hosts that have to switch, and those that are left behind.
@@ -234,7 +258,8 @@ async fn hosts(old: &Arc<dyn Kv>, without: &BTreeSet<String>) -> Result<(Vec<Str
 }
 
 /// Makes sure that the new datastore is empty or holds what an earlier run of this migration copied.
-async fn open_copy(old: &Arc<dyn Kv>, new: &Arc<dyn Kv>, record: &Record) -> Result<(), RelocationError> {
+async fn open_copy(old: &Arc<dyn Kv>, new: &Arc<dyn Kv>, begun: &Begun) -> Result<(), RelocationError> {
+    let record = &begun.record;
     let copying = Record { phase: Phase::Copying, ..record.clone() };
     let found = read_record(new.as_ref()).await.map_err(New)?;
     match found {
@@ -251,8 +276,10 @@ async fn open_copy(old: &Arc<dyn Kv>, new: &Arc<dyn Kv>, record: &Record) -> Res
         _ => {
             let listing = new.list(ROOT).await.map_err(New)?;
             if let Some(first) = listing.entries.first() {
-                // Nothing was begun in either place.
-                clear(old).await.map_err(Old)?;
+                // With a record of an earlier run the cluster may be locked by it, which only abort puts right.
+                if begun.is_first {
+                    clear(old).await.map_err(Old)?;
+                }
                 return Err(RelocationError::NotEmpty { keys: listing.entries.len(), first: first.key.clone() });
             }
             new.create(RECORD, encode(&copying)).await.map(drop).map_err(New)
@@ -300,17 +327,20 @@ async fn ask(
 async fn copy_all(
     old: &Arc<dyn Kv>,
     new: &Arc<dyn Kv>,
-    record: &Record,
+    begun: &Begun,
     say: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Copied, RelocationError> {
     let first = copy::round(old.as_ref(), new.as_ref()).await?;
     say(Progress::Copied { keys: first.written });
-    if record.unlock {
+    still_ours(old, begun).await?;
+    if begun.record.unlock {
         set_ready(old, false).await.map_err(Old)?;
     }
     say(Progress::Locked);
     let mut written = first.written;
     for _ in 0..MOST_ROUNDS {
+        // Who takes it back deletes the copy; nothing must be written into that any more.
+        still_ours(old, begun).await?;
         let round = copy::round(old.as_ref(), new.as_ref()).await?;
         written = round.written;
         if written == 0 {
@@ -322,7 +352,14 @@ async fn copy_all(
     Err(RelocationError::NeverQuiet { keys: written })
 }
 
-/// Brings after what was written in the last moment; once.
+/// Fails if the record is not the one that this run wrote.
+async fn still_ours(old: &Arc<dyn Kv>, begun: &Begun) -> Result<(), RelocationError> {
+    let found = old.get(RECORD).await.map_err(Old)?;
+    let is_ours = found.is_some_and(|entry| entry.revision == begun.revision);
+    if is_ours { Ok(()) } else { Err(RelocationError::Overtaken) }
+}
+
+/// Brings after what was written in the last moment; once, by the command or by a host that goes.
 async fn bring_late(
     old: &Arc<dyn Kv>,
     new: &Arc<dyn Kv>,
@@ -334,7 +371,26 @@ async fn bring_late(
     if keys > 0 {
         say(Progress::BroughtLate { keys });
     }
-    set_phase(new, Phase::Arriving, |record| record.copied = None).await.map_err(New)
+    match set_phase(new, Phase::Arriving, |record| record.copied = None).await {
+        // Somebody else brought it at the same time.
+        Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
+        outcome => outcome.map_err(New),
+    }
+}
+
+/// A host's part of [`bring_late`]: nobody works in the new datastore before all is there. The command does it at once; a
+/// host waits a little for that, and does it itself if the command has died.
+pub(super) async fn wait_for_late(old: &Arc<dyn Kv>, new: &Arc<dyn Kv>) -> Result<(), Error> {
+    for _ in 0..LATE_LOOKS {
+        match read_record(new.as_ref()).await? {
+            Some((record, _)) if record.copied.is_some() => sleep(LOOK).await,
+            _ => return Ok(()),
+        }
+    }
+    bring_late(old, new, &mut |_| ()).await.map_err(|error| match error {
+        Old(error) | New(error) => error,
+        other => Error::Refused { operation: "the last part of the copy".into(), cause: other.to_string() },
+    })
 }
 
 /// The hosts that have not said in time that they have switched.
@@ -374,12 +430,19 @@ async fn set_phase(new: &Arc<dyn Kv>, phase: Phase, change: impl FnOnce(&mut Rec
     new.update(RECORD, encode(&record), entry.revision).await.map(drop)
 }
 
-/// Removes the record and all answers; the record last, so that an interruption leaves it for the next run.
+/// Removes the record and all answers; the record after them, so that an interruption leaves it for the next run.
 pub(super) async fn clear(kv: &Arc<dyn Kv>) -> Result<(), Error> {
+    remove_answers(kv).await?;
+    remove(kv.as_ref(), RECORD).await?;
+    // As long as the record was there, a host may have said again what it found missing.
+    remove_answers(kv).await
+}
+
+async fn remove_answers(kv: &Arc<dyn Kv>) -> Result<(), Error> {
     for entry in kv.list(HOSTS).await?.entries {
         remove(kv.as_ref(), &entry.key).await?;
     }
-    remove(kv.as_ref(), RECORD).await
+    Ok(())
 }
 
 fn cluster_key() -> ResourceKey {

@@ -24,10 +24,15 @@
 //! - **The cluster is locked while it is copied last** (`datastoreReady` is false, as `migrate lock` does it): no address
 //!   is given out. What is written all the same, by a status or by hand, is copied until a whole comparison finds no
 //!   difference; and what was written between that comparison and the switch is brought after it, unless the new
-//!   datastore has moved on there.
+//!   datastore has moved on there. No host works in the new one before that: if the command has died, the first host
+//!   that goes does it.
 //! - **Taking back excludes switching.** A host says `switching` in the old datastore *before* it looks at the phase for
 //!   the last time; abort says `back` *before* it looks at the answers. Whichever came first, at least one of the two
-//!   sees the other: either no host goes, or abort sees one that may have gone, and the migration only goes forward.
+//!   sees the other: either no host goes, or abort sees one that may have gone, and the migration only goes forward. An
+//!   abort that dies between its look and its word leaves `back`, and who takes that up, be it abort or migrate, looks
+//!   at the answers first.
+//! - **The tombstone goes only when the copy is gone.** While there is a cluster in the new datastore, nothing deletes the
+//!   record in the old one.
 //! - **A host that was away** finds the tombstone in the old datastore when it comes back, and the way to the new one.
 //!   A host whose environment still names the old place is kept away from it by its own record of the move.
 //! - **The kernel is not touched.** Felix, confd and the plugin start anew on the new datastore and apply only
@@ -47,9 +52,11 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::{Component, Path},
+    sync::Arc,
 };
 
-use calico_store::{ConnectOptions, DATASTORE_DIR, Entry, Error, EtcdKv, Kv};
+use calico_model::ClusterInformationSpec;
+use calico_store::{ConnectOptions, DATASTORE_DIR, Entry, Error, EtcdKv, Kv, Store};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use abort::{TakenBack, abort};
@@ -263,6 +270,15 @@ async fn read_answers(kv: &dyn Kv) -> Result<BTreeMap<String, Answer>, Error> {
     let listing = kv.list(HOSTS).await?;
     let answer = |entry: &Entry| Some((entry.key.strip_prefix(HOSTS)?.to_owned(), decode(entry).ok()?));
     Ok(listing.entries.iter().filter_map(answer).collect())
+}
+
+/// The cluster's identity, which no other cluster has.
+async fn identity(kv: &Arc<dyn Kv>) -> Result<Option<String>, Error> {
+    match Store::new(kv.clone()).get::<ClusterInformationSpec>("default").await {
+        Ok(cluster) => Ok(Some(cluster.spec.cluster_guid)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, Error> {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod orders;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -33,6 +35,8 @@ struct TestPlace {
     node: String,
     new: MemoryKv,
     reachable: AtomicBool,
+    /// The next record of a move is written, and reported as a failure.
+    forgets_to_say_so: AtomicBool,
     moved: Arc<Mutex<BTreeSet<String>>>,
 }
 
@@ -47,6 +51,12 @@ impl Place for TestPlace {
 
     fn remember(&self, _: &Destination, _: &str) -> Result<(), Error> {
         self.moved.lock().unwrap().insert(self.node.clone());
+        if self.forgets_to_say_so.swap(false, Ordering::SeqCst) {
+            return Err(Error::Settings {
+                setting: "location.env".into(),
+                cause: "an error after it was written".into(),
+            });
+        }
         Ok(())
     }
 }
@@ -83,6 +93,7 @@ impl World {
                 node: host.to_owned(),
                 new: world.new.behind(),
                 reachable: AtomicBool::new(true),
+                forgets_to_say_so: AtomicBool::new(false),
                 moved: world.moved.clone(),
             };
             world.places.push(Arc::new(place));
