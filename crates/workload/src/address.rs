@@ -7,6 +7,7 @@ use nlink::{Connection, Route};
 use crate::{
     AttachError, NetnsRef, check, default_gateway,
     error::kernel,
+    link,
     netns::Workload,
     pair::{self, Before, Pair, go_on},
     routes::{self, ASIDE},
@@ -138,8 +139,7 @@ pub(crate) async fn is_marked(host: &Connection<Route>, host_index: u32) -> Resu
 
 async fn index_of(workload: &Workload, interface: &str) -> Result<u32, AttachError> {
     check::interface_name(interface)?;
-    let link = workload.links.get_link_by_name(interface).await;
-    let link = link.map_err(kernel(|| format!("looking for {interface} in the workload")))?;
+    let link = link::by_name(&workload.links, interface).await?;
     link.map(|link| link.ifindex()).ok_or_else(|| AttachError::NoInterface { name: interface.to_owned() })
 }
 

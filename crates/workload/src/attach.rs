@@ -8,6 +8,7 @@ use nlink::{Connection, Route, netlink::link::VethLink};
 use crate::{
     AttachError, Attached, Attachment, HOST_MAC, NetnsRef, check,
     error::kernel,
+    link,
     netns::Workload,
     pair::{Before, Pair, Step, go_on},
 };
@@ -92,12 +93,10 @@ async fn create(pair: &mut Pair<'_>, attachment: &Attachment) -> Result<MacAddre
         let cause = "it vanished right after it was made".to_owned();
         link.ok_or_else(|| AttachError::Kernel { operation: format!("looking for {name}"), cause })
     };
-    let host = pair.host.get_link_by_name(host_name.as_str()).await;
-    let host = of(host.map_err(kernel(|| format!("looking for {host_name}")))?, host_name)?;
+    let host = of(link::by_name(&pair.host, host_name).await?, host_name)?;
     pair.host_index = host.ifindex();
     pair.created();
-    let inside = pair.workload.links.get_link_by_name(name.as_str()).await;
-    let inside = of(inside.map_err(kernel(|| format!("looking for {name} in the workload")))?, name)?;
+    let inside = of(link::by_name(&pair.workload.links, name).await?, name)?;
     pair.index = inside.ifindex();
     let mac = inside.address().and_then(|address| address.try_into().ok()).map(MacAddress);
     mac.ok_or_else(|| AttachError::Kernel {
@@ -115,8 +114,7 @@ pub(crate) async fn mtu(host: &Connection<Route>, wanted: Option<u32>, ipv6: boo
     }
     let mut found = uplink_mtu(host, ipv6).await?;
     for name in VXLAN_DEVICES {
-        let link = host.get_link_by_name(name).await.map_err(kernel(|| format!("looking for {name}")))?;
-        if let Some(tunnel) = link.and_then(|link| link.mtu()) {
+        if let Some(tunnel) = link::by_name(host, name).await?.and_then(|link| link.mtu()) {
             // A tunnel that is too narrow for IPv6 is IPv4's.
             let tunnel = if ipv6 { tunnel.max(LEAST_MTU[1]) } else { tunnel };
             found = Some(found.map_or(tunnel, |found| found.min(tunnel)));

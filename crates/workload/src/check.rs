@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use nlink::{Connection, Route};
 
-use crate::{AttachError, Attachment, NetnsRef, error::kernel, netns::Workload};
+use crate::{AttachError, Attachment, NetnsRef, error::kernel, link, netns::Workload};
 
 /// Checks everything that can be refused before acting: both names valid and free, the namespace there and not the
 /// host's own, no address on any of the workload's interfaces already, gateways and MTU possible.
@@ -147,8 +147,7 @@ pub(crate) fn interface_name(name: &str) -> Result<(), AttachError> {
 
 async fn exists(links: &Connection<Route>, interface: &str) -> Result<bool, AttachError> {
     interface_name(interface)?;
-    let link = links.get_link_by_name(interface).await.map_err(kernel(|| format!("looking for {interface}")))?;
-    Ok(link.is_some())
+    Ok(link::by_name(links, interface).await?.is_some())
 }
 
 #[cfg(test)]

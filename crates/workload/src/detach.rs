@@ -7,6 +7,7 @@ use crate::{
     address::{is_marked, own_metric4},
     check,
     error::kernel,
+    link,
     netns::Workload,
     routes,
     wire::Peering,
@@ -23,8 +24,7 @@ use crate::{
 pub async fn detach(host_interface: &str) -> Result<bool, AttachError> {
     check::interface_name(host_interface)?;
     let host = Connection::<Route>::new().map_err(kernel(|| "opening a netlink socket".into()))?;
-    let link = host.get_link_by_name(host_interface).await;
-    let Some(link) = link.map_err(kernel(|| format!("looking for {host_interface}")))? else { return Ok(false) };
+    let Some(link) = link::by_name(&host, host_interface).await? else { return Ok(false) };
     if link.kind() != Some("veth") {
         return Err(AttachError::NotAttached { name: host_interface.to_owned() });
     }

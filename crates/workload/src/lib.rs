@@ -51,6 +51,7 @@ mod attach;
 mod check;
 mod detach;
 mod error;
+mod link;
 mod loose;
 mod netns;
 mod pair;

@@ -21,6 +21,7 @@ use crate::{
     attach::mtu,
     check::{interface_name, mtu as check_mtu},
     error::kernel,
+    link,
     pair::prepare_host6,
 };
 
@@ -56,8 +57,7 @@ pub async fn make_loose(pair: &LoosePair) -> Result<(), AttachError> {
     }
     let host = Connection::<Route>::new().map_err(kernel(|| "opening a netlink socket".into()))?;
     let name = &pair.host_interface;
-    let present = host.get_link_by_name(name.as_str()).await.map_err(kernel(|| format!("looking for {name}")))?;
-    if let Some(present) = present {
+    if let Some(present) = link::by_name(&host, name).await? {
         if present.kind() != Some("veth") {
             return Err(AttachError::HostInterfaceTaken { name: name.clone() });
         }
@@ -84,7 +84,7 @@ async fn create(host: &Connection<Route>, pair: &LoosePair) -> Result<u32, Attac
         veth = veth.mtu(mtu).peer_mtu(mtu);
     }
     host.add_link(veth).await.map_err(kernel(|| format!("creating the veth pair {name}, {other}")))?;
-    let link = host.get_link_by_name(name.as_str()).await.map_err(kernel(|| format!("looking for {name}")))?;
+    let link = link::by_name(host, name).await?;
     link.map(|link| link.ifindex()).ok_or_else(|| AttachError::Kernel {
         operation: format!("looking for {name}"),
         cause: "it vanished right after it was made".to_owned(),
