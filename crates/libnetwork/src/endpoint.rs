@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
 };
 
 use calico_model::{EndpointPort, MacAddress, ProfileName, Protocol, Resource, WorkloadEndpoint, WorkloadEndpointSpec};
@@ -147,16 +148,32 @@ pub(crate) fn stored_addresses(endpoint: &WorkloadEndpoint) -> impl Iterator<Ite
     endpoint.spec.ip_networks.iter().filter_map(|net| net.split('/').next()?.parse().ok())
 }
 
+/// A port of the host that is to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    /// IANA's number.
+    pub protocol: u8,
+    /// `None` for all addresses of the host.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+}
+
 /// The protocols that ports have, with the name that the network's profile lets in.
 pub(crate) const PUBLISHED: [(&str, &str); 3] =
     [("TCP", "published-tcp"), ("UDP", "published-udp"), ("SCTP", "published-sctp")];
 
-/// The ports of an endpoint for what Docker publishes. Of a range of host ports the first that `is_taken` leaves is
-/// used.
+/// The ports of an endpoint for what Docker publishes. Of a range of host ports, and of `dynamic` where none was chosen,
+/// the first is used that neither one of the `others` nor a process of the host has; `probe` says of a port why it
+/// cannot be had.
 ///
 /// # Errors
 /// A port that cannot be published, in words for the user of `docker run`.
-pub(crate) fn ports(bindings: &[PortBinding], others: &[(String, EndpointPort)]) -> Result<Vec<EndpointPort>, String> {
+pub(crate) fn ports(
+    bindings: &[PortBinding],
+    others: &[(String, EndpointPort)],
+    dynamic: RangeInclusive<u16>,
+    mut probe: impl FnMut(HostPort) -> Result<(), String>,
+) -> Result<Vec<EndpointPort>, String> {
     let mut ports: Vec<EndpointPort> = Vec::new();
     for binding in bindings {
         let (protocol, name) = match binding.protocol {
@@ -170,8 +187,7 @@ pub(crate) fn ports(bindings: &[PortBinding], others: &[(String, EndpointPort)])
         }
         let host_ip = host_ip(&binding.host_ip)?;
         let range = match (binding.host_port, binding.host_port_end) {
-            // None was chosen; the ports that kernels do not hand out to connections.
-            (0, _) => 20_000..=30_000,
+            (0, _) => dynamic.clone(),
             (first, last) => first..=last.max(first),
         };
         let wanted = |host_port| EndpointPort {
@@ -182,15 +198,29 @@ pub(crate) fn ports(bindings: &[PortBinding], others: &[(String, EndpointPort)])
             host_ip: Some(host_ip.clone()),
             extra: serde_json::Map::new(),
         };
-        let mut holder = None;
-        let free = range.clone().map(wanted).find(|port| {
-            holder = others.iter().find(|(_, other)| collide(other, port)).map(|(name, _)| name.clone());
-            holder.is_none() && !ports.iter().any(|own| collide(own, port) && own != port)
+        let address = host_ip.parse().ok();
+        let mut reason = String::new();
+        let free = range.clone().find_map(|host_port| {
+            let port = wanted(host_port);
+            if let Some((holder, _)) = others.iter().find(|(_, other)| collide(other, &port)) {
+                reason = format!("port is already allocated by {holder}");
+                return None;
+            }
+            if ports.iter().any(|own| collide(own, &port) && *own != port) {
+                "port is already allocated by this container".clone_into(&mut reason);
+                return None;
+            }
+            match probe(HostPort { protocol: binding.protocol, address, port: host_port }) {
+                Ok(()) => Some(port),
+                Err(cause) => {
+                    reason = cause;
+                    None
+                }
+            }
         });
         let Some(port) = free else {
-            let holder = holder.map(|name| format!(" by {name}")).unwrap_or_default();
             let place = if host_ip.is_empty() { "0.0.0.0" } else { &host_ip };
-            return Err(format!("Bind for {place}:{} failed: port is already allocated{holder}", range.start()));
+            return Err(format!("Bind for {place}:{} failed: {reason}", range.start()));
         };
         if !ports.contains(&port) {
             ports.push(port);
@@ -296,6 +326,42 @@ fn labelled(endpoint: &WorkloadEndpoint, owner: &Owner) -> Result<BTreeMap<Strin
                 true => Ok(labels),
                 false => Err(format!("a label of the container is not valid: {}", words.join("; "))),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn binding(host_port: u16, host_port_end: u16) -> PortBinding {
+        PortBinding { protocol: 6, port: 80, host_ip: String::new(), host_port, host_port_end }
+    }
+
+    /// The host's ports that the bindings get, where 40000 is another container's and 40001 a process's.
+    fn given(bindings: &[PortBinding]) -> Result<Vec<u16>, String> {
+        let mut others = ports(&[binding(40_000, 40_000)], &[], 1..=1, |_| Ok(())).unwrap();
+        let others = [("web".to_owned(), others.remove(0))];
+        let probe = |port: HostPort| if port.port == 40_001 { Err("a process".to_owned()) } else { Ok(()) };
+        let ports = ports(bindings, &others, 40_000..=40_003, probe)?;
+        Ok(ports.iter().filter_map(|port| port.host_port).collect())
+    }
+
+    #[test]
+    fn a_port_is_one_that_nobody_has() {
+        assert_eq!(given(&[binding(0, 0)]), Ok(vec![40_002]), "whatever the host has free");
+        assert_eq!(given(&[binding(40_001, 40_003)]), Ok(vec![40_002]), "of a range");
+        let other = PortBinding { port: 81, ..binding(0, 0) };
+        assert_eq!(given(&[binding(0, 0), other.clone()]), Ok(vec![40_002, 40_003]), "two of one container");
+        let third = PortBinding { port: 82, ..other.clone() };
+        for (bindings, words) in [
+            (&[binding(40_000, 40_000)][..], "Bind for 0.0.0.0:40000 failed: port is already allocated by web"),
+            (&[binding(40_001, 40_001)], "Bind for 0.0.0.0:40001 failed: a process"),
+            (&[binding(0, 0), other, third], "port is already allocated by this container"),
+        ] {
+            let error = given(bindings).unwrap_err();
+            assert!(error.contains(words), "{error}");
         }
     }
 }

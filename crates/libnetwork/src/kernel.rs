@@ -1,9 +1,18 @@
-//! The seam to the host's interfaces.
+//! The seam to the host's interfaces and ports.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 use async_trait::async_trait;
 use calico_workload::LoosePair;
+use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket, sockopt::set_socket_reuseaddr};
 
-/// What the plugin does to interfaces.
+use crate::endpoint::HostPort;
+
+/// What the plugin does to interfaces, and asks about ports.
 #[async_trait]
 pub(crate) trait Kernel: Send + Sync {
     /// Makes a pair, anew if there is one of the name.
@@ -11,6 +20,13 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// Removes the pair of a host's end; `false` if there is none.
     async fn remove(&self, host_interface: &str) -> Result<bool, String>;
+
+    /// The ports to choose from where the user left the choice.
+    fn dynamic_ports(&self) -> RangeInclusive<u16>;
+
+    /// Whether a port of the host can be published; if not, why: published it would be taken from the process that
+    /// listens there.
+    fn probe(&self, port: HostPort) -> Result<(), String>;
 }
 
 /// The real one.
@@ -25,5 +41,84 @@ impl Kernel for HostKernel {
 
     async fn remove(&self, host_interface: &str) -> Result<bool, String> {
         calico_workload::detach(host_interface).await.map_err(|error| error.to_string())
+    }
+
+    /// The kernel's own range, as Docker has it: what people's firewalls know.
+    fn dynamic_ports(&self) -> RangeInclusive<u16> {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        range(&text).unwrap_or(32_768..=60_999)
+    }
+
+    fn probe(&self, port: HostPort) -> Result<(), String> {
+        match try_bind(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Err("a process of this host uses the port".to_owned())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                Err("this host does not have the address".to_owned())
+            }
+            // Whatever else the system has against a socket, a rule is no socket.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// The two numbers of `ip_local_port_range`.
+fn range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut words = text.split_whitespace().map(str::parse);
+    let (first, last) = (words.next()?.ok()?, words.next()?.ok()?);
+    (0 < first && first <= last).then_some(first..=last)
+}
+
+/// Binds a socket and closes it again, without ever listening.
+fn try_bind(port: HostPort) -> io::Result<()> {
+    let (kind, protocol) = match port.protocol {
+        6 => (SocketType::STREAM, ipproto::TCP),
+        17 => (SocketType::DGRAM, ipproto::UDP),
+        // SCTP's sockets come with a kernel module, which a question must not load.
+        _ => return Ok(()),
+    };
+    let address = port.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, kind, Some(protocol))?;
+    if port.protocol == 6 {
+        // Connections of a listener that is gone do not hold its port.
+        set_socket_reuseaddr(&socket, true)?;
+    }
+    bind(&socket, &SocketAddr::new(address, port.port))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_s_range_is_read() {
+        assert_eq!(range("32768\t60999\n"), Some(32_768..=60_999));
+        for bad in ["", "1", "9 2", "0 9", "a b"] {
+            assert_eq!(range(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_a_process_has_is_not_published() {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let (tcp, udp) = (TcpListener::bind((loopback, 0)).unwrap(), UdpSocket::bind((loopback, 0)).unwrap());
+        let (tcp_port, udp_port) = (tcp.local_addr().unwrap().port(), udp.local_addr().unwrap().port());
+        for (protocol, port) in [(6, tcp_port), (17, udp_port)] {
+            for address in [None, Some(loopback)] {
+                let taken = HostKernel.probe(HostPort { protocol, address, port }).unwrap_err();
+                assert!(taken.contains("a process"), "{taken}");
+            }
+        }
+        let elsewhere = Some("192.0.2.1".parse().unwrap());
+        let error = HostKernel.probe(HostPort { protocol: 6, address: elsewhere, port: tcp_port }).unwrap_err();
+        assert!(error.contains("does not have the address"), "{error}");
+        let other = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
+        assert_eq!(HostKernel.probe(HostPort { protocol: 6, address: other, port: tcp_port }), Ok(()));
     }
 }

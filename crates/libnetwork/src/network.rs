@@ -255,7 +255,8 @@ impl NetworkDriver {
             let name = other.metadata.annotations.get(ANNOTATION_WORKLOAD).map_or(other.name(), String::as_str);
             others.extend(other.spec.ports.iter().map(|port| (name.to_owned(), port.clone())));
         }
-        let ports = endpoint::ports(&bindings, &others)?;
+        let probe = |port| self.kernel.probe(port);
+        let ports = endpoint::ports(&bindings, &others, self.kernel.dynamic_ports(), probe)?;
         self.set_ports(&id, ports).await
     }
 

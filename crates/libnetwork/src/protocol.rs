@@ -139,7 +139,7 @@ pub(crate) struct Interface {
 }
 
 /// A published port, one of `com.docker.network.portmap`.
-#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(crate) struct PortBinding {
     /// IANA's number.

@@ -212,6 +212,7 @@ impl Drivers {
             "NetworkDriver.Join" => network.join(&parse(method, body)?).await,
             "NetworkDriver.Leave" => network.leave(&parse(method, body)?).await,
             "NetworkDriver.DeleteEndpoint" => network.delete_endpoint(&parse(method, body)?).await,
+            // Docker takes published ports from here for `docker ps` only as values of its own process, never as JSON.
             "NetworkDriver.EndpointOperInfo" => Ok(json!({ "Value": {} })),
             "NetworkDriver.ProgramExternalConnectivity" => network.publish(&parse(method, body)?).await,
             "NetworkDriver.RevokeExternalConnectivity" => network.withdraw(&parse(method, body)?).await,

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::{Arc, Mutex},
 };
 
@@ -24,6 +25,7 @@ use tokio::{net::UnixStream, sync::mpsc};
 use crate::{
     NetworkRecord, Options, RunError, SocketError,
     docker::{Container, Endpoint, Engine, LABEL_MADE_BY, MADE_BY, Network, State},
+    endpoint::HostPort,
     kernel::Kernel,
     record, run_with,
 };
@@ -46,6 +48,14 @@ impl Kernel for NotedKernel {
 
     async fn remove(&self, host_interface: &str) -> Result<bool, String> {
         Ok(self.0.lock().unwrap().remove(host_interface))
+    }
+
+    fn dynamic_ports(&self) -> RangeInclusive<u16> {
+        40_000..=40_009
+    }
+
+    fn probe(&self, _port: HostPort) -> Result<(), String> {
+        Ok(())
     }
 }
 
