@@ -11,8 +11,10 @@ mod dataplane;
 mod datastore;
 mod engine;
 mod felix;
+mod floor;
 mod heap;
 mod ipam;
+mod libnetwork;
 mod memory;
 mod nft;
 mod packets;
@@ -32,7 +34,7 @@ use crate::report::Report;
 #[derive(Parser)]
 struct Cli {
     /// Only the measures whose name starts so: `selector`, `engine`, `nft`, `dataplane`, `packets`, `felix`, `datastore`, `memory`, `ipam`,
-    /// `bgp`, `attach`, `image`, `build`.
+    /// `bgp`, `attach`, `libnetwork`, `image`, `build`.
     #[arg(long, env = "ONLY", default_value = "")]
     only: String,
     /// Where the numbers go as JSON.
@@ -66,6 +68,7 @@ const PARTS: &[Part] = &[
     ("ipam", ipam::measure),
     ("bgp", bgp::measure),
     ("attach", attach::measure),
+    ("libnetwork", libnetwork::measure),
     ("image", sizes::image),
     ("build", sizes::cold_build),
 ];
