@@ -34,8 +34,10 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(3);
 /// Between two rounds without any event.
 const SLOW: Duration = Duration::from_secs(300);
-/// The first and the longest pause before what failed is tried again, or Docker is looked for.
+/// The first and the longest pause before what failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Between two looks for a Docker that is away: a container that starts with it is closed until it is found.
+const LOOK: Duration = Duration::from_secs(1);
 /// Health is told this often even if nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -108,8 +110,7 @@ impl Follower {
                         }
                         health = AgentHealth { reason, ..AgentHealth::default() };
                         report(&health);
-                        next = Instant::now() + pause;
-                        pause = (pause * 2).min(RETRY.1);
+                        next = Instant::now() + LOOK;
                         continue;
                     }
                 }

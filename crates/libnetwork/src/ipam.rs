@@ -4,7 +4,7 @@
 //! `libnetwork.<node>.<random>`, and says on which node and when. That is enough for the reconciler to tell one whose
 //! endpoint never came from one whose endpoint is just being made.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use calico_ipam::{
     AssignError, AssignIp, AutoAssign, Family, HandleId, IntendedUse, Ipam, LookupError, ReleaseRequest,
@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::{
+    dead,
     endpoint::{ANNOTATION_WORKLOAD, stored_addresses},
+    kernel::Kernel,
     pools::{Choice, PoolId, choose},
     protocol::{GATEWAY, PoolAnswer, RequestAddress, RequestPool},
     retire,
@@ -39,12 +41,14 @@ pub(crate) struct IpamDriver {
     node: String,
     store: Store,
     ipam: Ipam,
+    kernel: Arc<dyn Kernel>,
     turn: Mutex<()>,
 }
 
 impl IpamDriver {
-    pub(crate) fn new(node: &str, store: &Store) -> Self {
-        Self { node: node.to_owned(), store: store.clone(), ipam: Ipam::new(store.clone()), turn: Mutex::new(()) }
+    pub(crate) fn new(node: &str, store: &Store, kernel: Arc<dyn Kernel>) -> Self {
+        let ipam = Ipam::new(store.clone());
+        Self { node: node.to_owned(), store: store.clone(), ipam, kernel, turn: Mutex::new(()) }
     }
 
     /// `RequestPool`: says which pool a network has, and makes it one if it has to.
@@ -126,18 +130,15 @@ impl IpamDriver {
     /// `RequestAddress`
     pub(crate) async fn request_address(&self, request: &RequestAddress) -> Result<Value, String> {
         let id: PoolId = request.pool_id.parse()?;
-        let address = if request.is_gateway() {
-            // Each endpoint has a gateway of its own; what is written down for the network takes no address.
-            match request.address.is_empty() {
-                true => return Ok(json!({ "Address": id.gateway(), "Data": {} })),
-                false => exact(&request.address)?,
-            }
-        } else {
-            let _turn = self.turn.lock().await;
-            match request.address.is_empty() {
-                true => self.assign_any(id).await?,
-                false => self.assign_exact(id, exact(&request.address)?).await?,
-            }
+        if request.is_gateway() {
+            // Each endpoint has a gateway of its own. One that somebody chose takes no address either: answered as typed,
+            // its release with the network would be that of a container's address.
+            return Ok(json!({ "Address": id.gateway(), "Data": {} }));
+        }
+        let _turn = self.turn.lock().await;
+        let address = match request.address.is_empty() {
+            true => self.assign_any(id).await?,
+            false => self.assign_exact(id, exact(&request.address)?).await?,
         };
         Ok(json!({ "Address": IpNet::from(address).to_string(), "Data": {} }))
     }
@@ -187,7 +188,12 @@ impl IpamDriver {
                 Ok(()) => return Ok(address),
                 // The block is there now, and whoever has it, its addresses can be had by all.
                 Err(AssignError::LostClaim { .. }) => {}
-                Err(error @ AssignError::Taken { .. }) => return Err(self.taken(address, &error).await),
+                Err(error @ AssignError::Taken { .. }) => {
+                    if !dead::bury_dead_owner(&self.store, &*self.kernel, &self.node, address).await? {
+                        return Err(self.taken(address, &error).await);
+                    }
+                    self.release(address).await?;
+                }
                 Err(error) => return Err(error.to_string()),
             }
         }
@@ -208,10 +214,11 @@ impl IpamDriver {
     }
 
     /// `ReleaseAddress`: only what this driver assigned on this node, so that a late or repeated request takes nothing
-    /// from anybody.
+    /// from anybody. An endpoint that still has the address is one of whose end Docker said nothing, and goes first.
     pub(crate) async fn release_address(&self, address: &str) -> Result<Value, String> {
         let address = exact(address)?;
         let _turn = self.turn.lock().await;
+        dead::bury_owners(&self.store, &*self.kernel, &self.node, address).await?;
         self.release(address).await.map(|()| json!({}))
     }
 

@@ -8,7 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use calico_workload::LoosePair;
-use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket, sockopt::set_socket_reuseaddr};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketType, bind, ipproto, netdevice::name_to_index, socket, sockopt::set_socket_reuseaddr},
+};
 
 use crate::endpoint::HostPort;
 
@@ -20,6 +23,9 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// Removes the pair of a host's end; `false` if there is none.
     async fn remove(&self, host_interface: &str) -> Result<bool, String>;
+
+    /// Whether the host has an interface of the name. What cannot be found out is there: nothing is taken from it.
+    fn exists(&self, host_interface: &str) -> bool;
 
     /// The ports to choose from where the user left the choice.
     fn dynamic_ports(&self) -> RangeInclusive<u16>;
@@ -41,6 +47,11 @@ impl Kernel for HostKernel {
 
     async fn remove(&self, host_interface: &str) -> Result<bool, String> {
         calico_workload::detach(host_interface).await.map_err(|error| error.to_string())
+    }
+
+    fn exists(&self, host_interface: &str) -> bool {
+        let any = socket(AddressFamily::INET, SocketType::DGRAM, None);
+        any.and_then(|socket| name_to_index(socket, host_interface)) != Err(Errno::NODEV)
     }
 
     /// The kernel's own range, as Docker has it: what people's firewalls know.
@@ -102,6 +113,12 @@ mod tests {
         for bad in ["", "1", "9 2", "0 9", "a b"] {
             assert_eq!(range(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn interfaces_are_there_or_not() {
+        assert!(HostKernel.exists("lo"));
+        assert!(!HostKernel.exists("cali-nothing"));
     }
 
     #[test]

@@ -28,6 +28,7 @@
 //!
 //! Names to know: [`run`] is the agent; *origin* is the node on which a network was created.
 
+mod dead;
 mod docker;
 mod endpoint;
 mod follow;
@@ -120,7 +121,7 @@ async fn run_with(
     let ipam = Socket::open(&options.plugins, server::IPAM).await?;
     let drivers = Arc::new(Drivers {
         network: NetworkDriver::new(&options.node, store, kernel.clone()),
-        ipam: IpamDriver::new(&options.node, store),
+        ipam: IpamDriver::new(&options.node, store, kernel.clone()),
     });
     tracing::info!(node = options.node, plugins = %options.plugins.display(), "serving Docker's networks");
     let follower = Follower::new(&options.node, store, kernel, engine);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::{
+    dead,
     endpoint::{self, ANNOTATION_WORKLOAD, EndpointId, LIBNETWORK},
     ipam::ADDRESS_SPACE,
     kernel::Kernel,
@@ -251,7 +252,12 @@ impl NetworkDriver {
         }
         let _turn = self.ports.lock().await;
         let mut others: Vec<(String, EndpointPort)> = Vec::new();
-        for other in self.local_endpoints().await?.iter().filter(|other| other.spec.endpoint != id.as_str()) {
+        let has_ports = |other: &&WorkloadEndpoint| other.spec.endpoint != id.as_str() && !other.spec.ports.is_empty();
+        for other in self.local_endpoints().await?.iter().filter(has_ports) {
+            if !self.kernel.exists(&other.spec.interface_name) {
+                dead::bury(&self.store, &*self.kernel, other).await?;
+                continue;
+            }
             let name = other.metadata.annotations.get(ANNOTATION_WORKLOAD).map_or(other.name(), String::as_str);
             others.extend(other.spec.ports.iter().map(|port| (name.to_owned(), port.clone())));
         }

@@ -292,14 +292,22 @@ fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + '_ {
 
 /// True if an endpoint is too old to be one that Docker is just making.
 fn is_old(endpoint: &WorkloadEndpoint, now: OffsetDateTime) -> bool {
-    let created = endpoint.metadata.creation_timestamp.as_deref();
-    is_past_grace(created, now)
+    is_older_than(endpoint, GRACE, now)
+}
+
+/// True if an endpoint was stored longer ago than an age.
+pub(crate) fn is_older_than(endpoint: &WorkloadEndpoint, age: Duration, now: OffsetDateTime) -> bool {
+    is_longer_ago(endpoint.metadata.creation_timestamp.as_deref(), age, now)
 }
 
 /// True if a moment is longer ago than the grace period; what cannot be read is.
 pub(crate) fn is_past_grace(at: Option<&str>, now: OffsetDateTime) -> bool {
+    is_longer_ago(at, GRACE, now)
+}
+
+fn is_longer_ago(at: Option<&str>, age: Duration, now: OffsetDateTime) -> bool {
     let at = at.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    at.is_none_or(|at| now - at > GRACE)
+    at.is_none_or(|at| now - at > age)
 }
 
 #[cfg(test)]

@@ -50,6 +50,10 @@ impl Kernel for NotedKernel {
         Ok(self.0.lock().unwrap().remove(host_interface))
     }
 
+    fn exists(&self, host_interface: &str) -> bool {
+        self.0.lock().unwrap().contains(host_interface)
+    }
+
     fn dynamic_ports(&self) -> RangeInclusive<u16> {
         40_000..=40_009
     }
@@ -343,8 +347,8 @@ async fn subnets_and_addresses_are_pools_or_refused_in_words() {
         "PoolID": "10.20.0.0/16", "Address": "10.20.0.1",
         "Options": { "RequestAddressType": "com.docker.network.gateway" },
     });
-    assert_eq!(rig.ask("IpamDriver.RequestAddress", gateway).await["Address"], "10.20.0.1/32");
-    assert_eq!(rig.in_use().await, 0, "a gateway takes no address");
+    assert_eq!(rig.ask("IpamDriver.RequestAddress", gateway).await["Address"], "169.254.1.1/32");
+    assert_eq!(rig.in_use().await, 0, "a gateway takes no address, and with its network gives none back");
     assert_eq!(rig.ask("IpamDriver.RequestAddress", address("10.20.0.9")).await["Address"], "10.20.0.9/32");
     assert!(rig.refused("IpamDriver.RequestAddress", address("10.20.0.9")).await.contains("already assigned"));
     assert!(
@@ -403,6 +407,28 @@ async fn a_socket_that_somebody_serves_is_refused_and_a_left_one_replaced() {
     assert!(!left.exists(), "taken away in the end");
 }
 
+/// The host lost its power: interfaces are gone, and `--ip` asks for the address that the dead endpoint has.
+#[tokio::test]
+async fn a_dead_endpoint_s_address_can_be_asked_for() {
+    let rig = Rig::start().await;
+    rig.create_network().await;
+    let address = rig.run_container(&[]).await;
+    let fixed = json!({ "PoolID": "any-ipv4", "Address": address, "Options": {} });
+    assert!(rig.refused("IpamDriver.RequestAddress", fixed.clone()).await.contains("is in use by"));
+    rig.kernel.0.lock().unwrap().clear();
+    let refused = rig.refused("IpamDriver.RequestAddress", fixed.clone()).await;
+    assert!(refused.contains("is in use by"), "it may be one that is just being made: {refused}");
+    rig.eventually("an old record", async || {
+        let mut old = rig.endpoint().await.unwrap();
+        old.metadata.creation_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
+        // The follower opens it at the same time.
+        rig.store.update(old).await.is_ok()
+    })
+    .await;
+    rig.ask("IpamDriver.RequestAddress", fixed).await;
+    assert_eq!((rig.in_use().await, rig.endpoint().await), (1, None), "it is the new one's");
+}
+
 #[tokio::test]
 async fn published_ports_are_the_endpoint_s_and_given_once() {
     let rig = Rig::start().await;
@@ -429,4 +455,44 @@ async fn published_ports_are_the_endpoint_s_and_given_once() {
     rig.ask("NetworkDriver.RevokeExternalConnectivity", json!({ "EndpointID": ENDPOINT })).await;
     assert!(rig.endpoint().await.unwrap().spec.ports.is_empty());
     rig.ask("NetworkDriver.ProgramExternalConnectivity", body(&other)).await;
+}
+
+/// What Docker does after a power cut: it gives up what it had without a word to the network driver.
+#[tokio::test]
+async fn a_dead_endpoint_holds_neither_its_port_nor_its_address() {
+    let rig = Rig::start().await;
+    rig.create_network().await;
+    let address = rig.run_container(&[]).await;
+    let ports = json!([{ "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080 }]);
+    let publish = |id: &str| {
+        let options = json!({ "com.docker.network.portmap": ports });
+        ("NetworkDriver.ProgramExternalConnectivity", json!({ "EndpointID": id, "Options": options }))
+    };
+    let create = |id: &str, address: &str| {
+        let interface = json!({ "Address": address, "AddressIPv6": "", "MacAddress": "" });
+        let body = json!({ "NetworkID": NETWORK, "EndpointID": id, "Interface": interface });
+        ("NetworkDriver.CreateEndpoint", body)
+    };
+    let ids = async || {
+        let (endpoints, _) = rig.store.list::<WorkloadEndpointSpec>().await.unwrap();
+        endpoints.into_iter().map(|endpoint| endpoint.spec.endpoint).collect::<Vec<_>>()
+    };
+    let (method, body) = publish(ENDPOINT);
+    rig.ask(method, body).await;
+    let [second, third] = ["8", "7"].map(|digit| ENDPOINT.replace('9', digit));
+
+    let (method, body) = create(&second, "10.10.0.99/32");
+    rig.ask(method, body).await;
+    let (method, body) = publish(&second);
+    let refused = rig.refused(method, body.clone()).await;
+    assert!(refused.contains("already allocated"), "{refused}");
+    rig.kernel.0.lock().unwrap().clear();
+    rig.ask(method, body).await;
+    assert_eq!(ids().await, [second.as_str()], "the dead endpoint of {address} is gone");
+
+    let released = json!({ "PoolID": "any-ipv4", "Address": "10.10.0.99" });
+    rig.ask("IpamDriver.ReleaseAddress", released).await;
+    let (method, body) = create(&third, "10.10.0.99/32");
+    rig.ask(method, body).await;
+    assert_eq!(ids().await, [third.as_str()], "nothing else has the address any more");
 }
