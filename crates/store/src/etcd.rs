@@ -11,6 +11,7 @@
 
 mod failure;
 mod member;
+mod status;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -29,6 +30,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{ConnectOptions, Entry, Error, Kv, KvEvent, KvWatch, Listing, Source};
 use failure::{Failure, words};
 use member::{Member, NoClient};
+pub use status::MemberStatus;
 
 /// The most that one call takes, all endpoints together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ mod store;
 mod syncer;
 
 pub use error::Error;
-pub use etcd::EtcdKv;
+pub use etcd::{EtcdKv, MemberStatus};
 pub use kv::{Entry, Kv, KvEvent, KvWatch, Listing};
 pub use memory::{Injected, MemoryKv, Write, WriteKind};
 pub use settings::{ConnectOptions, DATASTORE_DIR, DATASTORE_SOCKET, LOCATION_FILE, Source};

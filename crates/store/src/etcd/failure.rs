@@ -115,7 +115,10 @@ impl EtcdKv {
         match (self.options.source(), self.keeper()) {
             // The words around these say so already.
             (Source::Embedded, _) => String::new(),
-            (_, Some(keeper)) => format!(", is {keeper} up, and does calico-node run there?"),
+            (_, Some(keeper)) => format!(
+                ", is {keeper} up, and does calico-node run there? (If the cluster moved to an etcd while this host was \
+                 away and {keeper} is gone for good, tell it once: ETCD_ENDPOINTS=http://… calicoctl node)"
+            ),
             (_, None) => ", is etcd running?".to_owned(),
         }
     }

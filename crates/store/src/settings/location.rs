@@ -73,7 +73,10 @@ impl ConnectOptions {
     }
 
     /// True if the record at `path` says that the cluster's datastore is no longer at `location`.
-    pub(super) fn has_left(path: &Path, location: &str) -> Result<bool, Error> {
+    ///
+    /// # Errors
+    /// As for [`from_location`](Self::from_location).
+    pub fn has_left(path: &Path, location: &str) -> Result<bool, Error> {
         // Who may not read it works with what his environment says; nothing on a host does so but people.
         if File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
             return Ok(false);
