@@ -61,9 +61,11 @@ fn published_ports_of_containers_on_a_network() {
     serve(host1, "--net app -p 8080:80", "web", 80);
     host1.ok("docker run -d --stop-timeout 0 --name client --net app ubuntu sleep 100000");
     everybody_reaches_it(host1, host2);
+    ports_of_no_one_s_choice(host1, host2);
     policy_has_the_last_word(host1, host2);
     names_follow(host1);
     it_moves_between_networks(host1, host2);
+    composed(host1, host2);
     it_survives(host1, host2);
 }
 
@@ -79,6 +81,27 @@ fn everybody_reaches_it(host1: &Host, host2: &Host) {
     let shown = host1.ok("calicoctl endpoint show --detailed");
     assert!(shown.contains("8080->80/tcp"), "{shown}");
     assert_eq!(from_host(host2, &host2.ipv4().to_string(), 8080), "", "only the container's own host has the port");
+}
+
+/// A port of the kernel's range where none was chosen, and none from a process or another container.
+fn ports_of_no_one_s_choice(host1: &Host, host2: &Host) {
+    let own = host1.ipv4().to_string();
+    let listener = host1.spawn("exec busybox nc -l -p 8085");
+    eventually("a process to listen", || host1.run("ss -ltn").stdout.contains(":8085 "));
+    for (port, words) in [(8085, "a process of this host uses the port"), (8080, "already allocated by web")] {
+        let said = host1.fails(&format!("docker run --name second --net app -p {port}:80 ubuntu true")).text();
+        assert!(said.contains(words), "{said}");
+        host1.ok("docker rm -f second");
+    }
+    drop(listener);
+    serve(host1, "--net app -p 80", "second", 80);
+    let shown = host1.ok("calicoctl endpoint show --detailed");
+    let range = host1.ok("cat /proc/sys/net/ipv4/ip_local_port_range");
+    let range: Vec<u16> = range.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let ports = (range[0]..=range[1]).filter(|port| shown.contains(&format!("{port}->80/tcp"))).collect::<Vec<_>>();
+    let [port] = ports[..] else { panic!("one port of {range:?}, not {ports:?}: {shown}") };
+    serves("a port of Docker's choice", || from_host(host2, &own, port), "second");
+    host1.ok("docker rm -f second");
 }
 
 /// A rule that denies the container's own port denies the published one, for who is no member of the network.
@@ -139,6 +162,35 @@ fn it_moves_between_networks(host1: &Host, host2: &Host) {
     host1.ok("docker network disconnect second web && docker rm -f other");
     remove_network(host1, "second");
     serves("the port after that", || from_host(host2, &own, 8080), "web");
+}
+
+/// `docker compose` makes networks and containers of its own names, scales them, and takes all of it away.
+fn composed(host1: &Host, host2: &Host) {
+    host1
+        .write(
+            "/root/shop/docker-compose.yml",
+            "version: '2.4'\nservices:\n  web:\n    image: ubuntu\n    command: sh -c 'mkdir -p /www; echo shop > \
+             /www/index.html; exec httpd -f -p 80 -h /www'\n    stop_grace_period: 0s\n    ports: ['8090:80']\n    \
+             networks: {front: {}, back: {ipv4_address: 10.89.0.7}}\n    depends_on: [db]\n  db:\n    image: ubuntu\n    \
+             command: sleep 100000\n    stop_grace_period: 0s\n    networks: [back]\nnetworks:\n  front: {driver: \
+             calico, ipam: {driver: calico-ipam}}\n  back:\n    driver: calico\n    internal: true\n    ipam: {driver: \
+             calico-ipam, config: [{subnet: 10.89.0.0/16}]}\n",
+        )
+        .unwrap();
+    let compose = |words: &str| host1.ok(&format!("cd /root/shop && docker-compose --no-ansi {words}"));
+    compose("up -d");
+    let own = host1.ipv4().to_string();
+    serves("a service by its name", || from_container(host1, "shop_db_1", "web", 80), "shop");
+    serves("a published port of a service", || from_host(host2, &own, 8090), "shop");
+    compose("restart");
+    serves("a restarted service", || from_container(host1, "shop_db_1", "web", 80), "shop");
+    compose("up -d --scale db=3");
+    serves("a service from its third client", || from_container(host1, "shop_db_3", "web", 80), "shop");
+    compose("down");
+    eventually("the networks and their pool to go", || {
+        let profiles = host1.run("calicoctl get profiles -o name").text();
+        !profiles.contains("shop") && !host1.run("calicoctl pool show").text().contains("10.89.0.0/16")
+    });
 }
 
 /// The plugin killed, the container restarted, Docker stopped and started.

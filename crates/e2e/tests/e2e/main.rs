@@ -10,6 +10,7 @@ mod datastore_moves;
 mod disturbances;
 mod docker_network;
 mod docker_ports;
+mod docker_restarts;
 mod embedded;
 mod golden;
 mod joining;
