@@ -58,6 +58,7 @@ mod namespace;
 mod netlink;
 mod op;
 mod options;
+mod passing;
 #[cfg(test)]
 mod plan_tests;
 pub mod probe;

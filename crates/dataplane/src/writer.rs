@@ -4,7 +4,7 @@
 //! say the same. What another renderer left, also before a restart, is looked for once after the first complete
 //! write and removed; that costs no program unless something is found, and its failure holds up nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use calico_policy::instruction::{IptablesBackend, Renderer, Settings};
 
@@ -16,12 +16,9 @@ use crate::{
     iptables::{self, CHAIN_PREFIX, Iptables, Variant},
     netlink::{Nft, legacy_filter_mentions},
     op::{Op, OpKind, Plan},
+    passing,
     table::{ReadBase, ReadTable},
 };
-
-/// How long what packets were switched away from stays. The kernel knows two generations of rules only, so a packet that
-/// is held up on its way while two transactions are committed sees what the second one removed as gone.
-const IN_FLIGHT: Duration = Duration::from_millis(3);
 
 /// What a commit did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,7 +161,7 @@ impl Writer {
                 continue;
             }
             if committed.transactions > 0 && std::ptr::eq(transaction, plan.cleanup.as_slice()) {
-                tokio::time::sleep(IN_FLIGHT).await;
+                tokio::time::sleep(passing::AT_LEAST).await;
             }
             self.nft.commit(&ops).await?;
             committed.transactions += 1;

@@ -1,8 +1,10 @@
 //! From what the kernel holds to what it is to hold: the texts for `iptables-restore` and `ipset restore`.
 //!
 //! One text changes all tables of a family; iptables carries it out table by table, each at once or not at all, in the
-//! order in which packets meet them. Within a table the chains come first, then the jumps, then the end of chains that
-//! nothing leads to any more. Only what differs is in it: a chain whose rules are as wanted is not named.
+//! order in which packets meet them. Within a table the chains come first, then the jumps. Another text takes away the
+//! chains that nothing leads to any more: with iptables-nft a packet that is under way while two transactions are
+//! committed may read what the second one left of a chain ([`crate::passing`]). Only what differs is in it: a chain
+//! whose rules are as wanted is not named.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -19,6 +21,8 @@ pub(super) type Wanted = BTreeMap<(Table, String), Vec<String>>;
 pub(super) struct RuleChanges {
     /// What `iptables-restore --noflush` reads; empty if there is nothing to do.
     pub text: String,
+    /// What it reads when nobody is in the chains that are not wanted any more; empty if there are none.
+    pub ends: String,
     /// A jump of ours is there, but not where it should be.
     pub displaced: bool,
 }
@@ -28,12 +32,14 @@ pub(super) fn jump(kernel: KernelChain) -> Line {
     Line::new("", &format!("-j {}", kernel.ours()), None)
 }
 
-/// What must be written. `lines` gives the rules of a chain; with `tolerant` a jump may be anywhere.
+/// What must be written. `lines` gives the rules of a chain; with `tolerant` a jump may be anywhere; with `at_once` what
+/// is not wanted any more goes in the same text.
 pub(super) fn rules(
     wanted: &Wanted,
     hooks: &BTreeSet<KernelChain>,
     there: &Saved,
     tolerant: bool,
+    at_once: bool,
     lines: &mut dyn FnMut(Table, &str) -> Vec<Line>,
 ) -> RuleChanges {
     let mut changes = RuleChanges::default();
@@ -53,14 +59,23 @@ pub(super) fn rules(
         }
         let (jumps, displaced) = jumps(table, hooks, there, tolerant);
         changes.displaced |= displaced;
+        let mut emptied = String::new();
         let mut ends = String::new();
         for chain in there.chains.keys().filter(|chain| !wanted.contains_key(&(table, (*chain).clone()))) {
             // Named at the head they are emptied first, so that none leads to another when they go.
-            heads.push_str(&format!(":{chain} - [0:0]\n"));
+            emptied.push_str(&format!(":{chain} - [0:0]\n"));
             ends.push_str(&format!("-X {chain}\n"));
         }
+        if at_once {
+            heads.push_str(&std::mem::take(&mut emptied));
+        }
+        let last = if at_once { std::mem::take(&mut ends) } else { String::new() };
+        let name = table.name();
         if !(heads.is_empty() && jumps.is_empty()) {
-            changes.text.push_str(&format!("*{}\n{heads}{bodies}{jumps}{ends}COMMIT\n", table.name()));
+            changes.text.push_str(&format!("*{name}\n{heads}{bodies}{jumps}{last}COMMIT\n"));
+        }
+        if !ends.is_empty() {
+            changes.ends.push_str(&format!("*{name}\n{emptied}{ends}COMMIT\n"));
         }
     }
     changes
@@ -231,7 +246,9 @@ mod tests {
 
     fn write(wanted: &Wanted, hooks: &[KernelChain], there: &Saved, tolerant: bool) -> RuleChanges {
         let hooks = hooks.iter().copied().collect();
-        rules(wanted, &hooks, there, tolerant, &mut |_, chain| vec![Line::new("", &format!("-j {chain}x"), None)])
+        rules(wanted, &hooks, there, tolerant, false, &mut |_, chain| {
+            vec![Line::new("", &format!("-j {chain}x"), None)]
+        })
     }
 
     #[test]
@@ -255,22 +272,32 @@ mod tests {
                 "*filter",
                 ":cali-new - [0:0]",
                 ":cali-other - [0:0]",
-                ":cali-old - [0:0]",
                 "-A cali-new",
                 "-A cali-other",
                 "-D FORWARD",
                 "-I FORWARD",
-                "-X cali-old",
                 "COMMIT",
             ]
         );
         assert!(changes.displaced);
+        assert_eq!(changes.ends, "*filter\n:cali-old - [0:0]\n-X cali-old\nCOMMIT\n");
         let hooks = BTreeSet::from([FORWARD, POSTROUTING]);
         let after = settled(&wanted, &hooks, there.clone(), false);
         assert_eq!(write(&wanted, &[FORWARD, POSTROUTING], &after, false), RuleChanges::default());
         assert!(was_changed(&there, &after) && !was_changed(&after, &after));
         let tolerant = write(&wanted, &[FORWARD], &there, true);
         assert!(!tolerant.text.contains("FORWARD") && tolerant.displaced);
+    }
+
+    #[test]
+    fn where_a_table_changes_as_a_whole_one_text_takes_chains_away_too() {
+        let there = parse_rules("*filter\n:cali-old - [0:0]\n-A cali-old -j DROP\nCOMMIT\n");
+        let wanted = wanted(&[("cali-new", &["-j DROP"])]);
+        let at_once = |there: &Saved| rules(&wanted, &BTreeSet::new(), there, false, true, &mut |_, _| Vec::new());
+        let changes = at_once(&there);
+        assert_eq!(changes.text, "*filter\n:cali-new - [0:0]\n:cali-old - [0:0]\n-X cali-old\nCOMMIT\n");
+        assert_eq!(changes.ends, "");
+        assert_eq!(at_once(&settled(&wanted, &BTreeSet::new(), there, false)), RuleChanges::default());
     }
 
     #[test]

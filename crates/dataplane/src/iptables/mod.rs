@@ -12,6 +12,11 @@
 //!   meet them; members of sets that cannot change by themselves change together with the rules ([`editions`]). So a
 //!   packet of which raw, mangle and nat say the same before and after gets the old verdict or the new one, and never
 //!   another.
+//! - **Nothing goes while a packet may be in it.** First all rules lead past what is not wanted any more, then the packets
+//!   that were under way pass ([`crate::passing`]), then it goes, chains before sets. Whoever is stopped in between leaves
+//!   unused chains and sets, which the next one finds and removes. With iptables-legacy the kernel itself waits: it hands
+//!   out a table as a whole, and gives the old one back only when no processor is in it any more. So there one text does
+//!   for both, and a table is not written twice.
 //! - **Known by its comment.** Each rule carries a hash of its own text. A restart compares hashes and touches nothing
 //!   that is as wanted, counters included; a rule that somebody changed has lost its hash or has another one.
 //! - **One jump** from each of iptables' own chains, first in it (last for source NAT), put back when it is gone.
@@ -60,7 +65,7 @@ use model::Model;
 pub(crate) use name::CHAIN_PREFIX;
 use save::{Saved, SavedSet};
 
-use crate::{Options, error::Error, family::Family, op::Op, table::ReadTable};
+use crate::{Options, error::Error, family::Family, op::Op, passing::Passing, table::ReadTable};
 
 /// How often the same jump is put back to its place before others are let have their way for a while.
 const MOST_DISPLACEMENTS: usize = 5;
@@ -112,6 +117,17 @@ pub(crate) struct Iptables {
     stubborn: BTreeSet<String>,
     /// Processes of ours that changed something since they were last asked for.
     processes: Vec<u32>,
+    /// Who may be in rules that were changed last.
+    passing: Passing,
+}
+
+/// What is left to do in a family when nobody is in its old rules any more.
+struct Ending {
+    family: Family,
+    /// What takes away the chains that are not wanted.
+    ends: String,
+    /// What the kernel holds then.
+    after: Saved,
 }
 
 impl Iptables {
@@ -129,6 +145,7 @@ impl Iptables {
             sets: None,
             stubborn: BTreeSet::new(),
             processes: Vec::new(),
+            passing: Passing::default(),
         })
     }
 
@@ -226,18 +243,20 @@ impl Iptables {
         let changes: Vec<_> = sets.iter().map(|(family, sets)| (*family, diff::sets(sets, &there))).collect();
         let first: String = changes.iter().map(|(_, changes)| changes.first.as_str()).collect();
         self.restore_sets(&first, &mut written).await?;
-        let (mut last, mut unused, mut failed) = (String::new(), Vec::new(), None);
+        let (mut last, mut unused, mut endings, mut failed) = (String::new(), Vec::new(), Vec::new(), None);
         for (family, changes) in changes {
             // What is the matter with one family must not keep in the other's sets who has to go.
             match self.write_rules(family, &mut written).await {
-                Ok(()) => {
+                Ok(ending) => {
                     last.push_str(&changes.last);
                     unused.extend(changes.unused);
+                    endings.push(ending);
                 }
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         self.restore_sets(&last, &mut written).await?;
+        self.end_chains(endings, &mut written).await?;
         self.destroy_sets(unused, &mut there, &mut written).await?;
         if let Some(error) = failed {
             return Err(error);
@@ -290,7 +309,8 @@ impl Iptables {
         Ok(true)
     }
 
-    async fn write_rules(&mut self, family: Family, written: &mut Written) -> Result<(), Error> {
+    /// Writes the rules that are wanted. Chains that are not stay, with nothing that leads to them.
+    async fn write_rules(&mut self, family: Family, written: &mut Written) -> Result<Ending, Error> {
         self.render(family);
         let context = self.context(family);
         let there = self.families[family.index()].there.take().unwrap_or_default();
@@ -299,16 +319,13 @@ impl Iptables {
         let tolerant = state.displaced.iter().filter(period).count() >= MOST_DISPLACEMENTS;
         let mut texts = Texts { state, context: &context, maps: BTreeMap::new() };
         let hooks = &state.layout.hooks;
+        let at_once = self.variant == Variant::Legacy;
         let changes =
-            diff::rules(&state.wanted, hooks, &there, tolerant, &mut |table, chain| texts.lines(table, chain));
+            diff::rules(&state.wanted, hooks, &there, tolerant, at_once, &mut |table, chain| texts.lines(table, chain));
         let after = diff::settled(&state.wanted, hooks, there, tolerant);
         if !changes.text.is_empty() {
-            let arguments = ["--noflush", "--wait", LOCK_SECONDS];
-            tracing::debug!(%family, lines = changes.text.lines().count(), "writing rules by iptables");
-            let output = run(self.programs.restore(family), &arguments, &changes.text).await?;
-            self.processes.push(output.process);
-            written.runs += 1;
-            written.lines += changes.text.lines().count();
+            self.passing.ended().await;
+            self.restore_rules(family, &changes.text, written).await?;
         }
         let state = &mut self.families[family.index()];
         if changes.displaced && !tolerant {
@@ -317,7 +334,33 @@ impl Iptables {
             state.displaced.truncate(MOST_DISPLACEMENTS * 2);
         }
         state.displaced.retain(|time| time.elapsed() < DISPLACEMENT_PERIOD);
-        state.there = Some(after);
+        Ok(Ending { family, ends: changes.ends, after })
+    }
+
+    /// Takes away the chains that are not wanted, once nobody is in them.
+    async fn end_chains(&mut self, endings: Vec<Ending>, written: &mut Written) -> Result<(), Error> {
+        if endings.iter().any(|ending| !ending.ends.is_empty()) {
+            self.passing.ended().await;
+        }
+        for Ending { family, ends, after } in endings {
+            if !ends.is_empty() {
+                self.restore_rules(family, &ends, written).await?;
+            }
+            self.families[family.index()].there = Some(after);
+        }
+        Ok(())
+    }
+
+    async fn restore_rules(&mut self, family: Family, text: &str, written: &mut Written) -> Result<(), Error> {
+        let arguments = ["--noflush", "--wait", LOCK_SECONDS];
+        tracing::debug!(%family, lines = text.lines().count(), "writing rules by iptables");
+        let output = run(self.programs.restore(family), &arguments, text).await?;
+        if self.variant == Variant::Nft {
+            self.passing.committed();
+        }
+        self.processes.push(output.process);
+        written.runs += 1;
+        written.lines += text.lines().count();
         Ok(())
     }
 

@@ -33,7 +33,7 @@ fn text(iptables: &mut Iptables, family: Family) -> String {
     let state = &iptables.families[family.index()];
     let mut texts = Texts { state, context: &context, maps: BTreeMap::new() };
     let mut lines = |table: Table, chain: &str| texts.lines(table, chain);
-    let rules = diff::rules(&state.wanted, &state.layout.hooks, &Saved::new(), false, &mut lines);
+    let rules = diff::rules(&state.wanted, &state.layout.hooks, &Saved::new(), false, false, &mut lines);
     format!("# ipset restore\n{}# iptables-restore --noflush\n{}", sets.first, rules.text)
 }
 
