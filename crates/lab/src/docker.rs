@@ -57,12 +57,17 @@ impl Host {
         self.signal_daemon("dockerd", "TERM", true)
     }
 
-    /// Asks the daemon's own health question, without the cost of starting Docker's client.
+    /// Asks the daemon's own health question.
     fn docker_answers(&self) -> bool {
+        self.docker_has("/_ping")
+    }
+
+    /// Whether the daemon answers a request with success; without the cost of starting Docker's client.
+    pub(crate) fn docker_has(&self, what: &str) -> bool {
         let ask = || -> std::io::Result<String> {
             let mut socket = UnixStream::connect(self.path("/run/docker.sock"))?;
             socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-            socket.write_all(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")?;
+            write!(socket, "GET {what} HTTP/1.0\r\nHost: docker\r\n\r\n")?;
             let mut answer = String::new();
             socket.read_to_string(&mut answer)?;
             Ok(answer)

@@ -11,6 +11,7 @@ use crate::error::{Context, LabError, Result};
 use crate::etcd::{self, Certificates, Etcd};
 use crate::host::Host;
 use crate::image::{image_path, write_busybox_image};
+use crate::kept::{DOCKER, Images};
 use crate::network::connect;
 use crate::process::ProcessId;
 use crate::root::{HostFile, HostRoot};
@@ -160,11 +161,8 @@ impl Lab {
             let file = File::create(&busybox).context(|| format!("make {}", busybox.display()))?;
             write_busybox_image(file)?;
             let node = image_path(&self.record.binaries);
-            self.on_every_host(|host| {
-                host.start_docker()?;
-                host.load_image(&busybox)?;
-                if node_image { host.load_image(&node) } else { Ok(()) }
-            })?;
+            let images = Images { busybox: &busybox, node: node_image.then_some(node.as_path()) };
+            self.on_every_host(|host| images.start_docker(host))?;
         }
         if let Some(mode) = self.record.etcd {
             Etcd { switch: &self.switch, mode }.wait()?;
@@ -429,7 +427,7 @@ fn start_host(
     files: &[HostFile],
     keep: bool,
 ) -> Result<Host> {
-    let (stage, docker, log) = (dir.join("stage"), dir.join("docker"), dir.join("log"));
+    let (stage, docker, log) = (dir.join("stage"), dir.join(DOCKER), dir.join("log"));
     for dir in [&stage, &docker, &log] {
         fs::create_dir_all(dir).context(|| format!("make {}", dir.display()))?;
     }

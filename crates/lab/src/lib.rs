@@ -35,6 +35,7 @@ mod error;
 mod etcd;
 mod host;
 pub mod image;
+mod kept;
 mod lab;
 mod matrix;
 mod namespace;

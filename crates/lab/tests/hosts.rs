@@ -70,7 +70,7 @@ fn control_groups(container: &str) -> Vec<String> {
     String::from_utf8(output.unwrap().stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 const NEVER: Duration = Duration::from_millis(500);
 
 #[test]
@@ -190,6 +190,27 @@ fn docker_runs_as_it_comes_and_leaves_nothing() {
     assert!(!before_end.iter().any(ProcessId::is_alive), "all have ended");
     assert_eq!(control_groups(id.trim()), Vec::<String>::new());
     assert_eq!(Traces::take(), before);
+}
+
+#[test]
+fn hosts_share_the_files_of_images_and_not_what_they_do_to_them() {
+    let lab = Lab::up(&LabOptions { etcd: None, ..LabOptions::hosts(2).with_node_image() }).unwrap();
+    let (host, other) = (lab.host(1), lab.host(2));
+    let mode = "docker run --rm --net=none ubuntu stat -c %a /bin/busybox";
+    let change = "chmod 700 /bin/busybox; stat -c %a /bin/busybox";
+    assert_eq!(host.ok(&format!("docker run --rm --net=none ubuntu sh -c '{change}'")), "700\n");
+    let version = "docker run --rm --net=none --entrypoint=calico-node calico/node --version";
+    let said = host.ok(version);
+    assert!(said.starts_with("calico-node "), "{said}");
+    let ids = "docker images --quiet --no-trunc | sort -u";
+    assert_eq!(host.ok(ids), other.ok(ids));
+    host.ok("docker rmi --force $(docker images --quiet calico/node | sort -u)");
+    host.fails("docker image inspect calico/node");
+    assert_eq!((host.ok(mode), other.ok(mode)), ("755\n".to_owned(), "755\n".to_owned()));
+    assert_eq!(other.ok(version), said);
+    // One that starts now gets all of it, whatever the first one did to its own.
+    let late = Lab::up(&LabOptions { etcd: None, ..LabOptions::hosts(1).with_node_image() }).unwrap();
+    assert_eq!((late.host(1).ok(mode), late.host(1).ok(version)), ("755\n".to_owned(), said));
 }
 
 #[test]

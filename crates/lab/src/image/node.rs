@@ -138,11 +138,11 @@ fn add_program(layer: &mut Layer, parts: &mut Vec<(String, u64)>, target: &str, 
     Ok(())
 }
 
-/// The content of a program without debugging sections.
+/// The content of a program without debugging sections and symbols: every host of a lab has a copy.
 fn stripped(program: &Path) -> Result<Vec<u8>> {
     let what = || format!("read {}", program.display());
     let copy = std::env::temp_dir().join(format!("calico-lab-strip-{}", std::process::id()));
-    let outcome = Command::new("strip").arg("--strip-debug").arg("-o").arg(&copy).arg(program).output();
+    let outcome = Command::new("strip").arg("--strip-all").arg("-o").arg(&copy).arg(program).output();
     let stripped = outcome.is_ok_and(|output| output.status.success()).then(|| fs::read(&copy).ok()).flatten();
     let _ = fs::remove_file(&copy);
     // Without binutils the image is larger, and works all the same.
