@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use calico_confd::bird::{Client, SessionKind, needs_recovery};
 use common::net::{
@@ -34,17 +37,11 @@ async fn two_hosts_learn_each_others_blocks() {
         assert_eq!(host.bird_routes(), wanted, "and nothing else");
         until("the agent says so", Duration::from_secs(60), || async { host.agent.reports.is_ready() }).await;
     }
-    // By BIRD's own clock, from the start of the later daemon on.
-    let mut starts = Vec::new();
-    for host in &hosts {
-        let mut client = Client::connect(&host.agent.options.socket_path).await.unwrap();
-        starts.push(client.status().await.unwrap().last_reboot.unwrap());
-    }
-    let started = starts.into_iter().max().unwrap();
+    // BIRD's own pauses between attempts are 60 s and more.
+    let configuration = hosts[0].agent.text();
+    let pauses = "connect delay time 1; connect retry time 2; error wait time 1,10;";
+    assert!(configuration.contains(pauses), "{configuration}");
     for session in hosts[0].sessions().await {
-        let took = session.since.unwrap().duration_since(started).unwrap_or_default();
-        // About a second. BIRD's own pauses between attempts, 60 s and more, are ruled out even on a busy machine.
-        assert!(took < Duration::from_secs(15), "{} took {took:?}", session.name);
         assert_eq!(session.kind, SessionKind::Mesh);
         assert_eq!(session.description.as_deref(), Some("node host3"));
         assert_eq!((session.imported, session.exported), (1, 1), "{}", session.name);
@@ -63,7 +60,7 @@ async fn borrowed_addresses_come_and_go_at_once() {
     let own = ["10.244.2.9/32", "fd00:244:0:2::9/128"];
     own.iter().for_each(|address| here.workload("add", address));
 
-    let mut times = Vec::new();
+    let mut times: BTreeMap<_, Vec<Duration>> = BTreeMap::new();
     for address in ["10.244.3.9/32", "fd00:244:0:3::9/128"].repeat(5) {
         let via = if address.contains(':') { address6(2) } else { address4(2) };
         for (verb, wanted) in [("add", true), ("del", false)] {
@@ -73,12 +70,15 @@ async fn borrowed_addresses_come_and_go_at_once() {
                 there.has_route(address, &via) == wanted
             })
             .await;
-            times.push(start.elapsed());
+            times.entry((address, verb)).or_default().push(start.elapsed());
         }
     }
-    times.sort();
-    // By messages, not by the kernel's scan every 10 s. The median: a busy machine delays single ones.
-    assert!(times[times.len() / 2] < Duration::from_secs(3), "{times:?}");
+    // By messages: what waits for the kernel's scan every 10 s is quick at most once, by chance. A busy machine may
+    // delay single ones.
+    for (what, mut times) in times {
+        times.sort();
+        assert!(times[1] < Duration::from_secs(5), "{what:?}: {times:?}");
+    }
     for address in own {
         assert!(
             !there.has_route(address, &address4(2)) && !there.has_route(address, &address6(2)),

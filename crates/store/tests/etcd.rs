@@ -138,10 +138,9 @@ async fn a_syncer_catches_up_over_a_compaction() {
 async fn dead_endpoints_fail_fast_and_say_where() {
     let port = free_port();
     let endpoint = format!("http://127.0.0.1:{port}");
-    let started = Instant::now();
     let error = EtcdKv::connect(options(&[("ETCD_ENDPOINTS", &endpoint)]).unwrap()).await.err().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     let text = error.to_string();
+    assert!(!text.contains("no answer"), "the refusal ends it, not the limit of a request: {text}");
     assert!(error.is_unreachable() && text.contains(&endpoint) && text.contains("is etcd running?"), "{text}");
 }
 
@@ -151,11 +150,9 @@ async fn a_peer_that_never_answers_is_given_up() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let kv = EtcdKv::new(options(&[("ETCD_ENDPOINTS", &endpoint)]).unwrap()).unwrap();
-    let started = Instant::now();
-    let error = kv.create("/k", b"v".to_vec()).await.unwrap_err();
+    let error = timeout(PATIENCE, kv.create("/k", b"v".to_vec())).await.expect("it ends").unwrap_err();
     assert!(error.is_unreachable() && error.to_string().contains("no answer"), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(7), "{:?}", started.elapsed());
-    assert!(timeout(Duration::from_secs(8), kv.watch("/", Default::default())).await.unwrap().is_err());
+    assert!(timeout(PATIENCE, kv.watch("/", Default::default())).await.expect("it ends").is_err());
 }
 
 #[tokio::test]
@@ -177,10 +174,14 @@ async fn a_silent_endpoint_leaves_time_for_another() {
     let etcd = PrivateEtcd::start().await;
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoints = format!("http://{},http://127.0.0.1:{}", silent.local_addr().unwrap(), etcd.port());
+    let started = Instant::now();
     let kv = connect(&[("ETCD_ENDPOINTS", &endpoints)]).await.unwrap();
+    let first = started.elapsed();
     let started = Instant::now();
     kv.create("/k", b"v".to_vec()).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(2), "the one that answered is asked first now");
+    let second = started.elapsed();
+    // The first call waited for the silent one.
+    assert!(second < first, "{second:?} after {first:?}: the one that answered is asked first now");
 }
 
 #[tokio::test]
