@@ -20,12 +20,21 @@
 //! - A lease is durable once granted; how long it has lived is not, so after a restart each lives its whole time again,
 //!   as with etcd.
 //! - The history is compacted by itself: the last [`KEPT_REVISIONS`] and everything of the last
-//!   [`KEPT_TIME`] stay, for watches that come back and for readers of a past revision.
+//!   [`KEPT_TIME`] stay, for watches that come back and for readers of a past revision. But it has a bound in memory:
+//!   beyond [`MOST_HISTORY`] it is compacted earlier, down to [`KEPT_UNDER_PRESSURE`] revisions, and beyond
+//!   [`HISTORY_LIMIT`] however few that leaves. A watch that was behind is told so and reads everything anew, as with
+//!   etcd.
+//! - If the writer ends though it is still wanted (a panic), every write fails at once and says why,
+//!   [`Status::trouble`] has it, and [`Datastore::writer_ended`] completes, upon which [`serve`](crate::serve) ends.
+//!   A writer is not started anew here: what made it end may have left the memory or the file in a state that nobody
+//!   thought of, and the way back from that is the one that is tested a thousand times: a new process that reads the
+//!   file and checks all of it. calico-node starts that process, with pauses that grow.
 
 mod watch;
 mod writer;
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
@@ -34,13 +43,13 @@ use std::{
 
 use calico_store::mvcc::{Core, LeaseInfo, Read, ReadResult, Refusal, Txn, TxnResult};
 use redb::ReadTransaction;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
 use self::writer::{Command, Writer};
 pub use self::{
     watch::{Subscription, Watch},
-    writer::{KEPT_REVISIONS, KEPT_TIME},
+    writer::{HISTORY_LIMIT, KEPT_REVISIONS, KEPT_TIME, KEPT_UNDER_PRESSURE, MOST_HISTORY},
 };
 use crate::disk::{
     Disk,
@@ -71,7 +80,7 @@ pub enum WriteError {
 }
 
 /// How a datastore is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The last durable revision.
     pub revision: i64,
@@ -83,6 +92,8 @@ pub struct Status {
     pub bytes: u64,
     /// The part of it that keys, values and history need, in bytes.
     pub bytes_in_use: u64,
+    /// Memory that what was overwritten and deleted takes until it is compacted, in bytes, roughly.
+    pub history_bytes: usize,
     /// True while the disk is full: only deletions and compactions are accepted.
     pub full: bool,
     /// Why nothing at all can be written any more, until calico-node starts anew.
@@ -119,6 +130,8 @@ struct Shared {
     /// The durable revision.
     durable: signal::Sender<i64>,
     facts: Mutex<Facts>,
+    /// Set once the writer has ended though it was still wanted.
+    writer_ended: signal::Sender<bool>,
     /// When the clock of the leases began.
     started: Instant,
     cluster: u64,
@@ -141,6 +154,14 @@ impl Shared {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The writer has ended, for the reason given.
+    fn end_writer(&self, why: &str) {
+        let trouble = format!("its writer has ended ({why}): nothing is written until calico-node starts anew");
+        tracing::error!(%why, "the writer of the datastore has ended");
+        self.facts().trouble.get_or_insert(trouble);
+        self.writer_ended.send_replace(true);
+    }
+
     /// The leases' clock.
     fn now(&self) -> Duration {
         self.started.elapsed()
@@ -156,11 +177,9 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.commands = None;
-        // So the folder is free when the last clone is gone. It takes one commit at most.
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the writer of the datastore panicked");
+        // So the folder is free when the last clone is gone. It takes one commit at most; a panic was told of already.
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
         }
     }
 }
@@ -188,6 +207,7 @@ impl Datastore {
             durable: signal::Sender::new(core.settled()),
             core: RwLock::new(core),
             facts: Mutex::default(),
+            writer_ended: signal::Sender::new(false),
             started: Instant::now(),
             cluster: meta.cluster,
             member: meta.member,
@@ -196,7 +216,14 @@ impl Datastore {
         let (commands, queue) = mpsc::channel(QUEUE);
         let path = disk.path().to_owned();
         let writer = Writer::new(shared.clone(), disk);
-        let started = thread::Builder::new().name("datastore".to_owned()).spawn(move || writer.run(queue));
+        let common = shared.clone();
+        let started = thread::Builder::new().name("datastore".to_owned()).spawn(move || {
+            match catch_unwind(AssertUnwindSafe(|| writer.run(queue))) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => common.end_writer(&error.to_string()),
+                Err(panic) => common.end_writer(&format!("it panicked: {}", words_of(&*panic))),
+            }
+        });
         let writer = started.map_err(|source| OpenError::Io { action: "start the writer of", path, source })?;
         Ok(Self { shared, handle: Arc::new(Handle { commands: Some(commands), writer: Some(writer) }) })
     }
@@ -280,6 +307,13 @@ impl Datastore {
         self.shared.core().leases()
     }
 
+    /// Completes, with the reason, when the writer has ended though it is still wanted: nothing can be written any more.
+    pub async fn writer_ended(&self) -> String {
+        // The sender lives as long as `self`.
+        let _ = self.shared.writer_ended.subscribe().wait_for(|ended| *ended).await;
+        self.shared.facts().trouble.clone().unwrap_or_default()
+    }
+
     /// How it is.
     pub fn status(&self) -> Status {
         let facts = self.shared.facts().clone();
@@ -290,6 +324,7 @@ impl Datastore {
             leases: core.leases().len(),
             bytes: facts.bytes,
             bytes_in_use: facts.used,
+            history_bytes: core.history_bytes(),
             full: facts.full,
             trouble: facts.trouble,
             cluster: self.shared.cluster,
@@ -341,12 +376,22 @@ impl Datastore {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, WriteError> {
-        let gone = || WriteError::Failed("its writer is gone: start calico-node anew".to_owned());
+        // It may be gone a moment before it is known why.
+        let gone = || {
+            let why = self.shared.facts().trouble.clone();
+            WriteError::Failed(why.unwrap_or_else(|| "its writer has just ended: start calico-node anew".to_owned()))
+        };
         let (reply, answer) = oneshot::channel();
         let commands = self.handle.commands.as_ref().expect("taken away only as the last handle goes");
         commands.send(command(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
+}
+
+/// What a panic says.
+pub(crate) fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it does not say why")
 }
 
 /// An id for a lease that asks for none: positive, as etcd's are.

@@ -10,7 +10,13 @@
 //!   looked at through an [`Overlay`](storage::Overlay), which mends it in memory as the next start would; the serial
 //!   number of the last transaction tells the two apart. Only when the *sync* failed nobody can know: the kernel keeps
 //!   pages that never reached the disk, reads them back from memory and says nothing at the next sync. Then the
-//!   database takes no further commit until the process starts anew.
+//!   database takes no further commit until the process starts anew. It goes on reading, and does not start anew by
+//!   itself: a disk that has failed once wants to be looked at, and if it is gone, reading is all there is.
+//! - What is read at a start is what the disk holds. First all that the kernel still has to write is written, so that
+//!   nothing is shown that a power failure could take back (a process that was killed may have written without a sync);
+//!   then the kernel's copy is dropped, so that what it would not tell apart after a failed sync is read from the disk
+//!   itself, where the checksums judge it. A file system in memory has no such copy and keeps it all.
+//! - What an interrupted backup or restore left in the folder is removed at a start.
 //! - A file that is damaged or of a newer format is never written to: it is opened, mended and walked in memory before
 //!   it is opened for writing. All of its pages are checked against their checksums then, which cover each other up to
 //!   the root, so a flipped bit anywhere in live data is found. What the root cannot show, that the file is not one
@@ -28,6 +34,8 @@ mod folder;
 mod load;
 pub(crate) mod rows;
 mod storage;
+
+pub(crate) use folder::sending;
 
 use std::{
     fs::{self, File},
@@ -100,9 +108,11 @@ impl Disk {
     fn open_with(folder: &Path, wrap: Wrap) -> Result<(Self, Core), OpenError> {
         let folder = Folder::open(folder)?;
         let path = folder.data();
+        folder.tidy();
         if !path.exists() {
             create(&folder)?;
         }
+        folder::settle(&path)?;
         let loaded = load::load(&path)?;
         if let Some(acknowledged) = folder.acknowledged()
             && acknowledged > loaded.meta.revision
@@ -216,7 +226,7 @@ impl Disk {
         self.database = None;
         if self.unsynced.load(Ordering::SeqCst) {
             let what = format!(
-                "the disk did not take what was written ({error}), so it is not certain what it holds: look at the disk, then start calico-node anew"
+                "the disk did not take what was written ({error}), so it is not certain what it holds; reading goes on, nothing is written: look at the disk (`dmesg`), then start calico-node anew, which reads and checks what the disk really holds"
             );
             return Err(self.give_up(what));
         }

@@ -10,7 +10,10 @@ mod datastore;
 mod disk;
 mod serve;
 
-pub use datastore::{Datastore, KEPT_REVISIONS, KEPT_TIME, Shrunk, Status, Subscription, Watch, WriteError};
+pub use datastore::{
+    Datastore, HISTORY_LIMIT, KEPT_REVISIONS, KEPT_TIME, KEPT_UNDER_PRESSURE, MOST_HISTORY, Shrunk, Status,
+    Subscription, Watch, WriteError,
+};
 pub use disk::{
     backup::{Backup, Restored, restore},
     check::{Report, check},

@@ -6,6 +6,8 @@
 //! - The socket appears, complete and closed to others, in one step, and only when the database is open: who can
 //!   connect is served. One that a dead process left behind is replaced; one that a living process serves is not
 //!   touched.
+//! - When nothing can be written any more because the writer has ended, the process ends too, so that calico-node starts
+//!   another. (A disk that failed is something else: reading goes on, and an operator is asked for.)
 //! - At the end no client hangs: streams are ended with etcd's word for it, calls that run are answered, and after
 //!   [`PATIENCE`] what is left is dropped. Every write that was acknowledged is on the disk whatever happens.
 
@@ -13,7 +15,7 @@ mod authority;
 mod health;
 pub(crate) mod socket;
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use authority::Anonymous;
 use calico_model::AgentHealth;
@@ -64,6 +66,9 @@ pub enum ServeError {
     /// What is known of other hosts cannot be read.
     #[error(transparent)]
     Enrol(#[from] enrol::OpenError),
+    /// Nothing can be written any more; a new process may do better.
+    #[error("the datastore ends so that it is started anew: {0}")]
+    Writer(String),
     /// A server ended by itself.
     #[error("the server on {listener} ended")]
     Ended {
@@ -96,7 +101,12 @@ pub async fn serve(
         options.listen_port,
     ))?;
     let (stopping, stopped) = cell::channel(false);
-    let identity = Identity { name: options.name.clone(), client_urls: client_urls(&options) };
+    let doors = registrar.clone();
+    let identity = Identity {
+        name: options.name.clone(),
+        socket: options.socket.clone(),
+        remote: Arc::new(move || doors.client_urls()),
+    };
     let routes = Api::new(datastore.clone(), identity, stopped.clone()).routes();
     let socket = socket::bind(&options.socket)?;
     tracing::info!(socket = %options.socket.display(), dir = %options.dir.display(), "the datastore is served");
@@ -118,28 +128,30 @@ pub async fn serve(
         Ok(admin::serve(&options.admin_socket, registrar, datastore.clone(), stop).await?)
     };
     let servers = future::try_join3(local, remote, admin);
-    run(servers, stop, stopping, health::report(&datastore, report)).await
+    run(servers, stop, stopping, &datastore, report).await
 }
 
-/// Runs the servers until `stop`, then ends them; reports meanwhile.
+/// Runs the servers until `stop`, or until nothing can be written any more, then ends them; reports meanwhile.
 async fn run<T>(
     servers: impl Future<Output = Result<T, ServeError>>,
     stop: impl Future<Output = ()>,
     stopping: cell::Sender<bool>,
-    reporting: impl Future<Output = ()>,
+    datastore: &Datastore,
+    report: impl FnMut(&AgentHealth),
 ) -> Result<(), ServeError> {
     let mut servers = std::pin::pin!(servers);
-    tokio::select! {
+    let end = tokio::select! {
         ended = &mut servers => return ended.map(|_| ()),
-        () = stop => {}
-        () = reporting => {}
-    }
+        () = stop => Ok(()),
+        why = datastore.writer_ended() => Err(ServeError::Writer(why)),
+        never = health::report(datastore, report) => match never {},
+    };
     stopping.send_replace(true);
     match time::timeout(PATIENCE, servers).await {
-        Ok(ended) => ended.map(|_| ()),
+        Ok(ended) => end.and(ended.map(|_| ())),
         Err(_) => {
             tracing::info!("some clients have not taken their last answers; they are left");
-            Ok(())
+            end
         }
     }
 }
@@ -156,6 +168,5 @@ async fn until(mut stopped: cell::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-fn client_urls(options: &ServeOptions) -> Vec<String> {
-    vec![format!("unix://{}", options.socket.display())]
-}
+#[cfg(test)]
+mod tests;

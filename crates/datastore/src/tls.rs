@@ -39,7 +39,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    enrol::{self, Clock, Entry, Registrar, WeakRegistrar},
+    enrol::{self, Clock, Cut, Entry, Registrar, WeakRegistrar},
     pki::{Authority, Facts, Identity, PkiError},
 };
 pub(crate) use door::Door;
@@ -50,7 +50,7 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one that is refused has to close its end, and how many bytes are read of it meanwhile.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(2);
 const MOST_UNHEARD: usize = 64 << 10;
-/// How often it is looked whether the port is to be open.
+/// How often it is looked whether the port is to be open, and whose certificate has ended.
 const KEEP_UP_EVERY: Duration = Duration::from_secs(10);
 /// The pause after the system could not give a connection: too many files are open.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
@@ -67,6 +67,8 @@ pub struct Peer {
     pub serial: String,
     /// From where it came.
     pub from: SocketAddr,
+    /// To which address of this host.
+    pub to: SocketAddr,
 }
 
 /// Where other hosts' connections come from. Dropping it closes the port; connections that were handed out go on.
@@ -111,25 +113,31 @@ impl Drop for Listener {
     }
 }
 
-/// A connection of a host, until either end closes it or the host is shut out.
+/// A connection of a host, until either end closes it, the host is shut out or its certificate ends.
 #[derive(Debug)]
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    cut: oneshot::Receiver<()>,
-    is_cut: bool,
+    cut: oneshot::Receiver<Cut>,
+    /// Why it was cut.
+    is_cut: Option<Cut>,
     _entry: Entry,
 }
 
 impl Connection {
-    /// Wakes the task that waits for the connection when the host is shut out.
+    /// Wakes the task that waits for the connection when it is to end.
     fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.is_cut && Pin::new(&mut self.cut).poll(cx).is_ready() {
-            self.is_cut = true;
+        if self.is_cut.is_none()
+            && let Poll::Ready(cut) = Pin::new(&mut self.cut).poll(cx)
+        {
+            // Its list is gone only with the registrar, which ends everything.
+            let cut = cut.unwrap_or(Cut::Revoked);
+            tracing::info!(host = self.peer.host, from = %self.peer.from, why = cut.words(), "a connection was cut");
+            self.is_cut = Some(cut);
         }
         match self.is_cut {
-            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the host was shut out")),
-            false => Ok(()),
+            Some(cut) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut.words())),
+            None => Ok(()),
         }
     }
 }
@@ -222,7 +230,10 @@ async fn receive(stream: TcpStream, from: SocketAddr, registrar: Registrar, acce
         Ok(Err(error)) => return tracing::debug!(%from, %error, "no TLS connection came about"),
         Err(_) => return tracing::debug!(%from, "a TLS handshake took too long"),
     };
-    let (_, session) = stream.get_ref();
+    let (socket, session) = stream.get_ref();
+    // It had one a moment ago; only a connection that has broken since has none.
+    let Ok(to) = socket.local_addr() else { return };
+    let to = SocketAddr::new(to.ip().to_canonical(), to.port());
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let facts = certificate.and_then(|certificate| Facts::of(certificate).ok());
     let is_http = session.alpn_protocol() == Some(ALPN_HTTP);
@@ -232,9 +243,9 @@ async fn receive(stream: TcpStream, from: SocketAddr, registrar: Registrar, acce
             _ => enrol::serve(stream, registrar, from.ip(), None).await,
         };
     };
-    let peer = Peer { host: facts.name, serial: facts.serial, from };
+    let peer = Peer { host: facts.name, serial: facts.serial, from, to };
     // First entered, then looked up: a host that is shut out in between is cut.
-    let (entry, cut) = registrar.connections().enter(&peer.host, from.ip());
+    let (entry, cut) = registrar.connections().enter(&peer.host, from.ip(), facts.not_after);
     if let Err(barred) = registrar.check(&peer.host, &peer.serial) {
         return tracing::debug!(%from, host = peer.host, ?barred, "refused");
     }
@@ -243,7 +254,7 @@ async fn receive(stream: TcpStream, from: SocketAddr, registrar: Registrar, acce
     }
     tracing::debug!(%from, host = peer.host, "a host has connected");
     // Nobody takes it any more while the process ends.
-    let _ = accepted.send(Connection { stream, peer, cut, is_cut: false, _entry: entry }).await;
+    let _ = accepted.send(Connection { stream, peer, cut, is_cut: None, _entry: entry }).await;
 }
 
 async fn handshake(stream: TcpStream, registrar: &Registrar) -> io::Result<TlsStream<TcpStream>> {

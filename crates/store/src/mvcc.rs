@@ -42,7 +42,7 @@ pub use persist::{Change, ChangedValue, Inconsistent, OwnedChange, OwnedValue};
 pub use read::{Order, Read, ReadResult, Sort, SortTarget};
 pub use refusal::Refusal;
 pub use txn::{Compare, Op, OpResult, Relation, Target, Txn, TxnResult};
-pub use watch::{WatchEvent, Watcher};
+pub use watch::{Enough, WatchEvent, Watcher};
 
 /// The store. See the [module](self).
 #[derive(Clone, Debug)]
@@ -55,6 +55,8 @@ pub struct Core {
     keys: BTreeMap<Key, Versions>,
     /// Every write in order, from the compacted revision on.
     log: VecDeque<Arc<Record>>,
+    /// What [`Versions`] call history, of all keys.
+    history: usize,
     leases: Leases,
 }
 
@@ -73,6 +75,7 @@ impl Core {
             settled: 1,
             keys: BTreeMap::new(),
             log: VecDeque::new(),
+            history: 0,
             leases: Leases::default(),
         }
     }

@@ -23,10 +23,10 @@ use tokio::{
 use super::{
     ADMIN_SOCKET, Guest,
     message::{
-        CheckAnswer, CompactAnswer, CompactRequest, InviteAnswer, InviteRequest, Refused, RevokeAnswer, RevokeRequest,
-        StatusAnswer,
+        CompactAnswer, CompactRequest, InviteAnswer, InviteRequest, Refused, RevokeAnswer, RevokeRequest, StatusAnswer,
     },
 };
+use crate::Report;
 
 /// How long an answer may take. A check or a backup reads the whole database.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -131,7 +131,7 @@ impl Client {
     ///
     /// # Errors
     /// [`AdminError`].
-    pub async fn check(&self) -> Result<CheckAnswer, AdminError> {
+    pub async fn check(&self) -> Result<Report, AdminError> {
         self.ask(Method::POST, "/v1/check", &()).await
     }
 

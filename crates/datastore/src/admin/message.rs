@@ -1,10 +1,10 @@
 //! What is asked and answered.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Report, Status};
+use crate::Status;
 
 /// `POST /v1/invite`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,22 +76,9 @@ pub struct CompactAnswer {
 /// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusAnswer {
-    /// The folder, as the service sees it.
-    pub folder: PathBuf,
-    /// The last durable revision.
-    pub revision: i64,
-    /// The compacted revision.
-    pub compacted: i64,
-    /// How many leases there are.
-    pub leases: usize,
-    /// Bytes on the disk.
-    pub bytes: u64,
-    /// Bytes of it that are needed.
-    pub bytes_in_use: u64,
-    /// The disk is full.
-    pub full: bool,
-    /// Why nothing can be written any more.
-    pub trouble: Option<String>,
+    /// The datastore itself; its folder is as the service sees it.
+    #[serde(flatten)]
+    pub datastore: Status,
     /// Where other hosts reach it; `None` while the port is closed.
     pub listens_on: Option<SocketAddr>,
     /// How many invitations are open.
@@ -104,58 +91,14 @@ pub struct StatusAnswer {
 
 impl StatusAnswer {
     pub(super) fn new(
-        status: Status,
+        datastore: Status,
         listens_on: Option<SocketAddr>,
         invitations: usize,
         guests: &[crate::enrol::Guest],
     ) -> Self {
-        let Status { folder, revision, compacted, leases, bytes, bytes_in_use, full, trouble, .. } = status;
         let hosts = guests.iter().filter(|guest| guest.state.revoked.is_none()).count();
         let connected = guests.iter().filter(|guest| guest.connections > 0).count();
-        Self {
-            folder,
-            revision,
-            compacted,
-            leases,
-            bytes,
-            bytes_in_use,
-            full,
-            trouble,
-            listens_on,
-            invitations,
-            hosts,
-            connected,
-        }
-    }
-}
-
-/// The answer to `POST /v1/check`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckAnswer {
-    /// What was looked at.
-    pub path: PathBuf,
-    /// What is wrong; empty if nothing is.
-    pub problems: Vec<String>,
-    /// The revision of the last write.
-    pub revision: i64,
-    /// The compacted revision.
-    pub compacted: i64,
-    /// The number of keys.
-    pub keys: usize,
-    /// The number of changes in the history.
-    pub changes: u64,
-    /// The number of leases.
-    pub leases: usize,
-    /// The bytes of all changes.
-    pub bytes_in_use: u64,
-    /// The file was not closed by who wrote it, which mends itself at the next start.
-    pub unclean: bool,
-}
-
-impl From<Report> for CheckAnswer {
-    fn from(report: Report) -> Self {
-        let Report { path, problems, revision, compacted, keys, changes, leases, bytes_in_use, unclean, .. } = report;
-        Self { path, problems, revision, compacted, keys, changes, leases, bytes_in_use, unclean }
+        Self { datastore, listens_on, invitations, hosts, connected }
     }
 }
 

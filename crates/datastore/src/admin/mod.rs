@@ -8,7 +8,7 @@ mod message;
 mod server;
 
 pub use client::{AdminError, Client};
-pub use message::{CheckAnswer, CompactAnswer, InviteAnswer, InviteRequest, RevokeAnswer, StatusAnswer};
+pub use message::{CompactAnswer, InviteAnswer, InviteRequest, RevokeAnswer, StatusAnswer};
 pub use server::serve;
 
 pub use crate::enrol::Guest;

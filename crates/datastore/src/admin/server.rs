@@ -21,8 +21,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{io::AsyncReadExt, net::UnixStream, task::JoinSet};
 
 use super::message::{
-    CheckAnswer, CompactAnswer, CompactRequest, InviteAnswer, InviteRequest, Refused, RevokeAnswer, RevokeRequest,
-    StatusAnswer,
+    CompactAnswer, CompactRequest, InviteAnswer, InviteRequest, Refused, RevokeAnswer, RevokeRequest, StatusAnswer,
 };
 use crate::{
     Datastore,
@@ -102,10 +101,7 @@ async fn answer(registrar: &Registrar, datastore: &Datastore, request: Request<I
             let (invitations, guests) = (registrar.open_invitations(), registrar.hosts());
             Ok(ok(&StatusAnswer::new(datastore.status(), registrar.listens_on(), invitations, &guests)))
         }
-        (&Method::POST, "/v1/check") => {
-            let report = datastore.check_now().await.map_err(failed)?;
-            Ok(ok(&CheckAnswer::from(report)))
-        }
+        (&Method::POST, "/v1/check") => Ok(ok(&datastore.check_now().await.map_err(failed)?)),
         (&Method::POST, "/v1/compact") => compact(datastore, body(request).await?).await,
         (&Method::GET, "/v1/backup") => backup(datastore).await,
         (method, path) => {
@@ -169,7 +165,7 @@ async fn compact(datastore: &Datastore, request: CompactRequest) -> Answer {
 async fn backup(datastore: &Datastore) -> Answer {
     let folder = datastore.status().folder;
     let name = crate::pki::random::<8>().map_err(|error| refused(OpenError::from(error)))?;
-    let path = folder.join(format!("sending-{}.redb", crate::pki::hex(&name)));
+    let path = crate::disk::sending(&folder, &crate::pki::hex(&name));
     let written = datastore.backup(&path).await.map_err(failed)?;
     let file = tokio::fs::File::open(&path).await;
     let removed = tokio::fs::remove_file(&path).await;

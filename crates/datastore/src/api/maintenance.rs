@@ -19,6 +19,7 @@ use super::{
     Api, RAFT_TERM, VERSION,
     status::{not_offered, write_failed},
 };
+use crate::tls::Peer;
 
 /// The alarm that etcd raises when its disk is full.
 const NO_SPACE: i32 = 1;
@@ -92,12 +93,15 @@ impl PbMaintenanceService for Api {
 
 #[async_trait]
 impl PbClusterService for Api {
-    async fn member_list(&self, _: Request<PbMemberListRequest>) -> Result<Response<PbMemberListResponse>, Status> {
+    async fn member_list(
+        &self,
+        request: Request<PbMemberListRequest>,
+    ) -> Result<Response<PbMemberListResponse>, Status> {
         let member = PbMember {
             id: self.member,
             name: self.identity.name.clone(),
             peer_ur_ls: Vec::new(),
-            client_ur_ls: self.identity.client_urls.clone(),
+            client_ur_ls: self.identity.client_urls(request.extensions().get::<Peer>()),
             is_learner: false,
         };
         Ok(Response::new(PbMemberListResponse { header: self.header_now(), members: vec![member] }))

@@ -8,8 +8,8 @@
 //! - [`request`] and [`response`] translate between messages and the core's types; they are pure.
 //! - A request is checked whole before the datastore sees it, in etcd's order, so that of several faults the same
 //!   one is reported.
-//! - Nothing here holds data: a slow client is a cursor into the history and two answers in flight, whatever
-//!   happened meanwhile.
+//! - Nothing here holds data: a slow client is a cursor into the history, one batch of a megabyte and two answers in
+//!   flight, whatever happened meanwhile.
 //! - When the server stops, every stream ends with etcd's word for that, so that clients look elsewhere or come back.
 
 mod kv;
@@ -20,7 +20,7 @@ mod response;
 mod status;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use etcd_client::proto::{
     PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenanceServer, PbResponseHeader, PbWatchServer,
@@ -28,7 +28,7 @@ use etcd_client::proto::{
 use tokio::sync::watch as cell;
 use tonic::{Status, service::Routes};
 
-use crate::Datastore;
+use crate::{Datastore, tls::Peer};
 
 /// The version of etcd whose API this is.
 const VERSION: &str = "3.5.0";
@@ -44,12 +44,31 @@ const MAX_READ: usize = 8 * MAX_MESSAGE;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Who this server says it is.
-#[derive(Clone, Debug)]
 pub(crate) struct Identity {
     /// The name of the one member: the host's.
     pub name: String,
-    /// Where clients reach it.
-    pub client_urls: Vec<String>,
+    /// The socket, where processes of the host reach it.
+    pub socket: PathBuf,
+    /// Where other hosts reach it now; none while the port is closed.
+    pub remote: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+impl Identity {
+    /// Where a client reaches it: a local one by the socket, too. To one that came from another host (and from where it
+    /// reached this one) the socket is of no use; clients that take their endpoints from the list of members would try it.
+    fn client_urls(&self, remote: Option<&Peer>) -> Vec<String> {
+        let mut urls = (self.remote)();
+        match remote {
+            None => urls.insert(0, format!("unix://{}", self.socket.display())),
+            Some(peer) => {
+                // The one that surely works comes first.
+                let reached = format!("https://{}", peer.to);
+                urls.retain(|url| *url != reached);
+                urls.insert(0, reached);
+            }
+        }
+        urls
+    }
 }
 
 /// The services' common ground; cheap to clone.
@@ -104,5 +123,30 @@ impl Api {
         // Its sender going away means that the server is no more: the same.
         let _ = stopping.wait_for(|stopping| *stopping).await;
         status::stopped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_member_is_named_by_where_the_client_can_reach_it() {
+        let open = |urls: &'static [&str]| Identity {
+            name: "host-1".into(),
+            socket: "/run/x.sock".into(),
+            remote: Arc::new(move || urls.iter().map(|url| (*url).to_owned()).collect()),
+        };
+        assert_eq!(open(&[]).client_urls(None), ["unix:///run/x.sock"]);
+        let served = open(&["https://10.0.0.1:2379", "https://[fd00::1]:2379"]);
+        assert_eq!(served.client_urls(None), ["unix:///run/x.sock", "https://10.0.0.1:2379", "https://[fd00::1]:2379"]);
+        let from = std::net::SocketAddr::from(([10, 0, 0, 2], 40_000));
+        let peer = |to: &str| {
+            let to = to.parse().unwrap_or(from);
+            Peer { host: "host-2".into(), serial: String::new(), from, to }
+        };
+        let urls = served.client_urls(Some(&peer("[fd00::1]:2379")));
+        assert_eq!(urls, ["https://[fd00::1]:2379", "https://10.0.0.1:2379"]);
+        assert_eq!(open(&[]).client_urls(Some(&peer("10.0.0.7:2379"))), ["https://10.0.0.7:2379"]);
     }
 }

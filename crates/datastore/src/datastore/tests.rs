@@ -165,6 +165,32 @@ async fn compaction_is_durable_and_watches_that_are_behind_learn_of_it() {
 }
 
 #[tokio::test]
+async fn much_history_is_compacted_before_its_time_and_a_slow_watch_holds_little_of_it() {
+    let dir = memory_folder();
+    let store = open(dir.path());
+    let mut slow = store.watch(Watch { start: Some(2), ..Watch::new(KeyRange::prefix("/")) });
+    let value = "x".repeat(1 << 20);
+    for _ in 0..5 {
+        store.txn(put("/k", &value)).await.unwrap();
+    }
+    // However much there is, it takes no more than it passes on.
+    assert_eq!(slow.next().await.unwrap().0.len(), 1);
+    for _ in 5..2 * (HISTORY_LIMIT >> 20) {
+        store.txn(put("/k", &value)).await.unwrap();
+        assert!(store.status().history_bytes <= HISTORY_LIMIT + (2 << 20), "{:?}", store.status());
+    }
+    // It takes what it was told of further; then it hears that it is too far behind.
+    let refusal = slow.next().await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Compacted(revision) if revision > 10), "{refusal:?}");
+    // The file does not grow for ever either.
+    assert!(store.status().bytes_in_use < 2 * HISTORY_LIMIT as u64, "{:?}", store.status());
+    let (told, status) = (story(&store).await, store.status());
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!((story(&store).await, store.status().history_bytes), (told, status.history_bytes));
+}
+
+#[tokio::test]
 async fn leases_are_durable_live_anew_after_a_start_and_end_by_themselves() {
     let dir = memory_folder();
     let store = open(dir.path());

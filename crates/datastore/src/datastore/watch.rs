@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use calico_store::mvcc::{KeyRange, Refusal, WatchEvent, Watcher};
+use calico_store::mvcc::{Enough, KeyRange, Refusal, WatchEvent, Watcher};
 use tokio::sync::watch as signal;
 
 use super::Shared;
 
-/// How many events come at once, unless one revision has more.
-const ENOUGH: usize = 1000;
+/// How much comes at once, unless one revision has more. A client that does not take it keeps this much in memory and
+/// no more: what comes after it is the history's, which a compaction takes away from him as from everybody.
+const ENOUGH: Enough = Enough { events: 1000, bytes: 1 << 20 };
 
 /// What to follow. [`Watch::new`] follows everything in a range from now on; set the fields that should differ.
 #[derive(Clone, Debug, PartialEq, Eq)]

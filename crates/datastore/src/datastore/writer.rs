@@ -1,8 +1,8 @@
 //! The thread that writes: takes what waits, applies it, makes it durable, answers.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
-use calico_store::mvcc::{Op, Refusal, Txn, TxnResult};
+use calico_store::mvcc::{Core, Op, Refusal, Txn, TxnResult};
 use redb::ReadTransaction;
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,10 +13,21 @@ use crate::disk::{Batch, CommitError, Disk, rows::Row};
 pub const KEPT_REVISIONS: i64 = 10_000;
 /// The least age of what automatic compaction takes.
 pub const KEPT_TIME: Duration = Duration::from_secs(600);
+/// With more history than this in memory, in bytes, automatic compaction does not wait for [`KEPT_TIME`]: it leaves half
+/// as much, and at least [`KEPT_UNDER_PRESSURE`].
+pub const MOST_HISTORY: usize = 16 << 20;
+/// The least number of revisions that is left under pressure: a watch that breaks and comes back is behind by a second or
+/// two. Only when these alone take more than [`HISTORY_LIMIT`] are there fewer.
+pub const KEPT_UNDER_PRESSURE: i64 = 1000;
+/// The most history that there ever is in memory beside that of the last commit, in bytes.
+pub const HISTORY_LIMIT: usize = 32 << 20;
 /// How often the age of revisions is noted and compaction thought of.
 const SAMPLE: Duration = Duration::from_secs(60);
-/// A compaction of fewer revisions is not worth a commit.
+/// A compaction of fewer revisions is not worth a commit; and under pressure.
 const WORTHWHILE: i64 = 1000;
+const WORTHWHILE_UNDER_PRESSURE: i64 = 500;
+/// How often it is told that there is pressure.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// So many revisions are compacted in one commit: what it rewrites is free for the next one, so that a compaction
 /// needs little space beside what is there. Each step is a compaction of its own, so one that ends between two steps
 /// has done less, and nothing by half.
@@ -94,22 +105,24 @@ pub(super) struct Writer {
     next_sample: Duration,
     /// Leases are not ended before this.
     lease_pause: Duration,
+    /// After a failure the history is not compacted under pressure before this.
+    relief_pause: Duration,
+    /// It is not told before this that there is pressure.
+    next_telling: Duration,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, disk: Disk) -> Self {
-        let writer =
-            Self { shared, disk, samples: VecDeque::new(), next_sample: Duration::ZERO, lease_pause: Duration::ZERO };
+        let [next_sample, lease_pause, relief_pause, next_telling] = [Duration::ZERO; 4];
+        let samples = VecDeque::new();
+        let writer = Self { shared, disk, samples, next_sample, lease_pause, relief_pause, next_telling };
         writer.note_facts(false);
         writer
     }
 
     /// Writes until nobody can ask for anything any more.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "the writer of the datastore cannot run"),
-        };
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let mut commands = Vec::new();
         loop {
             let pause = self.until_next_duty();
@@ -117,10 +130,11 @@ impl Writer {
             let received =
                 runtime.block_on(async { tokio::time::timeout(pause, queue.recv_many(&mut commands, room)).await });
             if received == Ok(0) {
-                return;
+                return Ok(());
             }
             self.carry_out(&mut commands);
             self.end_leases();
+            self.relieve();
             self.sample();
         }
     }
@@ -335,6 +349,31 @@ impl Writer {
         }
     }
 
+    /// Compacts before the time if the history takes too much memory.
+    fn relieve(&mut self) {
+        let now = self.shared.now();
+        if now < self.relief_pause {
+            return;
+        }
+        let Some(target) = relief_target(&self.shared.core()) else { return };
+        let before = self.shared.core().history_bytes();
+        if let Err(error) = self.compact(target) {
+            tracing::warn!(%error, "the history takes much memory and cannot be compacted");
+            self.relief_pause = now + PAUSE;
+            return;
+        }
+        let (mib, left) = (before >> 20, self.shared.core().history_bytes() >> 20);
+        if now >= self.next_telling {
+            self.next_telling = now + TOLD_EVERY;
+            tracing::warn!(
+                revision = target,
+                "much is written: {mib} MiB of history in memory, compacted to {left} MiB before its time; a watch that was                  behind that revision has to read everything anew"
+            );
+        } else {
+            tracing::debug!(revision = target, mib, left, "the history was compacted before its time");
+        }
+    }
+
     /// Notes how old which revision is, and compacts what is old enough.
     fn sample(&mut self) {
         let now = self.shared.now();
@@ -381,11 +420,68 @@ fn compaction_target(
     (target >= compacted + WORTHWHILE).then_some(target)
 }
 
+/// The revision to compact at so that the history takes less memory; `None` while it does not take too much, or if that
+/// is not worth it yet. Costs nothing while there is little.
+fn relief_target(core: &Core) -> Option<i64> {
+    let history = core.history_bytes();
+    if history <= MOST_HISTORY {
+        return None;
+    }
+    if history > HISTORY_LIMIT {
+        return core.compaction_leaving(MOST_HISTORY);
+    }
+    let floor = core.settled() - KEPT_UNDER_PRESSURE;
+    if floor < core.compacted() + WORTHWHILE_UNDER_PRESSURE {
+        return None;
+    }
+    core.compaction_leaving(MOST_HISTORY / 2).map(|target| target.min(floor))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    /// A store in which few keys are written again and again, with values of one size or another: the history stays below
+    /// its bounds, what is left is enough for who comes back, and compactions are far between.
+    #[test]
+    fn under_pressure_the_history_is_bounded_and_what_is_left_is_enough() {
+        for size in [0, 500, 10_000, 40_000, 500_000] {
+            let mut core = Core::new();
+            let value = vec![b'x'; size];
+            let (mut compactions, mut last) = (0, 0);
+            let writes: i64 = if size > 1000 { 5000 } else { 200_000 };
+            for number in 0..writes {
+                core.put(format!("/key/{}", number % 10).as_bytes(), &value);
+                core.settle();
+                let Some(target) = relief_target(&core) else { continue };
+                let before = core.history_bytes();
+                assert!(target > core.compacted() && target <= core.settled(), "{size}: {target}");
+                assert!(before > MOST_HISTORY && before <= HISTORY_LIMIT + size + 1000, "{size}: {before}");
+                if before <= HISTORY_LIMIT {
+                    assert!(core.settled() - target >= KEPT_UNDER_PRESSURE, "{size}: {target}");
+                }
+                core.compact(target).unwrap();
+                assert!(core.history_bytes() <= MOST_HISTORY || core.settled() - target == KEPT_UNDER_PRESSURE);
+                compactions += 1;
+                assert!(number - last >= 20, "{size}: compactions are {} writes apart", number - last);
+                last = number;
+            }
+            assert!(compactions > 0, "{size}");
+            assert!(core.history_bytes() <= HISTORY_LIMIT, "{size}: {}", core.history_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_only_new_is_no_history() {
+        let mut core = Core::new();
+        for number in 0..100_000 {
+            core.put(format!("/key/{number}").as_bytes(), &[0; 300]);
+        }
+        core.settle();
+        assert_eq!((core.history_bytes(), relief_target(&core)), (0, None));
+    }
 
     /// A store that is written at a steady rate, minute by minute: what is compacted is old and far enough back.
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use calico_store::mvcc::{Core, KeyRange, Read, ReadResult, Refusal};
 use redb::ReadTransaction;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     error::OpenError,
@@ -14,7 +14,7 @@ use super::{
 };
 
 /// What a check found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The file.
     pub path: PathBuf,

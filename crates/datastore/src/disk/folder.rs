@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Advice, FlockOperation, fadvise, flock};
 
 use super::error::{OpenError, io_error};
 
@@ -17,6 +17,7 @@ pub(super) const DATA: &str = "data.redb";
 const LOCK: &str = "lock";
 const ACKNOWLEDGED: &str = "acknowledged";
 const RESERVE: &str = "reserve";
+const SENDING: &str = "sending-";
 /// Space that is kept for deletions and compactions on a full disk, in bytes.
 const RESERVE_SIZE: usize = 1 << 20;
 /// How often a lock is tried, and how long between two tries. Who has it may be at his end: a process that a restart
@@ -62,6 +63,19 @@ impl Folder {
     /// Where a new database is made before it takes the place of the old one.
     pub(super) fn new_data(&self) -> PathBuf {
         self.path.join(format!("{DATA}.new"))
+    }
+
+    /// Removes what an interrupted backup, restore or start left. Nobody else is at work: the folder is locked.
+    pub(super) fn tidy(&self) {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| is_left_over(&entry.file_name().to_string_lossy())) {
+            match fs::remove_file(entry.path()) {
+                Ok(()) => tracing::info!(file = %entry.path().display(), "removed what an interrupted process left"),
+                Err(error) => {
+                    tracing::warn!(file = %entry.path().display(), %error, "this is of no use and cannot be removed")
+                }
+            }
+        }
     }
 
     /// Keeps in mind that `revision` was acknowledged.
@@ -118,6 +132,27 @@ fn read_acknowledged(file: &File) -> Option<i64> {
     let mut text = [0; 21];
     file.read_exact_at(&mut text, 0).ok()?;
     std::str::from_utf8(text.strip_suffix(b"\n")?).ok()?.parse().ok()
+}
+
+/// Where a backup that is to be sent is written.
+pub(crate) fn sending(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{SENDING}{name}.redb"))
+}
+
+/// A file that is whole only under another name, or that should have none any more.
+fn is_left_over(name: &str) -> bool {
+    let is_sent = |name: &str| name.starts_with(SENDING) && name.ends_with(".redb");
+    let is_partial = name.strip_prefix('.').is_some_and(|name| name.contains(".redb.") && name.ends_with(".partial"));
+    is_sent(name) || is_partial || name == format!("{DATA}.new")
+}
+
+/// Sees to it that what is read of a file from now on is what the disk holds; see [`disk`](super).
+pub(super) fn settle(path: &Path) -> Result<(), OpenError> {
+    let file = File::open(path).map_err(io_error("open", path))?;
+    file.sync_all().map_err(io_error("sync", path))?;
+    // A file system that does not know the wish has nothing to drop.
+    let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    Ok(())
 }
 
 /// Options of a file that nobody else may read.
@@ -183,6 +218,49 @@ mod tests {
         }
         folder.acknowledged.write_all_at(b"x", 3).unwrap();
         assert_eq!(folder.acknowledged(), None);
+    }
+
+    #[test]
+    fn what_an_interrupted_process_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = ["sending-0a1b.redb", ".sending-0a1b.redb.77.partial", ".data.redb.7.partial", "data.redb.new"];
+        let kept =
+            ["data.redb", "data.redb.before-restore-1", "location.env", "sending", "my.redb", ".x.partial", "x.new"];
+        for name in left.iter().chain(&kept) {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        assert!(is_left_over(sending(dir.path(), "00").file_name().unwrap().to_str().unwrap()));
+        Folder::open(dir.path()).unwrap().tidy();
+        assert!(!left.iter().any(|name| dir.path().join(name).exists()));
+        assert!(kept.iter().all(|name| dir.path().join(name).exists()));
+    }
+
+    /// Whether a first page can be read without asking the disk; `None` if the file system does not say.
+    fn is_cached(path: &Path) -> Option<bool> {
+        use rustix::io::{Errno, ReadWriteFlags, preadv2};
+        let file = File::open(path).unwrap();
+        let mut page = [0; 4096];
+        match preadv2(&file, &mut [io::IoSliceMut::new(&mut page)], 0, ReadWriteFlags::NOWAIT) {
+            Ok(_) => Some(true),
+            Err(Errno::AGAIN) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// The kernel's copy of a file is dropped, so that a page of which a sync has failed is read from the disk.
+    #[test]
+    fn what_is_read_at_a_start_comes_from_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(DATA);
+        fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let in_memory = rustix::fs::statfs(dir.path()).unwrap().f_type == 0x0102_1994;
+        if in_memory || is_cached(&path) != Some(true) {
+            return eprintln!("SKIPPED: the file system of {} does not say what is cached", dir.path().display());
+        }
+        settle(&path).unwrap();
+        assert_eq!(is_cached(&path), Some(false));
+        assert_eq!(fs::read(&path).unwrap(), vec![7; 1 << 20]);
+        assert!(matches!(settle(&dir.path().join("none")), Err(OpenError::Io { action: "open", .. })));
     }
 
     #[test]

@@ -81,10 +81,8 @@ pub(super) fn overlay(path: &Path, check: bool) -> Result<(Database, bool), Open
 
 /// The database promises errors for a damaged file, not for every damage: a panic is one more.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(redb::Error::Corrupted(text.unwrap_or("the database gave up").to_owned()))
-    })
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(redb::Error::Corrupted(crate::datastore::words_of(&*panic).to_owned())))
 }
 
 /// The row of a change, read; and what it takes.

@@ -26,6 +26,8 @@ struct Faults {
     for_good: bool,
     /// True once one failed.
     failed: bool,
+    /// What opens the file again panics.
+    panics: bool,
 }
 
 #[derive(Debug)]
@@ -76,9 +78,41 @@ impl StorageBackend for Faulty {
 fn open_faulty(folder: &Path) -> (Datastore, Arc<Mutex<Faults>>) {
     let faults = Arc::<Mutex<Faults>>::default();
     let shared = faults.clone();
-    let wrap: Wrap = Box::new(move |inner| Box::new(Faulty { inner, faults: shared.clone() }));
+    let wrap: Wrap = Box::new(move |inner| {
+        assert!(!shared.lock().unwrap().panics, "this is a test");
+        Box::new(Faulty { inner, faults: shared.clone() })
+    });
     let (disk, core) = Disk::open_with(folder, wrap).unwrap();
     (Datastore::start(disk, core).unwrap(), faults)
+}
+
+/// A datastore in which a write has failed, upon which its writer has panicked.
+pub(crate) async fn with_a_dead_writer(folder: &Path) -> Datastore {
+    let (store, faults) = open_faulty(folder);
+    store.txn(put("/a", "1")).await.unwrap();
+    *faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+        Faults { fails: Some((1, EIO)), panics: true, ..Faults::default() };
+    let outcome = store.txn(put("/a", "2")).await;
+    assert!(matches!(outcome, Err(WriteError::Failed(_))), "{outcome:?}");
+    store
+}
+
+#[tokio::test]
+async fn a_writer_that_ended_is_noticed_by_everybody() {
+    let dir = memory_folder();
+    let store = with_a_dead_writer(dir.path()).await;
+    let why = tokio::time::timeout(std::time::Duration::from_secs(60), store.writer_ended()).await.unwrap();
+    assert!(why.contains("it panicked: this is a test") && why.contains("starts anew"), "{why}");
+    assert_eq!(store.status().trouble.as_ref(), Some(&why));
+    // At once, and with the reason.
+    assert_eq!(store.txn(put("/a", "3")).await, Err(WriteError::Failed(why.clone())));
+    assert_eq!(store.grant(0, 5).await, Err(WriteError::Failed(why.clone())));
+    assert_eq!(store.compact(1).await, Err(WriteError::Failed(why.clone())));
+    assert!(store.backup(&dir.path().join("backup")).await.is_err());
+    // What is durable can be read, and what was not made durable is not shown.
+    assert_eq!((everything(&store).1, store.durable()), (2, 2));
+    drop(store);
+    assert_eq!(Datastore::open(dir.path()).unwrap().durable(), 2);
 }
 
 fn put(key: &str, value: &str) -> Txn {

@@ -12,6 +12,9 @@ use super::message::Refusal;
 pub(super) const VERSION: u32 = 1;
 /// How long a token that was used or has expired is remembered, so that it can be said what became of it. Seconds.
 const TOKEN_MEMORY: i64 = 7 * 24 * 3600;
+/// The certificates of a host that count beside the one that it renews with. Its processes take up the newest within a
+/// minute, and it asks for one every few weeks; only one whose answers get lost has more, for a while.
+const CERTIFICATES: usize = 4;
 /// The most names of the server that are learned; those that were asked for are not counted.
 const MOST_NAMES: usize = 64;
 
@@ -132,12 +135,20 @@ impl Book {
         self.hosts.insert(host.to_owned(), Member { joined: now, revoked: None, certificates });
     }
 
-    /// A further certificate of a host that belongs; the earlier ones count until they end, since its processes
-    /// change over one by one.
-    pub(super) fn renew(&mut self, host: &str, serial: String, not_after: i64) {
-        if let Some(member) = self.hosts.get_mut(host) {
-            member.certificates.insert(serial, not_after);
+    /// A further certificate of a host that belongs, which it asked for with `own`. The earlier ones count until they
+    /// end, since its processes change over one by one; but of many only the newest, and the one that it certainly has.
+    pub(super) fn renew(&mut self, host: &str, own: &str, serial: String, not_after: i64) {
+        let Some(member) = self.hosts.get_mut(host) else { return };
+        let known = &member.certificates;
+        let mut others: Vec<(i64, String)> =
+            known.iter().filter(|(known, _)| *known != own).map(|(known, until)| (*until, known.clone())).collect();
+        others.sort_unstable();
+        // Room for the new one.
+        let superfluous = (others.len() + 1).saturating_sub(CERTIFICATES);
+        for (_, old) in &others[..superfluous] {
+            member.certificates.remove(old);
         }
+        member.certificates.insert(serial, not_after);
     }
 
     /// Whether a certificate counts. Its signature and its life have been checked.

@@ -32,7 +32,7 @@ mod token;
 pub(crate) use book::Barred;
 use book::Book;
 pub use book::HostState;
-pub(crate) use connections::{Connections, Entry};
+pub(crate) use connections::{Connections, Cut, Entry};
 pub(crate) use http::serve;
 pub use message::Refusal;
 pub(crate) use registrar::WeakRegistrar;

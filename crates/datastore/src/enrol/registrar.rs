@@ -269,6 +269,17 @@ impl Registrar {
         self.0.door.address()
     }
 
+    /// Where clients reach the datastore by TLS: under each name that it is known by to others. None while the port is
+    /// closed.
+    pub(crate) fn client_urls(&self) -> Vec<String> {
+        let Some(port) = self.listens_on().map(|address| address.port()) else { return Vec::new() };
+        let url = |name: &str| match name.parse::<IpAddr>() {
+            Ok(address) => (!address.is_loopback()).then(|| format!("https://{}", SocketAddr::new(address, port))),
+            Err(_) => Some(format!("https://{name}:{port}")),
+        };
+        self.state().book.names().filter_map(url).collect()
+    }
+
     /// Admits a host that has a token.
     pub(super) fn enrol(&self, request: &EnrolRequest, from: IpAddr) -> Result<Certified, Refusal> {
         let now = self.now();
@@ -314,7 +325,7 @@ impl Registrar {
         let host = &peer.host;
         let certified = self.sign(&asked, host, |book, serial, not_after| {
             book.check(host, &peer.serial).map_err(|barred| refusal(barred, host))?;
-            book.renew(host, serial, not_after);
+            book.renew(host, &peer.serial, serial, not_after);
             Ok(())
         })?;
         tracing::info!(host, "a host has renewed its certificate");
@@ -349,12 +360,14 @@ impl Registrar {
         WeakRegistrar(Arc::downgrade(&self.0))
     }
 
-    /// What time brings: old tokens are forgotten, and the port is opened or closed, as anybody is expected or not.
+    /// What time brings: old tokens are forgotten, connections whose certificate has ended are cut, and the port is opened
+    /// or closed, as anybody is expected or not.
     ///
     /// # Errors
     /// The port cannot be opened.
     pub(crate) fn keep_up(&self) -> std::io::Result<()> {
         let now = self.now();
+        self.0.connections.cut_expired(now);
         let tidied = {
             let state = self.state();
             let mut book = state.book.clone();

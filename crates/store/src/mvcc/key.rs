@@ -114,7 +114,25 @@ pub(super) struct Record {
     pub lease: i64,
 }
 
+/// What a version takes beside its value, roughly: its record, the pointers to it, and what the allocator adds. Bytes.
+const OVERHEAD: usize = 128;
+
 impl Record {
+    /// What it takes in memory, roughly, in bytes. The key is its versions' common one.
+    pub(super) fn cost(&self) -> usize {
+        OVERHEAD + self.value.as_ref().map_or(0, |value| value.len())
+    }
+
+    /// What a deletion takes: it says only what was. Of a value nothing.
+    fn cost_of_deletion(&self) -> usize {
+        if self.value.is_none() { self.cost() } else { 0 }
+    }
+
+    /// What a value takes. Of a deletion nothing.
+    fn cost_of_value(&self) -> usize {
+        if self.value.is_some() { self.cost() } else { 0 }
+    }
+
     pub(super) fn key_value(&self) -> Option<KeyValue> {
         Some(KeyValue {
             key: self.key.clone(),
@@ -128,26 +146,58 @@ impl Record {
 }
 
 /// All that is known of a key, in the order of writing. Most keys have one version, which costs no allocation.
+///
+/// What is *history* is all but the newest value: older versions, and deletions. What changes it says by how many bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Versions {
-    pub older: Vec<Arc<Record>>,
+    /// There is one of these for every key, so the nothing that most have is kept small.
+    older: Option<Box<Older>>,
     pub newest: Arc<Record>,
 }
 
+/// At least one.
+#[derive(Clone, Debug, Default)]
+struct Older(Vec<Arc<Record>>);
+
 impl Versions {
     pub(super) fn new(record: Arc<Record>) -> Self {
-        Self { older: Vec::new(), newest: record }
+        Self { older: None, newest: record }
     }
 
-    pub(super) fn push(&mut self, record: Arc<Record>) {
-        self.older.push(std::mem::replace(&mut self.newest, record));
+    fn older(&self) -> &[Arc<Record>] {
+        self.older.as_ref().map_or(&[], |older| &older.0)
     }
 
-    /// Takes the newest away. False if it is the only one.
-    pub(super) fn pop(&mut self) -> bool {
-        let Some(before) = self.older.pop() else { return false };
-        self.newest = before;
-        true
+    /// Takes a record in as the newest. Returns by how much the history grows.
+    pub(super) fn push(&mut self, record: Arc<Record>) -> usize {
+        let before = std::mem::replace(&mut self.newest, record);
+        let more = before.cost_of_value() + self.newest.cost_of_deletion();
+        self.older.get_or_insert_default().0.push(before);
+        more
+    }
+
+    /// Takes the newest away, and returns by how much the history shrinks; `None` if it is the only one.
+    pub(super) fn pop(&mut self) -> Option<usize> {
+        let older = &mut self.older.as_mut()?.0;
+        let gone = std::mem::replace(&mut self.newest, older.pop()?);
+        if older.is_empty() {
+            self.older = None;
+        }
+        Some(gone.cost_of_deletion() + self.newest.cost_of_value())
+    }
+
+    /// How much of the history it is.
+    pub(super) fn history(&self) -> usize {
+        self.older().iter().map(|record| record.cost()).sum::<usize>() + self.newest.cost_of_deletion()
+    }
+
+    /// How much history a compaction at the revision of `record`, one of these, takes beyond one just before it.
+    pub(super) fn freed_at(&self, record: &Record) -> usize {
+        let place = (record.revision, record.sub);
+        let older = self.older();
+        let before = older.partition_point(|older| (older.revision, older.sub) < place);
+        let superseded = before.checked_sub(1).map_or(0, |before| older[before].cost_of_value());
+        superseded + record.cost_of_deletion()
     }
 
     /// What was written last at or before `revision`.
@@ -155,8 +205,8 @@ impl Versions {
         if self.newest.revision <= revision {
             return Some(&self.newest);
         }
-        let upto = self.older.partition_point(|record| record.revision <= revision);
-        self.older[..upto].last()
+        let upto = self.older().partition_point(|record| record.revision <= revision);
+        self.older()[..upto].last()
     }
 
     /// The value at `revision`.
@@ -165,19 +215,25 @@ impl Versions {
     }
 
     pub(super) fn oldest(&self) -> &Arc<Record> {
-        self.older.first().unwrap_or(&self.newest)
+        self.older().first().unwrap_or(&self.newest)
     }
 
-    /// Forgets all before what a reader at `revision` sees, and that too if it is a deletion. False if nothing is left.
-    pub(super) fn compact(&mut self, revision: i64) -> bool {
+    /// Forgets all before what a reader at `revision` sees, and that too if it is a deletion. Returns by how much the
+    /// history shrinks, and whether anything is left.
+    pub(super) fn compact(&mut self, revision: i64) -> (usize, bool) {
         if self.newest.revision <= revision {
-            self.older = Vec::new();
-            return self.newest.value.is_some();
+            let freed = self.history();
+            self.older = None;
+            return (freed, self.newest.value.is_some());
         }
-        let upto = self.older.partition_point(|record| record.revision <= revision);
         let live = self.live_at(revision).is_some();
-        self.older.drain(..upto - usize::from(live));
-        self.older.shrink_to_fit();
-        true
+        let Some(Older(older)) = self.older.as_deref_mut() else { return (0, true) };
+        let upto = older.partition_point(|record| record.revision <= revision);
+        let freed = older.drain(..upto - usize::from(live)).map(|record| record.cost()).sum();
+        older.shrink_to_fit();
+        if older.is_empty() {
+            self.older = None;
+        }
+        (freed, true)
     }
 }

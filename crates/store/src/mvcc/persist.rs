@@ -129,10 +129,13 @@ impl Core {
             && let Some(record) = self.log.pop_back()
         {
             let versions = self.keys.get_mut(&record.key);
-            let uncovered = versions.and_then(|versions| versions.pop().then_some(versions.newest.lease));
-            if uncovered.is_none() {
-                self.keys.remove(&record.key);
-            }
+            let uncovered = versions.and_then(|versions| Some((versions.pop()?, versions.newest.lease)));
+            let shrinks = match uncovered {
+                Some((shrinks, _)) => shrinks,
+                None => self.keys.remove(&record.key).map_or(0, |versions| versions.history()),
+            };
+            self.history -= shrinks;
+            let uncovered = uncovered.map(|(_, lease)| lease);
             self.leases.moved(&record.key, record.lease, uncovered.unwrap_or(0));
         }
     }
@@ -160,6 +163,9 @@ impl Core {
             core.take_in(change);
         }
         core.check_leases()?;
+        // Built key by key its nodes are half full; built at once from all they are full. And a store that is loaded stays.
+        core.keys = std::mem::take(&mut core.keys).into_iter().collect();
+        core.log.shrink_to_fit();
         core.settle();
         Ok(core)
     }
@@ -283,9 +289,34 @@ impl Core {
     /// Takes the versions of a key away that nobody can read after a compaction at `revision`. A deletion hides
     /// nothing any more; that it happened is in the log.
     fn forget(&mut self, key: &Key, revision: i64) {
-        if self.keys.get_mut(key).is_some_and(|versions| !versions.compact(revision)) {
+        let Some(versions) = self.keys.get_mut(key) else { return };
+        let (freed, is_left) = versions.compact(revision);
+        self.history -= freed;
+        if !is_left {
             self.keys.remove(key);
         }
+    }
+
+    /// What only readers of the past need takes roughly so much memory, in bytes: superseded values, and deletions.
+    pub fn history_bytes(&self) -> usize {
+        self.history
+    }
+
+    /// The least revision at which a compaction leaves at most `bytes` of [history](Self::history_bytes), or the last
+    /// durable one if none does; `None` if there is no more than that, or nothing to compact.
+    pub fn compaction_leaving(&self, bytes: usize) -> Option<i64> {
+        let mut left = self.history;
+        let mut target = None;
+        for record in &self.log {
+            if left <= bytes || record.revision > self.settled {
+                break;
+            }
+            if record.revision > self.compacted {
+                left -= self.keys.get(&record.key).map_or(0, |versions| versions.freed_at(record));
+                target = Some(record.revision);
+            }
+        }
+        target
     }
 }
 

@@ -365,9 +365,9 @@ impl Core {
     /// Takes a record in as its key's newest.
     pub(super) fn keep(&mut self, record: Arc<Record>) {
         match self.keys.entry(record.key.clone()) {
-            Entry::Occupied(mut known) => known.get_mut().push(record),
+            Entry::Occupied(mut known) => self.history += known.get_mut().push(record),
             Entry::Vacant(vacant) => {
-                vacant.insert(Versions::new(record));
+                self.history += vacant.insert(Versions::new(record)).history();
             }
         }
     }

@@ -33,6 +33,29 @@ impl WatchEvent {
             Self::Delete { revision, .. } => *revision,
         }
     }
+
+    /// The bytes of its keys and values.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |kv: &KeyValue| kv.key.len() + kv.value.len();
+        match self {
+            Self::Put { kv, prev } => of(kv) + prev.as_ref().map_or(0, of),
+            Self::Delete { key, prev, .. } => key.len() + prev.as_ref().map_or(0, of),
+        }
+    }
+}
+
+/// How much comes with one poll: whichever of the two is reached first ends it, at the end of that revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enough {
+    /// Events.
+    pub events: usize,
+    /// Bytes of keys and values.
+    pub bytes: usize,
+}
+
+impl Enough {
+    /// Everything there is.
+    pub const ALL: Self = Self { events: usize::MAX, bytes: usize::MAX };
 }
 
 /// A cursor over the history of a range. The caller owns it; the store knows nothing of it.
@@ -92,30 +115,34 @@ impl Core {
     /// # Errors
     /// [`Refusal::Compacted`] if some of it is gone; the watcher stays where it is.
     pub fn poll(&self, watcher: &mut Watcher, up_to: i64) -> Result<Vec<WatchEvent>, Refusal> {
-        self.poll_some(watcher, up_to, usize::MAX)
+        self.poll_some(watcher, up_to, Enough::ALL)
     }
 
-    /// As [`poll`](Self::poll), but stops at the first end of a revision where `enough` events are together; the rest
+    /// As [`poll`](Self::poll), but stops at the first end of a revision where [`Enough`] is together; the rest
     /// comes with the next poll. There is a rest if [`Watcher::next_revision`] is not past `up_to` afterwards.
     ///
     /// # Errors
     /// As [`poll`](Self::poll).
-    pub fn poll_some(&self, watcher: &mut Watcher, up_to: i64, enough: usize) -> Result<Vec<WatchEvent>, Refusal> {
+    pub fn poll_some(&self, watcher: &mut Watcher, up_to: i64, enough: Enough) -> Result<Vec<WatchEvent>, Refusal> {
         if watcher.next < self.compacted {
             return Err(Refusal::Compacted(self.compacted));
         }
         let start = self.log.partition_point(|record| record.revision < watcher.next);
         let mut events: Vec<WatchEvent> = Vec::new();
+        let mut bytes = 0;
         for record in self.log.range(start..) {
             if record.revision > up_to {
                 break;
             }
-            if events.len() >= enough && events.last().is_some_and(|last| last.revision() < record.revision) {
+            let is_enough = events.len() >= enough.events || bytes >= enough.bytes;
+            if is_enough && events.last().is_some_and(|last| last.revision() < record.revision) {
                 watcher.next = record.revision;
                 return Ok(events);
             }
             if watcher.wants(record) {
-                events.push(self.event(record, watcher.previous));
+                let event = self.event(record, watcher.previous);
+                bytes += event.bytes();
+                events.push(event);
             }
         }
         // A watch may start in the future; it must not be pulled back.

@@ -29,6 +29,7 @@ pub(super) async fn run(
     if to.symlink_metadata().is_ok() {
         return Err(exists(to));
     }
+    remove_abandoned(to);
     let partial = Partial::beside(to);
     let (revision, bytes) = receive(client, &partial.0).await?;
     let found = check::offline(&partial.0)?;
@@ -49,11 +50,29 @@ pub(super) async fn run(
 /// A file that goes when this does.
 struct Partial(PathBuf);
 
+const PARTIAL: &str = ".partial-";
+
 impl Partial {
     fn beside(to: &Path) -> Self {
         let mut name = to.as_os_str().to_owned();
-        name.push(format!(".partial-{}", std::process::id()));
+        name.push(format!("{PARTIAL}{}", std::process::id()));
         Self(name.into())
+    }
+}
+
+/// Removes what backups to this name left that were killed: a file whose process is gone.
+fn remove_abandoned(to: &Path) {
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some(name) = to.file_name().map(|name| name.to_string_lossy().into_owned()) else { return };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let process = file.strip_prefix(&name).and_then(|rest| rest.strip_prefix(PARTIAL)).map(str::parse::<u32>);
+        if let Some(Ok(process)) = process
+            && !Path::new(&format!("/proc/{process}")).exists()
+        {
+            // What cannot be removed harms nobody: the next one has another name.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -107,9 +126,15 @@ mod tests {
         keeper.datastore.txn(put).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("monday");
+        // What one left that was killed goes; what one has that runs stays.
+        let (abandoned, running) =
+            (folder.path().join("monday.partial-4294967295"), folder.path().join("monday.partial-1"));
+        fs::write(&abandoned, "half").unwrap();
+        fs::write(&running, "half").unwrap();
         let said = text(run(&bench.ctx, &file(&to), &keeper.client, &Source::Embedded).await);
         assert!(said.contains("monday: 1 keys at revision 2"), "{said}");
         assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(running.exists() && fs::remove_file(&running).is_ok());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no part of it is left");
         let said = refusal(run(&bench.ctx, &file(&to), &keeper.client, &Source::Embedded).await);
         assert!(said.contains("never replaces"), "{said}");

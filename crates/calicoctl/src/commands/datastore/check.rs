@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use calico_datastore::admin::{CheckAnswer, Client};
+use calico_datastore::{Report, admin::Client};
 use calico_store::Source;
 
 use super::{super::keeper, status::size};
@@ -37,13 +37,13 @@ pub(super) async fn run(
     Ok(output(&found))
 }
 
-pub(super) fn offline(path: &Path) -> Result<CheckAnswer, Failure> {
-    calico_datastore::check(path).map(CheckAnswer::from).map_err(|error| Failure::new(sentence(&error)))
+pub(super) fn offline(path: &Path) -> Result<Report, Failure> {
+    calico_datastore::check(path).map_err(|error| Failure::new(sentence(&error)))
 }
 
-fn output(found: &CheckAnswer) -> Output {
+fn output(found: &Report) -> Output {
     let path = found.path.display();
-    if !found.problems.is_empty() {
+    if !found.is_whole() {
         let text = format!("{path} is damaged.\n");
         let failure = found
             .problems

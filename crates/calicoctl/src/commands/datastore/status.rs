@@ -35,8 +35,9 @@ pub(super) async fn run(ctx: &Context, client: &Client, source: &Source) -> Resu
     Ok(Output::of(text, data))
 }
 
-fn words(status: &StatusAnswer) -> String {
-    let port = match status.listens_on {
+fn words(answer: &StatusAnswer) -> String {
+    let status = &answer.datastore;
+    let port = match answer.listens_on {
         Some(address) => format!("open, TCP port {}", address.port()),
         None => "closed: nobody is invited and no host has joined".to_owned(),
     };
@@ -46,17 +47,18 @@ fn words(status: &StatusAnswer) -> String {
         (None, false) => "good".to_owned(),
     };
     format!(
-        "Datastore of this host, in {}\n  State:        {state}\n  Revision:     {} (history from {})\n  \
+        "Datastore of this host, in {}\n  State:        {state}\n  Revision:     {} (history from {}, {} of memory)\n  \
          Size:         {} of {} in use\n  Other hosts:  {port}\n  Invitations:  {} open\n  Joined:       {}, {} of them \
          connected\n",
         status.folder.display(),
         status.revision,
         status.compacted,
+        size(u64::try_from(status.history_bytes).unwrap_or(u64::MAX)),
         size(status.bytes_in_use),
         size(status.bytes),
-        status.invitations,
-        status.hosts,
-        status.connected,
+        answer.invitations,
+        answer.hosts,
+        answer.connected,
     )
 }
 

@@ -19,8 +19,8 @@ pub const AUTHORITY_FILE: &str = "pki/ca.crt";
 pub const IDENTITY_FILE: &str = "pki/host.pem";
 /// The database of a datastore of the host's own.
 const DATABASES: [&str; 2] = ["data.redb", "data.sqlite"];
-/// What belongs to it.
-const OWN: [&str; 2] = ["pki", "location.env"];
+/// What belongs to it; moved before it, so that no note of what was acknowledged is ever without its database.
+const OWN: [&str; 3] = ["pki", "location.env", "acknowledged"];
 
 /// What a host has before it joins.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -112,7 +112,10 @@ proptest! {
                     }
                 }
                 Step::Renew(host) => {
-                    book.renew(&host.to_string(), serial.to_string(), now + life);
+                    // With the newest that it has.
+                    let own = valid.get(&host).and_then(|valid| valid.last().cloned());
+                    let own = own.map_or_else(String::new, |(own, _)| own);
+                    book.renew(&host.to_string(), &own, serial.to_string(), now + life);
                     if let Some(valid) = valid.get_mut(&host) {
                         valid.push((serial.to_string(), now + life));
                     }
@@ -133,12 +136,17 @@ proptest! {
             for host in 0..3u8 {
                 for serial in 0..serial {
                     let serial = serial.to_string();
-                    let known = valid.get(&host).into_iter().flatten().find(|(known, _)| *known == serial);
+                    let all = valid.get(&host).map_or(&[][..], Vec::as_slice);
+                    let known = all.iter().find(|(known, _)| *known == serial);
                     let verdict = book.check(&host.to_string(), &serial);
+                    // Of many that were given within a moment only some count; the newest is among them.
+                    let is_certain = all.len() <= 4 || all.last() == known;
                     if out.contains(&host) {
                         prop_assert_eq!(verdict, Err(Barred::Revoked));
-                    } else if known.is_some_and(|(_, end)| now <= *end) {
+                    } else if known.is_some_and(|(_, end)| now <= *end) && is_certain {
                         prop_assert_eq!(verdict, Ok(()));
+                    } else if known.is_some() {
+                        prop_assert_ne!(verdict, Err(Barred::Revoked));
                     } else if known.is_none() {
                         prop_assert_eq!(verdict, Err(Barred::Unknown));
                     }

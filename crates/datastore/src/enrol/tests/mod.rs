@@ -14,11 +14,15 @@ use tokio::{
 };
 
 use super::{
-    Refusal,
+    Barred, Refusal,
     join::{self, IDENTITY_FILE, JoinError, Standing},
+    message::RenewRequest,
     renewal::{self, Look},
 };
-use crate::pki::{Facts, Identity};
+use crate::{
+    pki::{Facts, Identity},
+    tls::Peer,
+};
 
 const DAY: i64 = 86400;
 
@@ -130,6 +134,67 @@ async fn a_host_that_is_shut_out_is_cut_at_once_and_may_be_invited_again() {
 }
 
 #[tokio::test]
+async fn a_connection_ends_with_the_certificate_that_it_came_with() {
+    let mut rig = Rig::new();
+    let joined = rig.joined("host-2").await;
+    let _stream = dial(rig.address(), &joined.authority, Some(&joined.identity), b"h2").await.unwrap();
+    let (mut connection, peer) = rig.next().await;
+    assert_eq!(peer.to, rig.address());
+    let mut server =
+        tokio::spawn(async move { connection.read(&mut [0; 16]).await.map_err(|error| error.to_string()) });
+    // Another host keeps the port open.
+    rig.clock.advance(80 * DAY);
+    rig.joined("host-3").await;
+    rig.registrar.keep_up().unwrap();
+    assert!(futures::FutureExt::now_or_never(&mut server).is_none(), "it still holds");
+    rig.clock.advance(10 * DAY + 3600);
+    rig.registrar.keep_up().unwrap();
+    let ended = timeout(PATIENCE, server).await.unwrap().unwrap();
+    assert_eq!(ended, Err("its certificate has expired".to_owned()));
+    assert_eq!(rig.registrar.hosts()[0].connections, 0);
+}
+
+#[tokio::test]
+async fn a_host_that_renews_again_and_again_does_not_fill_the_book_and_stays_shut_out_in_the_end() {
+    let rig = Rig::new();
+    let joined = rig.joined("host-2").await;
+    let host = facts(&joined.identity);
+    let from = "127.0.0.1:1".parse().unwrap();
+    let mut peer = Peer { host: host.name, serial: host.serial.clone(), from, to: from };
+    let key = crate::pki::new_key().unwrap();
+    let request = crate::pki::Request::make("host-2", &key).unwrap();
+    let renew = |peer: &Peer| {
+        let asked = RenewRequest { request: request.clone(), now: rig.registrar.now() };
+        rig.registrar.renew(&asked, peer).map(|certified| {
+            let chain = Identity::certificates("test", &certified.certificate).unwrap();
+            Facts::of(&chain[0]).unwrap().serial
+        })
+    };
+    // Its answers get lost: it asks again and again by the certificate that it has.
+    let mut given = vec![host.serial];
+    for _ in 0..20 {
+        given.push(renew(&peer).unwrap());
+        rig.registrar.check("host-2", &peer.serial).unwrap();
+        rig.registrar.check("host-2", given.last().unwrap()).unwrap();
+    }
+    let counts = given.iter().filter(|serial| rig.registrar.check("host-2", serial).is_ok()).count();
+    assert!(counts <= 5, "{counts} certificates count");
+    let file = || std::fs::read_to_string(rig.dir.path().join("pki/hosts.json")).unwrap();
+    let length = file().len();
+    // And one that changes over each time.
+    for _ in 0..20 {
+        peer.serial = renew(&peer).unwrap();
+        given.push(peer.serial.clone());
+    }
+    assert!(file().len() <= length + 200, "{}", file());
+    rig.registrar.revoke("host-2").unwrap();
+    for serial in &given {
+        assert_eq!(rig.registrar.check("host-2", serial), Err(Barred::Revoked));
+    }
+    assert!(matches!(renew(&peer), Err(Refusal::Revoked { .. })));
+}
+
+#[tokio::test]
 async fn certificates_renew_themselves_in_the_last_third_of_their_life() {
     let rig = Rig::new();
     let joined = rig.joined("host-2").await;
@@ -218,14 +283,15 @@ fn what_joining_wrote_and_moved_comes_back_unless_it_is_settled() {
 
     std::fs::write(at("data.redb"), "data").unwrap();
     std::fs::write(at("location.env"), "where").unwrap();
+    std::fs::write(at("acknowledged"), "7").unwrap();
     assert_eq!(join::standing(dir.path()).unwrap(), Standing::KeepsOne(at("data.redb")));
     let now = time::macros::datetime!(2026-03-01 12:00:05 UTC);
     drop(join::leave_own(dir.path(), now).unwrap());
     assert_eq!(
-        (read("data.redb"), read("location.env"), read("pki/ca.crt")),
-        ("data".into(), "where".into(), "authority a".into())
+        (read("data.redb"), read("acknowledged"), read("location.env"), read("pki/ca.crt")),
+        ("data".into(), "7".into(), "where".into(), "authority a".into())
     );
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "no folder is left");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4, "no folder is left");
     let folder = join::leave_own(dir.path(), now).unwrap().settle();
     assert_eq!(folder, at("left-20260301-120005"));
     assert_eq!(std::fs::read_to_string(folder.join("data.redb")).unwrap(), "data");

@@ -233,7 +233,7 @@ async fn a_connection_of_an_earlier_life_ends_when_a_host_joins_anew() {
     let rig = Rig::new();
     let (from, token, key) = ("127.0.0.1".parse().unwrap(), rig.invite().token, crate::pki::new_key().unwrap());
     rig.registrar.enrol(&request(&rig, &token, "host-2", &key), from).unwrap();
-    let (_entry, mut cut) = rig.registrar.connections().enter("host-2", from);
+    let (_entry, mut cut) = rig.registrar.connections().enter("host-2", from, i64::MAX);
     assert!(cut.try_recv().is_err());
     rig.registrar.enrol(&request(&rig, &token, "host-2", &key), from).unwrap();
     cut.try_recv().expect("its certificate is in no book any more");

@@ -24,7 +24,9 @@ enum Step {
     Reload,
     Compact(usize),
     Watch(KeyRange, usize, [bool; 3]),
-    Poll(usize, usize),
+    Poll(usize, Enough),
+    /// Compact so that not more than so many bytes of history are left.
+    Leave(usize),
 }
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -128,7 +130,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reload),
         1 => any::<usize>().prop_map(Step::Compact),
         3 => (range(), any::<usize>(), any::<[bool; 3]>()).prop_map(|(range, start, how)| Step::Watch(range, start, how)),
-        5 => (any::<usize>(), 1..4usize).prop_map(|(watch, enough)| Step::Poll(watch, enough)),
+        5 => (any::<usize>(), 1..4usize, 1..12usize).prop_map(|(watch, events, bytes)| Step::Poll(watch, Enough { events, bytes })),
+        1 => (0..2000usize).prop_map(Step::Leave),
     ]
 }
 
@@ -234,12 +237,35 @@ impl World {
             Step::Compact(n) => self.compact(*n),
             Step::Watch(range, n, how) => self.watch(range, *n, *how),
             Step::Poll(n, enough) => self.poll(*n, *enough),
+            Step::Leave(bytes) => self.leave(*bytes),
         }
     }
 
     fn compact(&mut self, n: usize) {
         self.save();
-        let revision = pick(n, self.naive.revision() + 2);
+        self.compact_at(pick(n, self.naive.revision() + 2));
+    }
+
+    /// The revision that is to leave so much history does, and the one before it does not.
+    fn leave(&mut self, bytes: usize) {
+        self.save();
+        let has = self.core.history_bytes();
+        let Some(revision) = self.core.compaction_leaving(bytes) else {
+            assert!(has <= bytes || self.core.compacted() == self.core.revision(), "{has} bytes");
+            return;
+        };
+        assert!(has > bytes && revision > self.core.compacted());
+        if revision - 1 > self.core.compacted() {
+            let mut less = self.core.clone();
+            less.compact(revision - 1).unwrap();
+            assert!(less.history_bytes() > bytes);
+        }
+        self.compact_at(revision);
+        let left = self.core.history_bytes();
+        assert!(left <= bytes || revision == self.core.revision(), "{left} of {bytes} bytes at {revision}");
+    }
+
+    fn compact_at(&mut self, revision: i64) {
         let expected = if revision <= self.naive.compacted {
             Err(Refusal::Compacted(self.naive.compacted))
         } else if revision > self.naive.revision() {
@@ -275,7 +301,7 @@ impl World {
     }
 
     /// Polls up to the durable revision, as a server does, in pieces that never split a revision.
-    fn poll(&mut self, n: usize, enough: usize) {
+    fn poll(&mut self, n: usize, enough: Enough) {
         if self.watches.is_empty() {
             return;
         }
@@ -297,7 +323,14 @@ impl World {
                     let split =
                         |last: &WatchEvent| more.first().is_some_and(|first| first.revision() <= last.revision());
                     assert!(!events.last().is_some_and(split), "a revision is split");
-                    assert!(watcher.next_revision() > up_to || more.len() >= enough);
+                    let bytes: usize = more.iter().map(WatchEvent::bytes).sum();
+                    assert!(watcher.next_revision() > up_to || more.len() >= enough.events || bytes >= enough.bytes);
+                    let before: Vec<_> = more
+                        .iter()
+                        .take_while(|event| Some(event.revision()) < more.last().map(WatchEvent::revision))
+                        .collect();
+                    let bytes: usize = before.iter().map(|event| event.bytes()).sum();
+                    assert!(before.len() < enough.events.max(1) && bytes < enough.bytes, "more than enough");
                     events.extend(more);
                 }
                 Err(refusal) => break Err(refusal),
@@ -317,6 +350,7 @@ impl World {
         let Self { core, naive, .. } = self;
         assert_eq!(core.revision(), naive.revision());
         assert_eq!(core.settled(), self.settled.revision());
+        assert_eq!(core.history_bytes(), core.keys.values().map(Versions::history).sum::<usize>());
         let mut ids = core.leases();
         ids.sort_unstable();
         assert!(ids.iter().eq(naive.leases.keys()));
