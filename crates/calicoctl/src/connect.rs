@@ -2,31 +2,35 @@
 
 use std::sync::Arc;
 
-use calico_store::{EtcdKv, Store};
+use calico_store::{EtcdKv, Kv, Store};
 
 use crate::{
-    args::Connection,
-    commands::Caller,
+    args::Command,
+    commands::{Caller, connection},
     context::{Context, NAME_FILE, Terminal},
     failure::Failure,
     health,
     host::Machine,
     interrupt::Interrupt,
+    moved::{Watched, is_at_home_anywhere},
     settings,
 };
 
 /// The context of a command, and what the environment says about starting the service. The datastore is connected
-/// to when it is first asked. With `connection` the command works on resources only, whatever this host is called.
+/// to when it is first asked. A command with options of the connection works on resources only, whatever this host is
+/// called.
 ///
 /// # Errors
 /// Variables that make no sense.
-pub(crate) async fn context(
-    interrupt: Interrupt,
-    connection: Option<&Connection>,
-) -> Result<(Context, Caller), Failure> {
+pub(crate) async fn context(interrupt: Interrupt, command: &Command) -> Result<(Context, Caller), Failure> {
+    let connection = connection(command);
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let etcd = settings::etcd(connection)?;
-    let kv = EtcdKv::new(etcd.clone())?;
+    let console = Arc::new(Terminal);
+    let mut kv: Arc<dyn Kv> = Arc::new(EtcdKv::new(etcd.clone())?);
+    if !is_at_home_anywhere(command) {
+        kv = Arc::new(Watched::new(kv, console.clone()));
+    }
     let health_port = match variable("CALICO_HEALTH_PORT") {
         None => health::DEFAULT_PORT,
         Some(value) => value.trim().parse().map_err(|_| {
@@ -39,14 +43,7 @@ pub(crate) async fn context(
         None => own_name(&variable, health_port).await?,
     };
     let machine = Arc::new(Machine::new(health_port));
-    let context = Context {
-        store: Store::new(Arc::new(kv)),
-        node,
-        host: machine.clone(),
-        runtime: machine,
-        console: Arc::new(Terminal),
-        interrupt,
-    };
+    let context = Context { store: Store::new(kv), node, host: machine.clone(), runtime: machine, console, interrupt };
     let caller = Caller {
         etcd,
         no_default_pools: variable("NO_DEFAULT_POOLS").unwrap_or_default(),

@@ -17,6 +17,7 @@ mod health;
 mod host;
 mod interrupt;
 mod labels;
+mod moved;
 mod names;
 mod output;
 mod runtime;
@@ -101,7 +102,7 @@ async fn run(command: &args::Command) -> Result<Output, Failure> {
     }
     let (interrupter, interrupt) = Interrupt::new();
     let work = async {
-        let connected = connect::context(interrupt.clone(), commands::connection(command)).await;
+        let connected = connect::context(interrupt.clone(), command).await;
         let ctx = connected.as_ref().map(|(ctx, _)| ctx);
         if let Some(outcome) = commands::with_or_without_datastore(command, ctx).await {
             return outcome;

@@ -3,9 +3,20 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use calico_dataplane::probe::{Feature, probe};
+use calico_datastore::admin::Client;
 use calico_model::ClusterInformationSpec;
+use calico_store::EtcdKv;
 
-use crate::{context::Context, failure::Failure, host::Host, runtime::Runtime};
+use crate::{
+    context::Context,
+    failure::{Failure, sentence},
+    host::Host,
+    runtime::Runtime,
+    settings,
+};
+
+/// Where Docker finds our plugin.
+const PLUGIN_SOCKET: &str = "/run/docker/plugins/calico.sock";
 
 /// How long the datastore may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,6 +48,12 @@ pub(super) struct Facts {
     pub(super) datastore: Result<(), String>,
     /// Somebody has said where the datastore is.
     pub(super) datastore_is_named: bool,
+    /// Each endpoint of the datastore: its version and size, or why it does not answer.
+    pub(super) endpoints: Vec<(String, Result<String, String>)>,
+    /// How the datastore is that this host keeps; `None` if none runs here.
+    pub(super) kept: Option<Result<String, String>>,
+    /// Why nobody serves Docker's networks; `None` where Docker does not run.
+    pub(super) plugin: Option<Result<(), String>>,
 }
 
 /// Looks and tries.
@@ -45,6 +62,7 @@ pub(super) async fn gather(connected: Result<&Context, &Failure>, host: &dyn Hos
     let features = probe().map(|outcomes| outcomes.into_iter().collect());
     let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let switch = |path: &str| number(path).map(|value| value != 0);
+    let docker = host.containers().await.map(drop).map_err(|error| error.to_string());
     Facts {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         features,
@@ -53,12 +71,62 @@ pub(super) async fn gather(connected: Result<&Context, &Failure>, host: &dyn Hos
         rp_filter: number("/proc/sys/net/ipv4/conf/all/rp_filter").and_then(|value| u8::try_from(value).ok()),
         uplink: uplink(),
         most_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
-        docker: host.containers().await.map(drop).map_err(|error| error.to_string()),
+        plugin: docker.is_ok().then(plugin),
+        docker,
         bird: calico_startup::find_bird().map(drop).map_err(|error| error.to_string()),
         bgp_port: runtime.check_bgp_port().map_err(|error| error.to_string()),
         datastore: datastore(connected).await,
         datastore_is_named: is_named(),
+        endpoints: endpoints().await,
+        kept: kept(&Client::default()).await,
     }
+}
+
+/// What each endpoint of the settings says of itself. What is wrong with the settings is told with the datastore.
+async fn endpoints() -> Vec<(String, Result<String, String>)> {
+    let Some(kv) = settings::etcd(None).ok().and_then(|options| EtcdKv::new(options).ok()) else { return Vec::new() };
+    let said = kv.member_status().await.into_iter();
+    said.map(|(endpoint, status)| match status {
+        Err(error) => (endpoint, Err(error.to_string())),
+        Ok(status) if !status.faults.is_empty() => (endpoint, Err(status.faults.join("; "))),
+        Ok(status) if !status.has_leader => (endpoint, Err("it knows of no leader, so nothing can be written".into())),
+        Ok(status) => (endpoint, Ok(format!("version {}, {} KiB", status.version, status.bytes / 1024))),
+    })
+    .collect()
+}
+
+async fn kept(client: &Client) -> Option<Result<String, String>> {
+    match client.status().await {
+        Ok(status) => Some(of_status(&serde_json::json!(status))),
+        Err(error) if error.is_not_running() => None,
+        Err(error) => Some(Err(sentence(&error))),
+    }
+}
+
+/// What the answer of the datastore's own process means.
+pub(super) fn of_status(status: &serde_json::Value) -> Result<String, String> {
+    if let Some(trouble) = status["trouble"].as_str() {
+        return Err(format!("it cannot be written any more: {trouble}"));
+    }
+    if status["full"].as_bool() == Some(true) {
+        return Err("its disk is full: only deletions are accepted".to_owned());
+    }
+    let number = |name: &str| status[name].as_u64().unwrap_or_default();
+    Ok(format!(
+        "revision {}, {} of {} KiB in use, {} hosts joined, {} of them connected",
+        number("revision"),
+        number("bytes_in_use") / 1024,
+        number("bytes") / 1024,
+        number("hosts"),
+        number("connected")
+    ))
+}
+
+/// Whether somebody answers Docker at the plugin's socket.
+fn plugin() -> Result<(), String> {
+    std::os::unix::net::UnixStream::connect(PLUGIN_SOCKET)
+        .map(drop)
+        .map_err(|error| format!("nobody serves {PLUGIN_SOCKET}: {error}"))
 }
 
 async fn datastore(connected: Result<&Context, &Failure>) -> Result<(), String> {

@@ -83,7 +83,50 @@ pub(super) fn judge(facts: &Facts, wanted: Wanted) -> Vec<Check> {
     }
     checks.extend(settings(facts));
     checks.extend(surroundings(facts, wanted));
+    checks.extend(datastore(facts));
+    checks.extend(facts.plugin.as_ref().map(plugin));
     checks
+}
+
+/// The datastore itself: each endpoint, and the one that this host keeps. That there must be one is told elsewhere.
+fn datastore(facts: &Facts) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if !facts.endpoints.is_empty() {
+        let is_well = facts.endpoints.iter().all(|(_, answer)| answer.is_ok());
+        let words = facts.endpoints.iter().map(|(endpoint, answer)| match answer {
+            Ok(words) | Err(words) => format!("{endpoint}: {words}"),
+        });
+        checks.push(Check {
+            item: "datastore's endpoints",
+            state: if is_well { State::Ok } else { State::Warning },
+            required: false,
+            needed_for: "a datastore that outlives one of its members",
+            detail: words.collect::<Vec<_>>().join("; "),
+            way_out: "look after those that do not answer; etcdctl endpoint health".to_owned(),
+        });
+    }
+    checks.extend(facts.kept.as_ref().map(|state| Check {
+        item: "datastore of this host",
+        state: if state.is_ok() { State::Ok } else { State::Missing },
+        required: false,
+        needed_for: "hosts without an etcd",
+        detail: match state {
+            Ok(words) | Err(words) => words.clone(),
+        },
+        way_out: "calicoctl datastore status, calicoctl datastore check".to_owned(),
+    }));
+    checks
+}
+
+fn plugin(served: &Result<(), String>) -> Check {
+    Check {
+        item: "Docker's plugin",
+        state: if served.is_ok() { State::Ok } else { State::Warning },
+        required: false,
+        needed_for: "docker network create -d calico",
+        detail: served.clone().err().unwrap_or_default(),
+        way_out: "start the service: calicoctl node --libnetwork".to_owned(),
+    }
 }
 
 fn kernel(release: &str) -> Check {

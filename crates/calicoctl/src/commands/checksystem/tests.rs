@@ -19,6 +19,9 @@ fn good() -> Facts {
         bgp_port: Ok(()),
         datastore: Ok(()),
         datastore_is_named: false,
+        endpoints: vec![("http://10.0.0.1:2379".into(), Ok("version 3.5.1, 20 KiB".into()))],
+        kept: Some(Ok("revision 7".into())),
+        plugin: Some(Ok(())),
     }
 }
 
@@ -104,6 +107,32 @@ fn settings_that_will_hurt_are_warnings() {
     let rows = output.data.as_array().unwrap();
     assert_eq!(rows.iter().filter(|row| row["state"] == "warning").count(), 6, "{}", output.text);
     assert!(output.exit == Exit::Done && output.text.contains("wan0 carries 1280 bytes"), "{}", output.text);
+}
+
+#[test]
+fn the_datastores_members_and_the_plugin_are_told_and_fail_nothing() {
+    let facts = Facts {
+        endpoints: vec![
+            ("http://a:2379".into(), Ok("version 3.4.30, 20 KiB".into())),
+            ("http://b:2379".into(), Err("connection refused".into())),
+        ],
+        kept: Some(facts::of_status(&serde_json::json!({ "full": true }))),
+        plugin: Some(Err("nobody serves it".into())),
+        ..good()
+    };
+    let output = shown(&judge::judge(&facts, NOTHING));
+    assert_eq!(output.exit, Exit::Done);
+    for words in ["http://b:2379: connection refused", "its disk is full", "Docker's plugin: nobody serves it"] {
+        assert!(output.text.contains(words), "{}", output.text);
+    }
+    let bare = Facts { endpoints: Vec::new(), kept: None, plugin: None, ..good() };
+    let text = shown(&judge::judge(&bare, NOTHING)).text;
+    assert!(!text.contains("endpoints") && !text.contains("of this host") && !text.contains("plugin"), "{text}");
+    let well = serde_json::json!({ "revision": 9, "bytes": 4096, "bytes_in_use": 2048, "hosts": 2, "connected": 1 });
+    let said = facts::of_status(&well).unwrap();
+    assert_eq!(said, "revision 9, 2 of 4 KiB in use, 2 hosts joined, 1 of them connected");
+    let broken = serde_json::json!({ "trouble": "fsync failed" });
+    assert!(facts::of_status(&broken).unwrap_err().contains("fsync failed"));
 }
 
 #[test]

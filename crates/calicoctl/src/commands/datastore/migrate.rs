@@ -130,6 +130,11 @@ fn report(moved: &Moved, to: &Destination) -> Output {
         lines.push("It is locked, as it was before: calicoctl datastore migrate unlock".to_owned());
     }
     lines.push(format!("Leave {} running until every host has switched; it is locked.", moved.from));
+    if moved.from.starts_with("unix:") {
+        lines.push(format!(
+            "calico-node goes on telling late hosts where the cluster is, until {DATASTORE_DIR}/pki is removed there."
+        ));
+    }
     let state = |state: &HostState| match state {
         HostState::Switched => "switched",
         HostState::Late => "late",
@@ -157,7 +162,8 @@ fn failure(ctx: &Context, error: RelocationError) -> Failure {
         RelocationError::NoCluster => no_cluster(),
         RelocationError::NotEmpty { .. } => words
             .because("nothing was changed")
-            .hint("choose another etcd, or empty it if nobody needs what it holds: etcdctl del --prefix /calico/"),
+            .hint("choose another etcd, or empty it if nobody needs what it holds: etcdctl del --prefix /calico/")
+            .hint("if an earlier run was interrupted: calicoctl datastore migrate --abort"),
         RelocationError::Another(_) => {
             words.hint("finish that one first, or take it back: calicoctl datastore migrate --abort")
         }
@@ -176,6 +182,7 @@ fn failure(ctx: &Context, error: RelocationError) -> Failure {
         RelocationError::TooLate(_) => words
             .because("the migration was not taken back")
             .hint("go on with it: calicoctl datastore migrate --to …, and then back again if need be"),
+        RelocationError::SamePlace(_) => words.hint("to go back from there: calicoctl datastore migrate --to …, there"),
         RelocationError::Old(error) => at(ctx.store.kv().location(), error),
         RelocationError::New(error) => at("the new datastore".to_owned(), error),
         _ => words,
@@ -272,7 +279,9 @@ mod tests {
             output.text,
             "The cluster's datastore is at http://e:2379: 12 keys, 1 hosts.\n\
              Left behind: b; they follow by themselves when they are back.\n\
-             Leave unix:///s running until every host has switched; it is locked.\n"
+             Leave unix:///s running until every host has switched; it is locked.\n\
+             calico-node goes on telling late hosts where the cluster is, until /var/lib/calico/datastore/pki is removed \
+             there.\n"
         );
         assert_eq!((output.exit, output.failure), (Exit::Done, None));
         moved.hosts.insert("c".into(), HostState::Late);

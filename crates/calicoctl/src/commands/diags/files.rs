@@ -90,7 +90,7 @@ pub(super) fn settings(etc: &Path) -> Vec<Item> {
 }
 
 /// Names, sizes, modes and owners of files.
-fn listing(folder: &Path) -> Item {
+pub(super) fn listing(folder: &Path) -> Item {
     let line = |path: PathBuf| {
         let found = path.symlink_metadata().ok()?;
         let (mode, owner, size) = (found.mode() & 0o7777, found.uid(), found.len());

@@ -10,6 +10,7 @@
 mod archive;
 mod datastore;
 mod files;
+mod keeper;
 mod programs;
 mod scrub;
 mod secrets;
@@ -61,6 +62,7 @@ impl Places {
 struct Sources<'a> {
     places: Places,
     programs: &'a dyn Programs,
+    datastore: keeper::Datastore,
     connected: Result<&'a Context, &'a Failure>,
 }
 
@@ -137,7 +139,7 @@ pub(crate) async fn diags(connected: Result<&Context, &Failure>, args: &Diags) -
         log: PathBuf::from(&args.log_dir),
         sys: "/proc/sys/net".into(),
     };
-    let sources = Sources { places, programs: &Installed, connected };
+    let sources = Sources { places, programs: &Installed, datastore: keeper::Datastore::of_this_host(), connected };
     let note = |line: &str| match connected {
         Ok(ctx) => ctx.console.note(line),
         Err(_) => crate::context::Console::note(&crate::context::Terminal, line),
@@ -196,6 +198,9 @@ fn all<'a>(sources: &'a Sources<'a>) -> Vec<BoxFuture<'a, (&'static str, Vec<Ite
     all.push(Box::pin(async move { ("settings", files::settings(&places.etc)) }));
     all.push(Box::pin(async move { ("BIRD's configuration", files::bird(places)) }));
     all.push(Box::pin(async move { ("logs", files::logs(&places.log)) }));
+    let datastore = &sources.datastore;
+    all.push(bounded("endpoints of the datastore", "datastore_members.json", keeper::members(datastore)));
+    all.push(bounded("datastore of this host", "datastore_kept", keeper::kept(datastore)));
     match sources.connected {
         Err(failure) => all.push(Box::pin(async move {
             let fault = failure.one_line();
@@ -271,6 +276,14 @@ const PROGRAMS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     ("ipsets", &[&["ipset", "list"]]),
+    (
+        "Docker's plugins and networks",
+        &[
+            &["docker", "network", "ls", "--no-trunc"],
+            &["ls", "-l", "/run/docker/plugins"],
+            &["ss", "--unix", "--listening", "--processes"],
+        ],
+    ),
     ("connection tracking", &[&["conntrack", "-S"], &["conntrack", "-C"], &["cat", "/proc/net/stat/nf_conntrack"]]),
     (
         "versions",

@@ -27,7 +27,8 @@ pub(super) fn of(sources: &Sources<'_>) -> Scrubber {
         }
     }
     // Each of these holds one password and nothing else.
-    let passwords = files_below(&etc.join("bgp-secrets"), 3).into_iter().chain(password_files(etc));
+    let record = sources.datastore.folder.join("location.env");
+    let passwords = files_below(&etc.join("bgp-secrets"), 3).into_iter().chain(password_files(etc, record));
     for text in passwords.filter_map(|file| read(&file)) {
         scrubber.know(&text);
     }
@@ -38,10 +39,10 @@ pub(super) fn of(sources: &Sources<'_>) -> Scrubber {
 }
 
 /// The files that settings name as holding etcd's password.
-fn password_files(etc: &Path) -> Vec<PathBuf> {
+fn password_files(etc: &Path, record: PathBuf) -> Vec<PathBuf> {
     const NAMES: [&str; 2] = ["ETCD_PASSWORD_FILE", "CALICO_ETCD_PASSWORD_FILE"];
     let mut files: Vec<PathBuf> = NAMES.iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
-    for text in files_below(etc, 2).iter().filter_map(|file| read(file)) {
+    for text in files_below(etc, 2).into_iter().chain([record]).filter_map(|file| read(&file)) {
         let named = text.lines().filter_map(|line| line.trim().split_once('='));
         let named = named.filter(|(name, _)| NAMES.iter().any(|known| name.ends_with(known)));
         files.extend(named.map(|(_, file)| PathBuf::from(file.trim_matches(['"', '\'']))));

@@ -2,12 +2,13 @@
 use std::{collections::BTreeMap, io::Read, path::Path, sync::Mutex};
 
 use async_trait::async_trait;
+use calico_datastore::admin::Client;
 use calico_model::{BGPPeerSpec, IPPoolSpec, Resource};
 use calico_workload::docker::Container;
 use flate2::read::GzDecoder;
 
 use super::{programs::Said, *};
-use crate::testing::Bench;
+use crate::{commands::node_join::keeper_for_tests::Keeper, testing::Bench};
 
 /// In every secret that is planted, and nowhere else.
 const CANARY: &str = "c4n4ry";
@@ -123,6 +124,17 @@ async fn cluster() -> Bench {
     bench
 }
 
+/// A host that joined an etcd with a password, and keeps none itself.
+fn datastore(root: &Path) -> keeper::Datastore {
+    let folder = root.join("datastore");
+    put(root, "datastore/etcd-password", "moved c4n4ry of etcd");
+    let record =
+        format!("ETCD_ENDPOINTS=http://e:2379\nETCD_PASSWORD_FILE={}\n", folder.join("etcd-password").display());
+    put(root, "datastore/location.env", &record);
+    put(root, "log/felix/moved", "moved c4n4ry of etcd was refused\n");
+    keeper::Datastore { members: None, client: Client::new(&root.join("nobody.sock")), folder }
+}
+
 /// The archive's files.
 fn unpacked(path: &Path) -> BTreeMap<String, String> {
     let mut archive = tar::Archive::new(GzDecoder::new(std::fs::File::open(path).unwrap()));
@@ -142,7 +154,7 @@ fn unpacked(path: &Path) -> BTreeMap<String, String> {
 async fn planted_secrets_stay_on_the_host_and_what_helps_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let (places, programs, bench) = (host(dir.path()), programs(), cluster().await);
-    let sources = Sources { places, programs: &programs, connected: Ok(&bench.ctx) };
+    let sources = Sources { places, programs: &programs, datastore: datastore(dir.path()), connected: Ok(&bench.ctx) };
     let wanted = dir.path().join("out.tar.gz");
     let noted = Mutex::new(Vec::new());
     let note = |line: &str| noted.lock().unwrap().push(line.to_owned());
@@ -191,10 +203,12 @@ async fn planted_secrets_stay_on_the_host_and_what_helps_is_there() {
 async fn whatever_is_broken_there_is_an_archive_that_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let nowhere = dir.path().join("nowhere");
-    let places = Places { etc: nowhere.clone(), run: nowhere.clone(), log: nowhere.clone(), sys: nowhere };
+    let places = Places { etc: nowhere.clone(), run: nowhere.clone(), log: nowhere.clone(), sys: nowhere.clone() };
     let failure = Failure::new("ETCD_ENDPOINTS makes no sense.").because(format!("http://u:{CANARY}@h"));
     let programs = Scripted::default();
-    let sources = Sources { places: places.clone(), programs: &programs, connected: Err(&failure) };
+    let datastore = || keeper::Datastore { members: None, client: Client::new(&nowhere), folder: nowhere.clone() };
+    let sources =
+        Sources { places: places.clone(), programs: &programs, datastore: datastore(), connected: Err(&failure) };
     let wanted = dir.path().to_str();
     let (path, faults) = collect(&sources, wanted, OffsetDateTime::UNIX_EPOCH, &|_| {}).await.unwrap();
     assert_eq!(path.file_name().unwrap(), "diags-19700101_000000.tar.gz");
@@ -210,11 +224,47 @@ async fn whatever_is_broken_there_is_an_archive_that_says_so() {
     bench.kv.set_down(true);
     *bench.host.containers.lock().unwrap() = None;
     bench.runtime.without_docker();
-    let sources = Sources { places, programs: &programs, connected: Ok(&bench.ctx) };
+    let sources = Sources { places, programs: &programs, datastore: datastore(), connected: Ok(&bench.ctx) };
     let other = dir.path().join("other.tar.gz");
     let (path, _) = collect(&sources, other.to_str(), OffsetDateTime::UNIX_EPOCH, &|_| {}).await.unwrap();
     let files = unpacked(&path);
     assert!(files["faults"].contains("datastore.json: ") && files["faults"].contains("containers.json: "));
+}
+
+#[tokio::test]
+async fn a_datastore_that_this_host_keeps_is_looked_through_and_its_secrets_stay() {
+    let keeper = Keeper::start().await;
+    let joined = keeper.join("host-2").await;
+    let invitation = keeper.invite();
+    let members =
+        calico_store::ConnectOptions::given(|name| (name == "ETCD_ENDPOINTS").then(|| "http://127.0.0.1:1".into()));
+    let members = calico_store::EtcdKv::new(members.unwrap().unwrap()).unwrap();
+    let datastore =
+        keeper::Datastore { members: Some(members), client: keeper.client.clone(), folder: keeper.dir().to_owned() };
+    let kept = keeper::kept(&datastore).await;
+    let shown = |name: &str| {
+        let item = kept.iter().find(|item| item.name == name).unwrap_or_else(|| panic!("{name} in {kept:?}"));
+        assert_eq!(item.fault, None, "{name}");
+        item.scrubbed(&Scrubber::default())
+    };
+    assert!(shown("datastore_kept/status.json").contains("\"revision\""));
+    let hosts = shown("datastore_kept/hosts.json");
+    assert!(hosts.contains("host-2") && hosts.contains(&joined.valid_until.to_string()), "{hosts}");
+    assert!(shown("datastore_kept/check.json").contains("\"problems\": []"));
+    let files = shown("datastore_kept/files");
+    assert!(files.contains("data.redb") && files.contains("0600") && files.contains("pki/ca.pem"), "{files}");
+    let everything: String = kept.iter().map(|item| item.scrubbed(&Scrubber::default())).collect();
+    for secret in [invitation.token.reveal(), joined.identity, "PRIVATE KEY".into(), "BEGIN CERTIFICATE".into()] {
+        assert!(!everything.contains(&secret), "{secret}");
+    }
+    let members = keeper::members(&datastore).await.remove(0);
+    assert!(members.fault.as_deref() == Some("no answer from http://127.0.0.1:1"), "{members:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_never_kept_a_datastore_says_nothing_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(keeper::kept(&datastore(dir.path())).await, []);
 }
 
 #[tokio::test]
