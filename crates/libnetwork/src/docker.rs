@@ -41,6 +41,8 @@ pub(crate) struct Network {
     pub ipv6: bool,
     /// Ranges that were asked for.
     pub subnets: Vec<IpNet>,
+    /// Parts of these to take addresses from.
+    pub ip_ranges: Vec<IpNet>,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
     /// By id.
@@ -191,7 +193,11 @@ impl Engine for DockerEngine {
         let api = self.api()?;
         let mut labels: HashMap<String, String> = record.labels.clone().into_iter().collect();
         labels.insert(LABEL_MADE_BY.to_owned(), MADE_BY.to_owned());
-        let subnet = |net: &IpNet| IpamConfig { subnet: Some(net.to_string()), ..IpamConfig::default() };
+        let subnet = |net: &IpNet| IpamConfig {
+            subnet: Some(net.to_string()),
+            ip_range: record.ip_ranges.iter().find(|part| net.contains(*part)).map(ToString::to_string),
+            ..IpamConfig::default()
+        };
         let ipam = Ipam {
             driver: Some(record.ipam_driver.clone()),
             config: Some(record.subnets.iter().map(subnet).collect::<Vec<_>>()).filter(|nets| !nets.is_empty()),
@@ -235,7 +241,10 @@ impl Engine for DockerEngine {
 
 fn network_of(found: NetworkInspect) -> Network {
     let ipam = found.ipam.unwrap_or_default();
-    let subnets = ipam.config.unwrap_or_default().into_iter().filter_map(|config| config.subnet?.parse::<IpNet>().ok());
+    let configs = ipam.config.unwrap_or_default();
+    let range = |text: &Option<String>| text.as_ref()?.parse::<IpNet>().ok();
+    let subnets = configs.iter().filter_map(|config| range(&config.subnet));
+    let ip_ranges = configs.iter().filter_map(|config| range(&config.ip_range));
     let endpoints = found.containers.unwrap_or_default().into_iter().map(|(key, endpoint)| {
         // An endpoint that no container has joined goes by `ep-<id>`.
         let container = Some(key).filter(|key| !key.starts_with("ep-"));
@@ -253,6 +262,7 @@ fn network_of(found: NetworkInspect) -> Network {
         ipv6: found.enable_ipv6.unwrap_or(false),
         // What nobody asked for is shown as all addresses.
         subnets: subnets.filter(|net| net.prefix_len() > 0).collect(),
+        ip_ranges: ip_ranges.collect(),
         labels: found.labels.unwrap_or_default().into_iter().collect(),
         options: found.options.unwrap_or_default().into_iter().collect(),
         endpoints: endpoints.collect(),

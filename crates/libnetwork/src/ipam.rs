@@ -7,9 +7,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use calico_ipam::{
-    AssignError, AssignIp, AutoAssign, Family, HandleId, IntendedUse, Ipam, LookupError, ReleaseRequest,
+    AssignError, AssignIp, AutoAssign, Block, Family, HandleId, IntendedUse, Ipam, LookupError, Owner, ReleaseRequest,
 };
-use calico_model::{IPPool, IPPoolSpec, NodeSpec, WorkloadEndpointSpec};
+use calico_model::{IPPool, IPPoolSpec, IPReservationSpec, NodeSpec, WorkloadEndpointSpec};
 use calico_store::{Error, Store};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ use crate::{
     dead,
     endpoint::{ANNOTATION_WORKLOAD, stored_addresses},
     kernel::Kernel,
+    part::{Held, candidates},
     pools::{Choice, PoolId, choose},
     protocol::{GATEWAY, PoolAnswer, RequestAddress, RequestPool},
     retire,
@@ -32,6 +33,9 @@ pub(crate) const HANDLE_PREFIX: &str = "libnetwork.";
 
 /// The note that says when an address was asked for.
 pub(crate) const TIMESTAMP: &str = "timestamp";
+
+/// How many addresses of a part of a pool are tried that others may take at the same moment.
+const CANDIDATES: usize = 64;
 
 /// How often an address is tried for whose block somebody else claims at the same moment.
 const TRIES: usize = 5;
@@ -53,17 +57,12 @@ impl IpamDriver {
 
     /// `RequestPool`: says which pool a network has, and makes it one if it has to.
     pub(crate) async fn request_pool(&self, request: &RequestPool) -> Result<Value, String> {
-        if !request.sub_pool.is_empty() {
-            return Err(format!(
-                "--ip-range {} is not supported: give the range as --subnet, it becomes a pool of its own",
-                request.sub_pool
-            ));
-        }
         let id = if request.pool.is_empty() {
             self.any_pool(if request.v6 { Family::V6 } else { Family::V4 }).await?
         } else {
             self.range(&request.pool).await?
         };
+        let id = id.narrowed(&request.sub_pool)?;
         let gateway = Value::String(id.gateway().to_owned());
         let data = [(GATEWAY.to_owned(), gateway)].into_iter().collect();
         let answer = PoolAnswer { pool_id: id.to_string(), pool: id.shown(), data };
@@ -118,7 +117,7 @@ impl IpamDriver {
 
     /// `ReleasePool`: a pool that was made for networks goes with the last of them.
     pub(crate) async fn release_pool(&self, pool_id: &str) -> Result<Value, String> {
-        if let Ok(PoolId::Range(cidr)) = pool_id.parse()
+        if let Some(cidr) = pool_id.parse().ok().and_then(PoolId::range)
             && let Err(error) = retire::pool(&self.store, &self.ipam, cidr).await
         {
             // Docker cannot do anything about it; the reconciler tries again.
@@ -152,6 +151,9 @@ impl IpamDriver {
     }
 
     async fn assign_any(&self, id: PoolId) -> Result<IpAddr, String> {
+        if let PoolId::Part(net, part) = id {
+            return self.assign_part(net, part).await;
+        }
         let (handle, notes) = self.holder();
         let mut request =
             AutoAssign { host: self.node.clone(), handle: Some(handle), attrs: Some(notes), ..AutoAssign::default() };
@@ -169,20 +171,12 @@ impl IpamDriver {
     }
 
     async fn assign_exact(&self, id: PoolId, address: IpAddr) -> Result<IpAddr, String> {
-        if let PoolId::Range(net) = id
+        if let Some(net) = id.range()
             && !net.contains(&address)
         {
             return Err(format!("{address} is not in the network's subnet {net}"));
         }
-        let (handle, notes) = self.holder();
-        let request = AssignIp {
-            ip: address,
-            host: self.node.clone(),
-            handle: Some(handle),
-            attrs: Some(notes),
-            intended_use: Some(IntendedUse::Workload),
-            max_alloc_per_handle: None,
-        };
+        let request = self.request_of(address);
         for _ in 0..TRIES {
             match self.ipam.assign_ip(request.clone()).await {
                 Ok(()) => return Ok(address),
@@ -198,6 +192,62 @@ impl IpamDriver {
             }
         }
         Err(format!("the block of {address} was claimed by others {TRIES} times; try again"))
+    }
+
+    fn request_of(&self, address: IpAddr) -> AssignIp {
+        let (handle, notes) = self.holder();
+        AssignIp {
+            ip: address,
+            host: self.node.clone(),
+            handle: Some(handle),
+            attrs: Some(notes),
+            intended_use: Some(IntendedUse::Workload),
+            max_alloc_per_handle: None,
+        }
+    }
+
+    /// Any address of a part of a pool.
+    async fn assign_part(&self, net: IpNet, part: IpNet) -> Result<IpAddr, String> {
+        let pools = self.pools().await?;
+        let pool = pools.iter().find(|pool| pool.spec.cidr.trunc() == net);
+        let length =
+            pool.ok_or_else(|| format!("the network's subnet {net} is no pool any more"))?.spec.block_prefix_len();
+        let (held, reserved) = (self.held(part).await?, self.reserved().await?);
+        let usable = |address: &IpAddr| !reserved.iter().any(|range| range.contains(address));
+        let found: Vec<IpAddr> = candidates(part, length, &held).filter(usable).take(CANDIDATES).collect();
+        for address in found {
+            match self.ipam.assign_ip(self.request_of(address)).await {
+                Ok(()) => return Ok(address),
+                // Another node was faster, or the block is not to be shared: the next one.
+                Err(
+                    AssignError::Taken { .. }
+                    | AssignError::Cooling { .. }
+                    | AssignError::LostClaim { .. }
+                    | AssignError::OtherOwner { .. }
+                    | AssignError::NoOwner { .. }
+                    | AssignError::OtherBlockSize { .. },
+                ) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err(format!("no address of --ip-range {part} is free"))
+    }
+
+    /// The blocks of a range that exist, with what cannot be had of them.
+    async fn held(&self, part: IpNet) -> Result<Vec<Held>, String> {
+        let own = Owner::host(&self.node);
+        let blocks = self.ipam.all_blocks().await.map_err(|error| error.to_string())?;
+        let touched = blocks.iter().filter(|block| block.cidr.contains(&part) || part.contains(&block.cidr));
+        let of =
+            |block: &Block| Held { cidr: block.cidr, own: block.is_owned_by(&own), used: block.in_use().collect() };
+        Ok(touched.map(of).collect())
+    }
+
+    /// Ranges that people keep from assignment.
+    async fn reserved(&self) -> Result<Vec<IpNet>, String> {
+        let (reservations, _) = self.store.list::<IPReservationSpec>().await.map_err(|error| error.to_string())?;
+        let texts = reservations.iter().flat_map(|reservation| &reservation.spec.reserved_cidrs);
+        Ok(texts.filter_map(|text| text.parse().ok()).collect())
     }
 
     /// The refusal of an address, with the name of who has it where it is known.

@@ -35,6 +35,7 @@ mod follow;
 mod ipam;
 mod kernel;
 mod network;
+mod part;
 mod plan;
 mod pools;
 mod profile;

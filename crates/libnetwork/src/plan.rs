@@ -115,6 +115,7 @@ fn record_of(network: &Network, node: &str) -> NetworkRecord {
         origin: node.to_owned(),
         id: network.id.clone(),
         subnets: network.subnets.clone(),
+        ip_ranges: network.ip_ranges.clone(),
         internal: network.internal,
         ipv6: network.ipv6,
         ipam_driver: network.ipam_driver.clone(),

@@ -18,6 +18,8 @@ pub(crate) enum PoolId {
     Any(Family),
     /// The pool of this range.
     Range(IpNet),
+    /// The pool of the first range, and addresses of the second, which lies in it, unless others are asked for.
+    Part(IpNet, IpNet),
 }
 
 impl fmt::Display for PoolId {
@@ -26,6 +28,7 @@ impl fmt::Display for PoolId {
             Self::Any(Family::V4) => f.write_str("any-ipv4"),
             Self::Any(Family::V6) => f.write_str("any-ipv6"),
             Self::Range(net) => net.fmt(f),
+            Self::Part(net, part) => write!(f, "{net},{part}"),
         }
     }
 }
@@ -40,16 +43,46 @@ impl FromStr for PoolId {
             // The words of upstream's plugin, which networks of its time still have.
             "CalicoPoolIPv4" => Ok(Self::Any(Family::V4)),
             "CalicoPoolIPv6" => Ok(Self::Any(Family::V6)),
-            net => net.parse().map(Self::Range).map_err(|_| format!("{text:?} is no pool of Calico's")),
+            net => {
+                let range = |text: &str| text.parse().map_err(|_| format!("{net:?} is no pool of Calico's"));
+                match net.split_once(',') {
+                    Some((net, part)) => Ok(Self::Part(range(net)?, range(part)?)),
+                    None => range(net).map(Self::Range),
+                }
+            }
         }
     }
 }
 
 impl PoolId {
+    /// The pool's range, where one was asked for.
+    pub(crate) fn range(self) -> Option<IpNet> {
+        match self {
+            Self::Any(_) => None,
+            Self::Range(net) | Self::Part(net, _) => Some(net),
+        }
+    }
+
+    /// The same pool, and a part of it to take addresses from; an empty text is all of it.
+    ///
+    /// # Errors
+    /// A sentence for the user of `docker network create --ip-range`.
+    pub(crate) fn narrowed(self, typed: &str) -> Result<Self, String> {
+        if typed.is_empty() {
+            return Ok(self);
+        }
+        let part: IpNet = typed.parse().map_err(|_| format!("--ip-range {typed} is not a range of addresses"))?;
+        match self.range() {
+            Some(net) if net.contains(&part) => Ok(Self::Part(net, part.trunc())),
+            Some(net) => Err(format!("--ip-range {typed} is not within --subnet {net}")),
+            None => Err(format!("--ip-range {typed} needs --subnet, the pool that it is a part of")),
+        }
+    }
+
     pub(crate) fn family(self) -> Family {
         match self {
             Self::Any(family) => family,
-            Self::Range(net) => Family::of_net(net),
+            Self::Range(net) | Self::Part(net, _) => Family::of_net(net),
         }
     }
 
@@ -59,7 +92,7 @@ impl PoolId {
         match self {
             Self::Any(Family::V4) => "0.0.0.0/0".to_owned(),
             Self::Any(Family::V6) => "::/0".to_owned(),
-            Self::Range(net) => net.to_string(),
+            Self::Range(net) | Self::Part(net, _) => net.to_string(),
         }
     }
 
@@ -210,9 +243,23 @@ mod tests {
 
     #[test]
     fn a_pool_s_id_says_all_that_is_needed_later() {
-        for id in [PoolId::Any(Family::V4), PoolId::Any(Family::V6), PoolId::Range("10.20.0.0/16".parse().unwrap())] {
+        let range = PoolId::Range("10.20.0.0/16".parse().unwrap());
+        let part = range.narrowed("10.20.7.9/24").unwrap();
+        assert_eq!(part, PoolId::Part("10.20.0.0/16".parse().unwrap(), "10.20.7.0/24".parse().unwrap()));
+        for id in [PoolId::Any(Family::V4), PoolId::Any(Family::V6), range, part] {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
-        assert!("pool".parse::<PoolId>().is_err());
+        for bad in ["pool", "10.20.0.0/16,", "10.20.0.0/16,x"] {
+            assert!(bad.parse::<PoolId>().is_err(), "{bad}");
+        }
+        for (pool, part, words) in [
+            (range, "10.21.0.0/24", "not within"),
+            (range, "10.0.0.0/8", "not within"),
+            (range, "x", "not a range"),
+            (PoolId::Any(Family::V4), "10.20.0.0/24", "needs --subnet"),
+        ] {
+            let error = pool.narrowed(part).unwrap_err();
+            assert!(error.contains(words), "{part}: {error}");
+        }
     }
 }

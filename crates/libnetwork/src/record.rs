@@ -31,6 +31,9 @@ pub struct NetworkRecord {
     /// Ranges that were asked for, each a pool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<IpNet>,
+    /// Parts of these to take addresses from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_ranges: Vec<IpNet>,
     /// Without a way out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub internal: bool,
@@ -60,12 +63,14 @@ impl NetworkRecord {
     /// Whether a network made after this record would be another one than `other` says.
     pub(crate) fn differs_from(&self, other: &Self) -> Option<String> {
         let list = |nets: &[IpNet]| match nets {
-            [] => "no subnet".to_owned(),
+            [] => "none".to_owned(),
             nets => nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
         let word = |internal| if internal { "internal" } else { "not internal" };
         if self.subnets != other.subnets {
-            Some(format!("{} on {}, {} here", list(&self.subnets), self.origin, list(&other.subnets)))
+            Some(format!("subnet {} on {}, {} here", list(&self.subnets), self.origin, list(&other.subnets)))
+        } else if self.ip_ranges != other.ip_ranges {
+            Some(format!("range {} on {}, {} here", list(&self.ip_ranges), self.origin, list(&other.ip_ranges)))
         } else if self.internal != other.internal {
             Some(format!("{} on {}, {} here", word(self.internal), self.origin, word(other.internal)))
         } else {

@@ -11,7 +11,8 @@ use std::{
 use async_trait::async_trait;
 use calico_ipam::Ipam;
 use calico_model::{
-    AgentHealth, IPPool, IPPoolSpec, Node, NodeSpec, ProfileSpec, WorkloadEndpoint, WorkloadEndpointSpec,
+    AgentHealth, IPPool, IPPoolSpec, IPReservationSpec, Node, NodeSpec, ProfileSpec, Resource, WorkloadEndpoint,
+    WorkloadEndpointSpec,
 };
 use calico_store::{MemoryKv, Store};
 use calico_workload::LoosePair;
@@ -360,6 +361,28 @@ async fn subnets_and_addresses_are_pools_or_refused_in_words() {
     rig.ask("IpamDriver.ReleasePool", json!({ "PoolID": "10.20.0.0/16" })).await;
     assert!(rig.store.get::<IPPoolSpec>("libnetwork-10-20-0-0-16").await.is_err());
     assert!(rig.store.get::<IPPoolSpec>("pool").await.is_ok(), "pools of people stay");
+}
+
+#[tokio::test]
+async fn addresses_come_from_the_range_that_was_asked_for() {
+    let rig = Rig::start().await;
+    let pool =
+        |subnet: &str, part: &str| json!({ "AddressSpace": "calico", "Pool": subnet, "SubPool": part, "V6": false });
+    let asked = rig.ask("IpamDriver.RequestPool", pool("10.20.0.0/16", "10.20.7.8/30")).await;
+    assert_eq!(asked["Pool"], "10.20.0.0/16");
+    let address = |address: &str| json!({ "PoolID": asked["PoolID"], "Address": address, "Options": {} });
+    for wanted in ["10.20.7.8/32", "10.20.7.9/32", "10.20.7.10/32"] {
+        assert_eq!(rig.ask("IpamDriver.RequestAddress", address("")).await["Address"], wanted);
+    }
+    assert_eq!(rig.ask("IpamDriver.RequestAddress", address("10.20.9.9")).await["Address"], "10.20.9.9/32");
+    let spec = IPReservationSpec { reserved_cidrs: vec!["10.20.7.11/32".to_owned()], ..IPReservationSpec::default() };
+    rig.store.create(Resource::new("kept", spec)).await.unwrap();
+    let refused = rig.refused("IpamDriver.RequestAddress", address("")).await;
+    assert!(refused.contains("no address of --ip-range 10.20.7.8/30 is free"), "{refused}");
+    rig.ask("IpamDriver.ReleaseAddress", json!({ "PoolID": asked["PoolID"], "Address": "10.20.7.9" })).await;
+    assert_eq!(rig.ask("IpamDriver.RequestAddress", address("")).await["Address"], "10.20.7.9/32");
+    let outside = rig.refused("IpamDriver.RequestPool", pool("10.20.0.0/16", "10.21.0.0/24")).await;
+    assert!(outside.contains("is not within --subnet 10.20.0.0/16"), "{outside}");
 }
 
 #[tokio::test]
