@@ -2,33 +2,57 @@
 //! maintainer scripts, the unit with its restrictions.
 //!
 //! The machine is a set of namespaces of its own (mounts, network, processes, control groups …) over a root that
-//! `scripts/debian-root` makes once; a memory layer takes all that the machine writes. Its network is a pair of
-//! interfaces that lead nowhere. It ends with the process that booted it, however that ends.
+//! `scripts/debian-root` makes once. Its disk is a memory layer over that root, in a mount namespace that outlives a boot:
+//! when the machine's systemd ends, in order or by a power cut, the next one starts on the same disk with everything
+//! else new, as after a reboot. Its network is a pair of interfaces; the other end is in a namespace of the same
+//! machine, [`OUTSIDE`], which plays somebody on the wire. All ends with the process that holds the disk, however that
+//! ends.
 
 use std::{
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-use calico_lab::{binaries_dir, wait_for, wait_until};
+use calico_lab::{binaries_dir, image::write_busybox_image, wait_for, wait_until};
 
 /// How long a machine may take to boot; it takes two or three seconds when nothing else runs.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// How long a command may take, `apt` and waiting starts of services included.
 const COMMAND_LIMIT: Duration = Duration::from_secs(240);
-/// Control groups of machines; the number of the process that booted one follows.
+/// Control groups of machines; the number of the process that booted one follows, and one that tells its machines apart.
 const GROUP: &str = "calico-machine-";
+/// How many machines this process has booted.
+static BOOTED: AtomicU32 = AtomicU32::new(0);
+/// No terminal to ask at, and no network for what is only recommended.
+const APT: &str = r#"APT::Get::Assume-Yes "1"; APT::Install-Recommends "0";"#;
 
-/// Becomes the machine: `$1` is the root, `$2` the control group. The new systemd keeps the process's number.
-const ENTER: &str = r#"set -eu
+/// The network namespace on the machine that is its neighbour on the wire, and the address there.
+pub const OUTSIDE: (&str, &str) = ("outside", "10.99.0.1");
+
+/// Holds the disk and boots the machine on it, again whenever it has ended. `$1` are the layers of the root, `$2` is the
+/// control group, `$3` what a boot does.
+const HOLD: &str = r#"set -eu
+mount -t tmpfs -o mode=755 calico-machine /mnt
+mkdir /mnt/upper /mnt/work /mnt/docker /mnt/root
+boot=0
+while :; do
+    boot=$((boot + 1))
+    mkdir "$2/$boot"
+    setpriv --pdeathsig KILL bash -euc "$3" boot "$1" "$2/$boot" || :
+    # Control groups do not outlive a boot. What was killed may take a moment to leave its group.
+    until find "$2" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null; do sleep 0.1; done
+done
+"#;
+
+/// Becomes the machine. The new systemd keeps the process's number.
+const BOOT: &str = r#"
 echo $$ >"$2/cgroup.procs"
 exec unshare --mount --net --uts --ipc --pid --cgroup --propagation private --kill-child=KILL --fork bash -c '
 set -eu
-mount -t tmpfs -o mode=755 calico-machine /mnt
-mkdir /mnt/upper /mnt/work /mnt/root
 mount -t overlay -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" calico-machine /mnt/root
 cd /mnt/root
 mount -t tmpfs -o mode=755,nosuid tmpfs dev
@@ -36,7 +60,9 @@ for device in null zero full random urandom tty; do
     : >dev/$device
     mount --bind /dev/$device dev/$device
 done
-mkdir -p dev/pts dev/shm old
+mkdir -p dev/pts dev/shm old var/lib/docker
+# Docker makes overlays of its own, which it cannot on an overlay.
+mount --bind /mnt/docker var/lib/docker
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 mount -t proc -o nosuid,nodev,noexec proc proc
@@ -47,18 +73,28 @@ mount -t tmpfs tmpfs tmp
 pivot_root . old
 umount --lazy /old
 hostname debian1
+ip netns add outside
+ip link set lo up
+ip link add eth0 type veth peer name wire netns outside
+ip link set eth0 up
+ip address add 10.99.0.2/24 dev eth0
+ip -n outside link set lo up
+ip -n outside link set wire up
+ip -n outside address add 10.99.0.1/24 dev wire
+ip route add default via 10.99.0.1
 # Nothing but what systemd is told by those who start containers (its CONTAINER_INTERFACE document).
 exec env -i container=machine PATH=/usr/sbin:/usr/bin /lib/systemd/systemd --log-target=console --show-status=no
 ' enter "$1"
 "#;
 
-/// A pair of interfaces, one as the machine's way out: nothing answers there.
-const NETWORK: &str = "ip link set lo up
-ip link add eth0 type veth peer name wire
-ip link set wire up
-ip link set eth0 up
-ip address add 10.99.0.2/24 dev eth0
-ip route add default via 10.99.0.1";
+/// What is installed on a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// A plain server.
+    Base,
+    /// Docker too, as Debian's `docker.io` comes: enabled, running.
+    Docker,
+}
 
 /// A machine that has booted.
 pub struct Machine {
@@ -77,40 +113,61 @@ pub struct Said {
 
 impl Machine {
     /// Boots one, after its root was made if this is the first time.
-    pub fn boot() -> Self {
-        let root = root();
+    pub fn boot(installed: Installed) -> Self {
+        let layers = layers(installed);
         let groups = control_groups();
         sweep(&groups);
-        let group = groups.join(format!("{GROUP}{}", std::process::id()));
+        let number = BOOTED.fetch_add(1, Ordering::Relaxed);
+        let group = groups.join(format!("{GROUP}{}-{number}", std::process::id()));
         fs::create_dir(&group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
         let log = group_log(&group);
         let holder = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "bash", "-c", ENTER, "boot"])
-            .args([&root, &group])
+            .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"])
+            .args(["bash", "-c", HOLD, "hold", &layers])
+            .arg(&group)
+            .arg(BOOT)
             .stdin(Stdio::null())
             .stdout(File::create(&log).unwrap())
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
         let mut machine = Self { holder, init: 0, group };
-        machine.init = wait_for(BOOT_LIMIT, "the machine's systemd", || {
-            let holder = machine.holder.id();
-            let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).unwrap_or_default();
-            let init = children.trim().parse::<u32>().map_err(|_| "not started".to_owned())?;
+        machine.wait_until_up();
+        let failed = machine.run("systemctl --failed --no-legend").text;
+        assert!(failed.trim().is_empty(), "units that failed: {failed}\n{}", machine.story());
+        machine.ok(&format!("echo '{APT}' >/etc/apt/apt.conf.d/90test"));
+        machine
+    }
+
+    /// Shuts it down in order and boots it again: a new kernel's network, new processes, the same disk.
+    pub fn reboot(&mut self) {
+        // It ends with the command's own process, so there is no answer.
+        self.run("systemctl reboot");
+        self.wait_until_up();
+    }
+
+    /// The same without warning: every process is killed. What it has written is on its disk, synced or not.
+    pub fn power_cut(&mut self) {
+        let killed = Command::new("kill").args(["-KILL", &self.init.to_string()]).status().unwrap();
+        assert!(killed.success(), "process 1 of the machine, {}, is gone", self.init);
+        self.wait_until_up();
+    }
+
+    /// Waits until a systemd other than the last one has brought everything up that is to come up.
+    fn wait_until_up(&mut self) {
+        let (holder, last) = (self.holder.id(), self.init);
+        self.init = wait_for(BOOT_LIMIT, "the machine's systemd", || {
+            let init = child_of(holder).and_then(child_of).ok_or("not started")?;
             let name = fs::read_to_string(format!("/proc/{init}/comm")).unwrap_or_default();
-            if name.trim() == "systemd" { Ok(init) } else { Err(name) }
+            if name.trim() == "systemd" && init != last { Ok(init) } else { Err(format!("{init} is {name}")) }
         })
         .unwrap_or_else(|error| panic!("{error}"));
         wait_for(BOOT_LIMIT, "the machine to be up", || {
-            let said = machine.run("systemctl is-system-running --wait");
+            let said = self.run("systemctl is-system-running --wait");
             let up = ["running", "degraded"].contains(&said.text.trim());
             if up { Ok(()) } else { Err(said.text) }
         })
-        .unwrap_or_else(|error| panic!("{error}"));
-        let failed = machine.run("systemctl --failed --no-legend").text;
-        assert!(failed.trim().is_empty(), "units that failed: {failed}");
-        machine.ok(NETWORK);
-        machine
+        .unwrap_or_else(|error| panic!("{error}\n{}", self.story()));
     }
 
     /// Runs a command as root of the machine, to its end.
@@ -181,9 +238,20 @@ impl Machine {
         fs::copy(file, format!("/proc/{}/root/root/{name}", self.init)).unwrap();
     }
 
+    /// Loads the image that the lab has too, `busybox` and `ubuntu`, into the machine's Docker.
+    pub fn load_image(&self) {
+        let archive = format!("/proc/{}/root/root/busybox.tar", self.init);
+        write_busybox_image(File::create(archive).unwrap()).unwrap();
+        self.ok("docker load --quiet --input busybox.tar && rm busybox.tar");
+    }
+
     /// What helps to understand a failure.
     pub fn story(&self) -> String {
-        self.run("systemctl --no-pager --lines=0 status calico-node bird; journalctl --no-pager --lines=60").text
+        self.run(
+            "systemctl --no-pager --lines=0 status calico-node bird docker; journalctl --no-pager --lines=100 | grep -v containerd; \
+             ip -br address; ip route; ip rule",
+        )
+        .text
     }
 }
 
@@ -220,10 +288,21 @@ fn script(name: &str, arguments: &[&Path]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn root() -> PathBuf {
+/// The folders that make the root, as overlayfs takes them: the uppermost first.
+fn layers(installed: Installed) -> String {
     let root = target().join("debian-root");
     script("debian-root", &[&root]);
-    root
+    let names: &[&str] = match installed {
+        Installed::Base => &["base"],
+        Installed::Docker => &["docker", "base"],
+    };
+    names.iter().map(|name| root.join(name).display().to_string()).collect::<Vec<_>>().join(":")
+}
+
+/// The one child of a process.
+fn child_of(process: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).ok()?;
+    children.trim().parse().ok()
 }
 
 /// The package, of the programs under test, with this version.
@@ -244,7 +323,8 @@ fn control_groups() -> PathBuf {
 fn sweep(groups: &Path) {
     for entry in fs::read_dir(groups).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(GROUP).map(|owner| Path::new("/proc").join(owner));
+        let owner = name.strip_prefix(GROUP).and_then(|rest| rest.split('-').next());
+        let owner = owner.map(|owner| Path::new("/proc").join(owner));
         if owner.is_some_and(|owner| !owner.exists()) {
             remove_group(&entry.path());
         }

@@ -6,18 +6,14 @@
 use std::process::{Child, Stdio};
 
 use calico_e2e::{
-    debian::{Machine, package},
+    debian::{Installed, Machine, package},
     readme,
 };
 
-/// No terminal to ask at, and no network for what is only recommended: Docker.
-const APT: &str = r#"APT::Get::Assume-Yes "1"; APT::Install-Recommends "0";"#;
-
 #[test]
 fn a_debian_host_from_install_to_purge() {
-    let machine = Machine::boot();
+    let machine = Machine::boot(Installed::Base);
     let before = strangers(&machine);
-    machine.ok(&format!("echo '{APT}' >/etc/apt/apt.conf.d/90test"));
     machine.put(&package("0.1.0"));
     installing_changes_nothing_that_runs(&machine);
     a_start_that_fails_says_why_and_leaves_nothing(&machine);
@@ -35,6 +31,12 @@ fn a_debian_host_from_install_to_purge() {
         install(&machine, "Production: etcd with TLS, firewall, upgrade");
         assert_ne!(machine.ok("systemctl show --property=MainPID calico-node"), process, "the new version runs");
         machine.ok("calico-node health");
+        assert!(machine.ok("cat /etc/calico/calico.env").contains("\nAS=64555\n"), "changed settings stay, unasked");
+        assert_eq!(
+            machine.ok("dpkg-query --show --showformat='${Conffiles}' calico").trim(),
+            "",
+            "dpkg has none to ask about"
+        );
     });
     the_unit_has_what_it_needs_and_nothing_else(&machine);
     workloads.undisturbed("stop", || {
