@@ -4,13 +4,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{fs, path::PathBuf};
 
+use crate::common::{affinity, bird_accepts, decide, labelled, node, peer, pool, set, settings};
 use calico_confd::Template;
 use calico_model::KindName;
-use common::{affinity, bird_accepts, decide, labelled, node, peer, pool, set, settings};
 use serde_json::json;
 
 /// Compares with the file, or writes it; and asks BIRD.

@@ -3,7 +3,7 @@
 //! They end with the test, as everything in the module `net`. FRR runs without its other daemons, in a mount namespace
 //! with a temporary folder of its own, so that a killed one leaves nothing behind on the machine.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path, process::Command, time::Duration};
 

@@ -2,18 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use calico_confd::bird::{Client, SessionKind, needs_recovery};
-use common::net::{
+use crate::common::net::{
     Host, Switch, address4, address6, block4, block6, cluster, join, put_block, put_filter, put_host_settings,
     put_node_in_as, put_peer, put_pool, put_settings, start, until, until_blocks,
 };
+use calico_confd::bird::{Client, SessionKind, needs_recovery};
 use serde_json::json;
 
 #[tokio::test]

@@ -2,17 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::net::{IpAddr, Ipv4Addr};
 
-use calico_confd::{NextHop, PeerKind, State, Template, Waiting};
-use calico_model::{DecodeError, KindName, ResourceKey};
-use calico_store::{Event, KvEvent};
-use common::{
+use crate::common::{
     Known, NODE, affinity, affinity_key, bird_accepts, config, decide, filter, labelled, node, peer, pool, problems,
     remove, set, settings, state, with,
 };
+use calico_confd::{NextHop, PeerKind, State, Template, Waiting};
+use calico_model::{DecodeError, KindName, ResourceKey};
+use calico_store::{Event, KvEvent};
 use proptest::prelude::*;
 use serde_json::json;
 

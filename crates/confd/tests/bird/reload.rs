@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use crate::common::net::{Agent, put_node, put_pool, until};
 use calico_store::MemoryKv;
-use common::net::{Agent, put_node, put_pool, until};
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},

@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
+use crate::common::net::{Agent, put_block, put_node, put_peer, put_pool, until};
 use calico_confd::Template;
 use calico_store::MemoryKv;
-use common::net::{Agent, put_block, put_node, put_peer, put_pool, until};
 use serde_json::json;
 
 fn cluster() -> MemoryKv {

@@ -3,18 +3,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::time::Duration;
 
-use calico_confd::bird::SessionKind;
-use common::{
+use crate::common::{
     net::{
         Host, Switch, address4, address6, block4, block6, cluster, put_block, put_filter, put_peer, put_pool,
         put_settings, start, until, until_blocks,
     },
     routers::{Router, attribute},
 };
+use calico_confd::bird::SessionKind;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::time::Duration;
 
-use calico_confd::bird::{Client, SessionKind};
-use calico_store::MemoryKv;
-use common::net::{
+use crate::common::net::{
     Host, Switch, address4, address6, block4, block6, cluster, put_peer, put_reflector, put_settings, start, until,
 };
+use calico_confd::bird::{Client, SessionKind};
+use calico_store::MemoryKv;
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);

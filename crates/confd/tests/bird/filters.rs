@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
-use calico_confd::Template;
-use calico_model::KindName;
-use calico_store::Event;
-use common::{
+use crate::common::{
     Known, bird_accepts, config, filter,
     net::{Host, Switch, until},
     node, peer, problems, remove, settings, state, with,
 };
+use calico_confd::Template;
+use calico_model::KindName;
+use calico_store::Event;
 use proptest::{option, prelude::*, sample::select};
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@
 //! A namespace lives as long as a `sleep` in it, which dies with the test, however that ends; so nothing of this can
 //! be left behind. On a failed test each host prints what it has.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

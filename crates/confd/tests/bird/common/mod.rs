@@ -1,6 +1,6 @@
 //! Building blocks of the tests: records of the datastore as events, and BIRD's own check of a configuration.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used)]
 
 pub(crate) mod net;
 pub(crate) mod routers;
