@@ -45,10 +45,8 @@ quickstart: ## play one host without etcd on this machine, then the walk-through
 	@$(MAKE) image PROFILE=dev
 	@$(TARGET)/debug/calico-lab play
 
-test: setup ## run all tests, end-to-end ones included (root)
-	cargo build --locked --workspace --all-targets
-	@$(TARGET)/debug/calico-lab image --out $(IMAGE)
-	cargo test --locked --workspace --no-fail-fast
+test: ## run all tests, end-to-end ones included (root)
+	@scripts/run-tests
 
 fuzz: setup ## compare real packets in random clusters with the oracle, until stopped or for FUZZ_SECONDS; FUZZ_SEED repeats (root)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),0) cargo test --locked -p calico-packets --test fuzz -- --nocapture

@@ -25,7 +25,7 @@ use std::{
 use calico_lab::{Host, Lab, LabOptions, reaches, wait_for, wait_until};
 
 /// How long an allowed pair may take until its first answer.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(40);
 /// How long a denied pair is tried.
 pub const A_WHILE: Duration = Duration::from_millis(600);
 
