@@ -11,6 +11,8 @@ use calico_model::AgentHealth;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, futures::Notified};
 
+use crate::crew::FORMER_DATASTORE;
+
 /// A process that said nothing for this long hangs.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
@@ -159,7 +161,7 @@ impl Board {
     }
 
     fn is_optional(&self, component: &Component) -> bool {
-        self.optional.contains(&component.name.as_str())
+        component.name == FORMER_DATASTORE || self.optional.contains(&component.name.as_str())
     }
 
     /// The components that are not ready and ought to be.
@@ -246,6 +248,7 @@ mod tests {
         board.started("libnetwork", Some(6));
         board.started("felix", Some(5));
         board.reported("felix", AgentHealth { ready: true, ..AgentHealth::default() });
+        board.started(FORMER_DATASTORE, None);
         assert!(board.health(Instant::now()).ready && board.lacking(Instant::now()).is_empty(), "it goes without");
         let reason = || board.component("datastore", Instant::now()).unwrap().reason;
         assert!(board.component("datastore", Instant::now()).is_none());

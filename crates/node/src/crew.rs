@@ -22,6 +22,8 @@ use crate::{
 
 /// The process that keeps the datastore of this host.
 pub(crate) const DATASTORE: &str = "datastore";
+/// The same, for a datastore that the cluster has left. Nothing on this host needs it.
+pub(crate) const FORMER_DATASTORE: &str = "former-datastore";
 
 /// How long an agent that was started anew may take before the next one is. Some wait for the end of a migration, which
 /// waits for this host.
@@ -60,23 +62,39 @@ impl Crew {
         &self.node
     }
 
-    /// Starts the datastore if this host keeps it; true if it does. One that runs goes on running when the datastore has
-    /// moved: hosts that come late read in it where it went.
+    /// Starts the datastore if this host keeps it; true if it does. One that the cluster has left runs on, and is started
+    /// again, as long as other hosts have certificates for it: those that come late read in it where it went.
     ///
     /// # Errors
     /// Its folder cannot be made.
     pub(crate) fn keep_datastore(&mut self, place: &Place) -> Result<bool> {
-        if !place.is_here() {
-            return Ok(false);
+        if place.is_here() {
+            if self.datastore.is_none() {
+                info!("{}", calico_startup::KEEPS_DATASTORE);
+                make_private(Path::new(DATASTORE_DIR))?;
+                self.start_datastore(DATASTORE);
+            }
+            return Ok(true);
         }
-        if self.datastore.is_none() {
-            info!("{}", calico_startup::KEEPS_DATASTORE);
-            make_private(Path::new(DATASTORE_DIR))?;
-            let extra = vec!["--listen-port".into(), self.datastore_port.to_string().into()];
-            let service = agent(DATASTORE, own_program, &["datastore"], &self.node, extra);
-            self.datastore = Some(Supervised::start(service, self.surroundings.clone()));
+        match place.left_guests_behind() {
+            Ok(true) if self.datastore.is_none() => {
+                info!(
+                    "the cluster's datastore has moved away from here; hosts that joined it and come late are told where, \
+                     until {DATASTORE_DIR}/pki is removed"
+                );
+                self.start_datastore(FORMER_DATASTORE);
+            }
+            Ok(_) => {}
+            // This host works without.
+            Err(error) => warn!(%error, "hosts that were away when the datastore moved are not told where it is"),
         }
-        Ok(true)
+        Ok(false)
+    }
+
+    fn start_datastore(&mut self, name: &'static str) {
+        let extra = vec!["--listen-port".into(), self.datastore_port.to_string().into()];
+        let service = agent(name, own_program, &["datastore"], &self.node, extra);
+        self.datastore = Some(Supervised::start(service, self.surroundings.clone()));
     }
 
     /// Starts all that need a datastore.

@@ -3,11 +3,11 @@
 //! It moves when the cluster goes over to etcd, and when this host joins another one's datastore while its service runs.
 //! Both end in the host's record (`location.env`), so that is what is looked at.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use calico_datastore::enrol;
 use calico_startup::relocation;
-use calico_store::{ConnectOptions, DATASTORE_DIR, Error, EtcdKv, LOCATION_FILE, Source, Store};
+use calico_store::{ConnectOptions, DATASTORE_DIR, DATASTORE_SOCKET, Error, EtcdKv, LOCATION_FILE, Source, Store};
 use futures::{FutureExt, future::FusedFuture};
 use miette::{IntoDiagnostic, Result};
 use tokio::time::sleep;
@@ -53,6 +53,18 @@ impl Place {
         *self.options.source() == Source::Embedded
     }
 
+    /// The datastore is elsewhere, and this host kept it before, for others too: some of them may not know where it went.
+    ///
+    /// # Errors
+    /// This host's record cannot be read.
+    pub(crate) fn left_guests_behind(&self) -> Result<bool> {
+        if self.is_here() {
+            return Ok(false);
+        }
+        let own = ConnectOptions::embedded(Path::new(DATASTORE_SOCKET)).location();
+        has_guests(Path::new(DATASTORE_DIR), Path::new(LOCATION_FILE), &own).into_diagnostic()
+    }
+
     /// Keeps the certificate valid by which this host reaches another one's datastore; for ever.
     pub(crate) async fn renew_certificate(&self) {
         match self.options.source() {
@@ -94,5 +106,38 @@ impl Place {
     fn look(&self) -> Result<Option<Self>, Error> {
         let options = ConnectOptions::from_env()?;
         if options == self.options { Ok(None) } else { Self::at(options).map(Some) }
+    }
+}
+
+/// Whether the datastore in `dir`, served at `own`, was left by a migration that the record at `location` tells of, and
+/// still knows hosts by their certificates.
+fn has_guests(dir: &Path, location: &Path, own: &str) -> Result<bool, Error> {
+    let is_there = |file: &str| dir.join(file).is_file();
+    Ok(is_there("data.redb") && is_there("pki/hosts.json") && ConnectOptions::has_left(location, own)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_datastore_that_was_left_goes_on_for_its_guests_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, location) = (folder.path(), folder.path().join("location.env"));
+        let own = "unix:///run/own.sock";
+        let has_guests = || has_guests(dir, &location, own).unwrap();
+        std::fs::create_dir(dir.join("pki")).unwrap();
+        std::fs::write(dir.join("data.redb"), "").unwrap();
+        std::fs::write(dir.join("pki/hosts.json"), "{}").unwrap();
+        assert!(!has_guests(), "nothing has moved");
+        let etcd = ConnectOptions::given(|name| (name == "ETCD_ENDPOINTS").then(|| "http://e:2379".into()));
+        let etcd = etcd.unwrap().unwrap();
+        etcd.write_moved(&location, "https://another:2379").unwrap();
+        assert!(!has_guests(), "it moved, but not from here");
+        etcd.write_moved(&location, own).unwrap();
+        assert!(has_guests());
+        std::fs::remove_dir_all(dir.join("pki")).unwrap();
+        assert!(!has_guests(), "nobody has a certificate of it");
     }
 }
