@@ -3,14 +3,16 @@
 //! Nothing is written, and nothing of what the agent believes is needed: from the interface's element in each map its
 //! chains are followed, in the order in which a packet meets them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::IpAddr};
+
+use calico_policy::instruction::PublishedPort;
 
 use crate::{
-    Error,
+    Error, Options,
     family::Family,
     ifname::IfName,
     iptables::{Variant, list_interface},
-    netlink::Nft,
+    netlink::{Nft, Rtnl},
     program::{Expr, verdict},
     render::{HostList, Map},
     writer::{has_nftables, left_by_iptables},
@@ -21,6 +23,18 @@ use crate::{
 pub struct Listing {
     /// One for each family and place where its packets are judged.
     pub paths: Vec<ListedPath>,
+    /// The host's ports that lead to the interface.
+    pub published: Vec<ListedPort>,
+}
+
+/// A published port of the host, as the kernel holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedPort {
+    /// Which port leads where.
+    pub port: PublishedPort,
+    /// Packets and bytes that it led; `None` if they are not counted. The kernel asks once for each connection, with its
+    /// first packet, so these are connections.
+    pub counter: Option<(u64, u64)>,
 }
 
 /// The chains that packets of one family meet at one place.
@@ -72,13 +86,26 @@ pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
     let nft = Nft::open()?;
     let mut listing = Listing::default();
     let Some(name) = IfName::new(interface) else { return Ok(listing) };
+    let routed = routed(&name).await?;
     for family in Family::ALL {
+        let mut ports = Vec::new();
         for variant in Variant::ALL {
             if left_by_iptables(&nft, variant, family).await {
-                listing.paths.extend(list_interface(variant, family, name.as_str()).await?);
+                let (paths, published) = list_interface(variant, family, name.as_str()).await?;
+                listing.paths.extend(paths);
+                ports.extend(published);
             }
         }
-        if !has_nftables(&nft).await || !nft.has_table(family).await? {
+        let is_there = has_nftables(&nft).await && nft.has_table(family).await?;
+        if is_there {
+            for exact in [true, false] {
+                ports.extend(nft.list_published(family, exact).await?);
+            }
+        }
+        ports.retain(|listed| routed.contains(&listed.port.address));
+        ports.sort_by_key(|listed| listed.port);
+        listing.published.extend(ports);
+        if !is_there {
             continue;
         }
         for map in Map::all() {
@@ -95,6 +122,19 @@ pub async fn of_interface(interface: &str) -> Result<Listing, Error> {
         }
     }
     Ok(listing)
+}
+
+/// The addresses to which a route of ours leads by an interface.
+async fn routed(interface: &IfName) -> Result<HashSet<IpAddr>, Error> {
+    let rtnl = Rtnl::open(Options::default().route_protocol)?;
+    let links = rtnl.links().await?;
+    let mut addresses = HashSet::new();
+    let Some(link) = links.into_iter().find(|link| link.name == *interface) else { return Ok(addresses) };
+    for family in Family::ALL {
+        let routes = rtnl.routes(family).await?.into_iter().filter(|route| route.interface == link.index);
+        addresses.extend(routes.map(|route| route.destination.addr()));
+    }
+    Ok(addresses)
 }
 
 /// The comment of a policy's or profile's chain for one direction (`ingress` or `egress`), as the kernel holds it.

@@ -1,7 +1,12 @@
 //! What iptables holds for an interface, for people: rules with their comments and counters, followed from the
 //! interface as a packet is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use calico_policy::instruction::PublishedPort;
 
 use super::{
     command::run,
@@ -14,8 +19,8 @@ use super::{
 use crate::{
     error::Error,
     family::Family,
-    listing::{ListedChain, ListedPath, ListedRule},
-    render::Map,
+    listing::{ListedChain, ListedPath, ListedPort, ListedRule},
+    render::{Map, PUBLISHED_CHAIN},
 };
 
 /// A rule, and for which interfaces it is.
@@ -28,11 +33,16 @@ struct Rule {
 /// Our chains of one table.
 type Chains = BTreeMap<String, Vec<Rule>>;
 
-/// The places at which an interface's packets of one family are judged, with the chains that they meet there.
+/// The places at which an interface's packets of one family are judged, with the chains that they meet there; and all
+/// published ports of the family, whatever interface they lead to.
 ///
 /// # Errors
 /// [`Error::Program`] if the rules cannot be read.
-pub(crate) async fn of_interface(variant: Variant, family: Family, interface: &str) -> Result<Vec<ListedPath>, Error> {
+pub(crate) async fn of_interface(
+    variant: Variant,
+    family: Family,
+    interface: &str,
+) -> Result<(Vec<ListedPath>, Vec<ListedPort>), Error> {
     let saved = run(Programs::find(variant)?.save(family), &["-c"], "").await?.text;
     let tables = parse(&saved);
     let mut paths = Vec::new();
@@ -47,7 +57,33 @@ pub(crate) async fn of_interface(variant: Variant, family: Family, interface: &s
             paths.push(ListedPath { ip_version, place: map.place(), owner, chains: follow(chains, chain) });
         }
     }
-    Ok(paths)
+    let nat = tables.get(&Table::Nat).and_then(|chains| chains.get(&name::chain(PUBLISHED_CHAIN)));
+    let ports = nat.into_iter().flatten().filter_map(|rule| published(&rule.listed));
+    Ok((paths, ports.collect()))
+}
+
+/// The published port that a rule leads.
+fn published(rule: &ListedRule) -> Option<ListedPort> {
+    let words: Vec<String> = Words(&rule.text).collect();
+    let after = |option: &str| {
+        let at = words.iter().position(|word| word == option)?;
+        words.get(at + 1).map(String::as_str)
+    };
+    let to: SocketAddr = after("--to-destination")?.parse().ok()?;
+    let protocol = match after("-p")? {
+        "tcp" => 6,
+        "udp" => 17,
+        "sctp" => 132,
+        _ => return None,
+    };
+    let host = match after("-d") {
+        Some(host) => host.split('/').next()?.parse().ok()?,
+        None if to.is_ipv4() => IpAddr::from([0; 4]),
+        None => IpAddr::from([0; 16]),
+    };
+    let host_port = after("--dports").or_else(|| after("--dport"))?.parse().ok()?;
+    let port = PublishedPort { protocol, host_port, host, address: to.ip(), port: to.port() };
+    Some(ListedPort { port, counter: rule.counter })
 }
 
 /// The chain to which a tree of chains, or the list of host endpoints, leads an interface, and whose it is: the rule
@@ -173,6 +209,23 @@ mod tests {
             format!("-m comment --comment \"cali:0123456789abcdef profile web ingress[0] allow{ASIDE}\" -j RETURN");
         let aside = rule_of("[7:420", &aside).listed;
         assert_eq!((aside.comment.as_deref(), aside.counter), (Some("profile web ingress[0] allow"), None));
+    }
+
+    #[test]
+    fn a_published_port_is_read_from_its_rule() {
+        let of = |counter: &str, body: &str| published(&rule_of(counter, body).listed);
+        let port = |host: &str, host_port, to: &str| {
+            let to: SocketAddr = to.parse().unwrap();
+            PublishedPort { protocol: 6, host_port, host: host.parse().unwrap(), address: to.ip(), port: to.port() }
+        };
+        let comment = "-m comment --comment \"cali:0123456789abcdef\"";
+        let any = format!("-p tcp -m multiport --dports 8080 {comment} -j DNAT --to-destination 10.65.0.1:80");
+        let counter = Some((3, 180));
+        assert_eq!(of("[3:180", &any), Some(ListedPort { port: port("0.0.0.0", 8080, "10.65.0.1:80"), counter }));
+        let one = format!("-d fd00::9/128 -p tcp -m tcp --dport 22 {comment} -j DNAT --to-destination [fd65::1]:2222");
+        let counter = Some((0, 0));
+        assert_eq!(of("[0:0", &one), Some(ListedPort { port: port("fd00::9", 22, "[fd65::1]:2222"), counter }));
+        assert_eq!(of("[0:0", &format!("-p tcp {comment} -j cali-x")), None);
     }
 
     #[test]

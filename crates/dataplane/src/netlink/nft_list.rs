@@ -2,16 +2,17 @@
 
 use super::{
     Nft,
-    nft_read::{attributes, read_comment, read_rule, read_target},
+    nft_read::{Attributes, attributes, read_comment, read_rule, read_target},
     nft_write::{message, msg},
 };
 use crate::{
     error::Error,
     family::Family,
     ifname::IfName,
-    listing::{ListedChain, ListedRule, leads_to},
+    listing::{ListedChain, ListedPort, ListedRule, leads_to},
     op::Target,
-    program::text,
+    program::{published_port, text},
+    render::{PUBLISHED_AT_MAP, PUBLISHED_MAP},
     ruleset::TABLE,
 };
 
@@ -46,6 +47,31 @@ impl Nft {
         }
     }
 
+    /// The published ports of one address of the host (`exact`), or of all, with their counters; none if there is no
+    /// such map.
+    pub(crate) async fn list_published(&self, family: Family, exact: bool) -> Result<Vec<ListedPort>, Error> {
+        let map = if exact { PUBLISHED_AT_MAP } else { PUBLISHED_MAP };
+        let mut request = message(msg::GETSETELEM, family.number(), 0);
+        request.append_attr_str(1, TABLE);
+        request.append_attr_str(2, map);
+        let mut ports = Vec::new();
+        let read = self
+            .socket
+            .dump(&format!("list map {family} {TABLE} {map}"), request, |_, payload| {
+                ports.extend(attributes(payload).list(3).filter_map(|(_, element)| {
+                    let element = Attributes::from(element);
+                    let key = element.nested(1).find(1).unwrap_or_default();
+                    let port = published_port(family, key, &element.data(2))?;
+                    let counter = element.nested(7);
+                    let counter = (counter.text(1) == "counter").then(|| counter.nested(2));
+                    Some(ListedPort { port, counter: counter.map(|counter| (counter.long(2), counter.long(1))) })
+                }));
+            })
+            .await;
+        absent(read.map(drop))?;
+        Ok(ports)
+    }
+
     /// A chain with its rules and counters; `None` if there is none of this name.
     pub(crate) async fn list_chain(&self, family: Family, name: &str) -> Result<Option<ListedChain>, Error> {
         let named = |kind, attribute| {
@@ -67,7 +93,7 @@ impl Nft {
             .dump(&what, named(msg::GETRULE, 2), |_, payload| {
                 let attributes = attributes(payload);
                 let (_, program) = read_rule(&attributes);
-                let counters = attributes.list(4).map(|(_, expr)| super::nft_read::Attributes::from(expr));
+                let counters = attributes.list(4).map(|(_, expr)| Attributes::from(expr));
                 let counter = counters.filter(|expr| expr.text(1) == "counter").map(|expr| expr.nested(2)).next();
                 rules.push(ListedRule {
                     text: text(&program, family),

@@ -306,7 +306,7 @@ impl<'a> Attributes<'a> {
         self.find(wanted).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b))
     }
 
-    fn data(self, wanted: u16) -> Vec<u8> {
+    pub(super) fn data(self, wanted: u16) -> Vec<u8> {
         self.nested(wanted).find(1).unwrap_or_default().to_vec()
     }
 }

@@ -417,7 +417,7 @@ fn write_ports(message: &mut MessageBuilder, ports: &[PortMember]) {
     message.nest_end(list);
 }
 
-/// The kernel finds an element to delete by its key.
+/// Each counts the connections that it leads. The kernel finds an element to delete by its key.
 fn write_published(message: &mut MessageBuilder, spec: SetSpec, ports: &[PublishedPort], with_values: bool) {
     let exact = spec.key != Key::ProtocolPort;
     let list = message.nest_start(3);
@@ -426,6 +426,9 @@ fn write_published(message: &mut MessageBuilder, spec: SetSpec, ports: &[Publish
         write_key(message, &published_key(port, exact));
         if with_values {
             write_data(message, 2, &published_value(port));
+            let counter = message.nest_start(7);
+            message.append_attr_str(1, expr_name(&Expr::Counter));
+            message.nest_end(counter);
         }
         message.nest_end(element);
     }

@@ -25,7 +25,7 @@ const DISPATCH_TO: &str = "d-wl-to";
 const TO_HOST: &str = "wl-to-host";
 const ANTI_SPOOF: &str = "wl-antispoof";
 const FLOATING: &str = "fip-dnat";
-const PUBLISHED: &str = "published";
+const PUBLISHED: &str = super::PUBLISHED_CHAIN;
 const PUBLISHED_BACK: &str = "published-back";
 
 /// One of the chains that are always there, or while something asks for them.

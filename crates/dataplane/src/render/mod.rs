@@ -62,6 +62,8 @@ pub(crate) const MASQUERADE_SET: &str = "masq";
 /// Set: all hosts.
 pub(crate) const HOSTS_SET: &str = "hosts";
 
+/// Chain: where published ports are led.
+pub(crate) const PUBLISHED_CHAIN: &str = "published";
 /// Map: published ports of one address of the host.
 pub(crate) const PUBLISHED_AT_MAP: &str = "published-at";
 /// Map: published ports of all addresses of the host.

@@ -1,7 +1,12 @@
 //! Looking at what is programmed, without changing it.
 
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
 use calico_dataplane::{Comparison, Dataplane, Options, compare, listing};
-use calico_policy::instruction::{Instruction, IptablesBackend, Renderer, Settings};
+use calico_policy::instruction::{Instruction, IptablesBackend, PublishedPort, Renderer, Settings};
 
 use crate::support::*;
 
@@ -88,10 +93,13 @@ pub(crate) fn a_listing_names_the_rules_and_counts_their_packets() {
     on_a_host(|host| async move {
         let (a, b) = (host.workload(1), host.workload(2));
         let mut dataplane = dataplane().await;
-        absorb(
-            &mut dataplane,
-            [profile("web", vec![allow()], vec![allow()]), a.endpoint(&["web"]), b.endpoint(&["web"])],
-        );
+        let mut publishing = b.endpoint(&["web"]);
+        let published =
+            PublishedPort { protocol: 17, host_port: 5353, host: IpAddr::from([0; 4]), address: b.v4, port: 53 };
+        if let Instruction::EndpointUpdate { endpoint, .. } = &mut publishing {
+            endpoint.published = vec![published];
+        }
+        absorb(&mut dataplane, [profile("web", vec![allow()], vec![allow()]), a.endpoint(&["web"]), publishing]);
         dataplane.apply().await.unwrap();
         assert_eq!(talks(&a, &b, 80), [true; 2]);
         let listing = listing::of_interface("cali2").await.unwrap();
@@ -108,6 +116,23 @@ pub(crate) fn a_listing_names_the_rules_and_counts_their_packets() {
             // One connection in each family, whose other packets no policy is asked about.
             assert!(counted[0].counter.is_some_and(|(packets, bytes)| packets == 1 && bytes > 0), "{:?}", counted[0]);
         }
+        let behind = SocketAddr::new(b.v4, published.port);
+        let server = b.namespace.run(move || UdpSocket::bind(behind).unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let source = SocketAddr::new(a.v4, 0);
+        let client = a.namespace.run(move || UdpSocket::bind(source).unwrap());
+        for _ in 0..3 {
+            client.send_to(b"hello", ("192.0.2.1", published.host_port)).unwrap();
+            server.recv(&mut [0; 8]).expect("the host's port leads to the workload");
+        }
+        let listing = listing::of_interface("cali2").await.unwrap();
+        // Three datagrams, of which the first is led and the others follow.
+        let [listed] = listing.published.as_slice() else { panic!("{:?}", listing.published) };
+        assert_eq!(listed.port, published);
+        assert!(listed.counter.is_some_and(|(packets, bytes)| packets == 1 && bytes > 0), "{listed:?}");
+        assert!(listing::of_interface("cali1").await.unwrap().published.is_empty(), "it leads to somebody else");
+        dataplane.distrust();
+        assert!(dataplane.apply().await.unwrap().is_unchanged(), "counters are no change");
         assert_eq!(listing::of_interface("cali9").await.unwrap(), listing::Listing::default());
     });
 }

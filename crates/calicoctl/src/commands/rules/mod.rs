@@ -4,9 +4,13 @@
 //! datastore, if it answers, so that people read what they wrote. Several rules of the kernel that come from one rule
 //! of a policy are told as one, with the sum of their counters.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+};
 
-use calico_dataplane::listing::{self, ListedChain, ListedPath, Listing};
+use calico_dataplane::listing::{self, ListedChain, ListedPath, ListedPort, Listing};
 use calico_explain::{Cluster, why::End, words};
 use calico_model::{AnyResource, Rule};
 use calico_policy::instruction::EndpointId;
@@ -49,6 +53,23 @@ struct Line {
     bytes: Option<u64>,
 }
 
+/// A port of the host that leads to the endpoint.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Port {
+    ip_version: u8,
+    protocol: String,
+    host_port: u16,
+    /// The host's address; `None` if it is any of them.
+    host_ip: Option<IpAddr>,
+    address: IpAddr,
+    port: u16,
+    /// How many it led. The kernel asks once for each.
+    connections: Option<u64>,
+    /// Of the first packets of these.
+    bytes: Option<u64>,
+}
+
 /// `rules`
 pub(crate) async fn rules(ctx: &Context, args: &Rules) -> Result<Output, Failure> {
     ctx.require_root()?;
@@ -61,15 +82,18 @@ pub(crate) async fn rules(ctx: &Context, args: &Rules) -> Result<Output, Failure
     };
     let interface = interface(ctx, &cluster, &args.target).await?;
     let listing = ctx.host.rules(&interface).await.map_err(|error| Failure::new(sentence(&error)))?;
+    let published = if args.direction == Some(Way::Out) { Vec::new() } else { ports(&listing) };
     let told = paths(&cluster, listing, args.direction);
-    if told.is_empty() {
+    if told.is_empty() && published.is_empty() {
         return Err(nothing(&interface));
     }
     let mut text = String::new();
     for path in &told {
         path_text(&mut text, &interface, path);
     }
-    Ok(Output::of(text, serde_json::json!({ "interface": interface, "paths": told })))
+    ports_text(&mut text, &interface, &published);
+    let data = serde_json::json!({ "interface": interface, "paths": told, "published": published });
+    Ok(Output::of(text, data))
 }
 
 /// The interface that is meant.
@@ -118,6 +142,25 @@ fn paths(cluster: &Cluster, listing: Listing, direction: Option<Way>) -> Vec<Pat
         place: path.place,
         owner: path.owner.map(|owner| owner_name(cluster, owner)),
         lines: Walk::through(&written, &path.chains),
+    });
+    told.collect()
+}
+
+fn ports(listing: &Listing) -> Vec<Port> {
+    let told = listing.published.iter().map(|ListedPort { port, counter }| Port {
+        ip_version: if port.address.is_ipv4() { 4 } else { 6 },
+        protocol: match port.protocol {
+            6 => "tcp".to_owned(),
+            17 => "udp".to_owned(),
+            132 => "sctp".to_owned(),
+            other => other.to_string(),
+        },
+        host_port: port.host_port,
+        host_ip: (!port.host.is_unspecified()).then_some(port.host),
+        address: port.address,
+        port: port.port,
+        connections: counter.map(|(packets, _)| packets),
+        bytes: counter.map(|(_, bytes)| bytes),
     });
     told.collect()
 }
@@ -232,6 +275,30 @@ fn path_text(text: &mut String, interface: &str, path: &Path) {
         let _ = match (line.packets, line.bytes) {
             (Some(packets), Some(bytes)) => writeln!(text, "{words:width$}  {packets:>10}  {bytes:>12}"),
             _ => writeln!(text, "{words}"),
+        };
+    }
+}
+
+fn ports_text(text: &mut String, interface: &str, ports: &[Port]) {
+    if ports.is_empty() {
+        return;
+    }
+    let gap = if text.is_empty() { "" } else { "\n" };
+    let told: Vec<String> = ports
+        .iter()
+        .map(|port| {
+            let at = port.host_ip.map_or("every address".to_owned(), |host| host.to_string());
+            let to = SocketAddr::new(port.address, port.port);
+            format!("  {} {} of {at}, IPv{} -> {to}", port.protocol, port.host_port, port.ip_version)
+        })
+        .collect();
+    let width = told.iter().map(String::len).max().unwrap_or(0);
+    let _ = writeln!(text, "{gap}published ports of this host that lead to {interface}");
+    let _ = writeln!(text, "{:width$}  {:>11}", "", "connections");
+    for (words, port) in told.iter().zip(ports) {
+        let _ = match port.connections {
+            Some(connections) => writeln!(text, "{words:width$}  {connections:>11}"),
+            None => writeln!(text, "{words:width$}  {:>11}", "-"),
         };
     }
 }

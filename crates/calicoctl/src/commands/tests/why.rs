@@ -4,9 +4,10 @@
 
 use calico_dataplane::{
     Comparison,
-    listing::{ListedChain, ListedPath, ListedRule, Listing},
+    listing::{ListedChain, ListedPath, ListedPort, ListedRule, Listing},
 };
 use calico_model::{Profile, ProfileName, Resource, WorkloadEndpointSpec};
+use calico_policy::instruction::PublishedPort;
 
 use crate::{
     args::{Files, Plan, Rules, Way, Why, Write},
@@ -140,7 +141,8 @@ fn listing() -> Listing {
             ),
         ],
     };
-    Listing { paths: vec![path("to workload", "ingress"), path("from workload", "egress")] }
+    let paths = vec![path("to workload", "ingress"), path("from workload", "egress")];
+    Listing { paths, published: Vec::new() }
 }
 
 #[tokio::test]
@@ -177,6 +179,39 @@ async fn rules_are_read_in_the_words_of_the_datastore() {
     assert!(words.contains("db1 is not on this host"), "{words}");
     let words = refusal(rules::rules(&bench.ctx, &args("nobody", None)).await);
     assert!(words.contains("nobody is no container, endpoint or interface of this host"), "{words}");
+}
+
+#[tokio::test]
+async fn rules_tell_published_ports_and_how_many_connections_they_led() {
+    let bench = bench().await;
+    let port = |host: &str, host_port, address: &str, counter| {
+        let [host, address] = [host, address].map(|text| text.parse().unwrap());
+        ListedPort { port: PublishedPort { protocol: 6, host_port, host, address, port: 80 }, counter }
+    };
+    let published = vec![
+        port("0.0.0.0", 8080, "10.65.0.1", Some((7, 420))),
+        port("192.0.2.1", 81, "10.65.0.1", None),
+        port("::", 8080, "fd65::1", Some((0, 0))),
+    ];
+    bench.host.programmed.lock().unwrap().insert("cali1".into(), Listing { published, ..listing() });
+    let args = |direction| Rules { target: "web1".into(), direction, ..Rules::default() };
+    let output = rules::rules(&bench.ctx, &args(None)).await.unwrap();
+    let (told, data) = (output.text, output.data);
+    let (_, ports) =
+        told.split_once("published ports of this host that lead to cali1\n").expect("a section of its own");
+    let lines: Vec<Vec<&str>> = ports.lines().map(|line| line.split_whitespace().collect()).collect();
+    let words = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
+    assert_eq!(lines[1], words("tcp 8080 of every address, IPv4 -> 10.65.0.1:80 7"), "{told}");
+    assert_eq!(lines[2], words("tcp 81 of 192.0.2.1, IPv4 -> 10.65.0.1:80 -"), "{told}");
+    assert_eq!(lines[3], words("tcp 8080 of every address, IPv6 -> [fd65::1]:80 0"), "{told}");
+    assert_eq!(
+        data["published"][0],
+        serde_json::json!({"ipVersion": 4, "protocol": "tcp", "hostPort": 8080, "hostIp": null,
+            "address": "10.65.0.1", "port": 80, "connections": 7, "bytes": 420})
+    );
+    assert_eq!(data["published"][1]["hostIp"], "192.0.2.1");
+    let outward = text(rules::rules(&bench.ctx, &args(Some(Way::Out))).await);
+    assert!(!outward.contains("published"), "they are about packets to it: {outward}");
 }
 
 #[tokio::test]
