@@ -9,7 +9,7 @@ use calico_policy::{
     packet::{Hop, Packet, Transport, Verdict},
 };
 
-use super::{End, Question, Route};
+use super::{End, Question, Route, Translated};
 use crate::{
     Cluster,
     plan::probes::{self, Bounds},
@@ -70,7 +70,8 @@ pub(super) fn verdict_of(legs: &[Leg], transport: Transport) -> Verdict {
     judged.into_iter().find(|verdict| !verdict.is_allow()).unwrap_or(Verdict::Allow)
 }
 
-/// What the rules that may decide tell apart: those of the two endpoints, and of the hosts' own endpoints.
+/// What the rules that may decide tell apart: those of the two endpoints, and of the hosts' own endpoints; and the ports
+/// that lead somewhere else.
 pub(super) fn bounds(cluster: &Cluster, nodes: &[&str], question: &Question) -> Bounds {
     let mut bounds = Bounds::default();
     for node in nodes {
@@ -89,6 +90,10 @@ pub(super) fn bounds(cluster: &Cluster, nodes: &[&str], question: &Question) -> 
         let rules = rules.chain(profiles.filter_map(|id| programmed.profiles.get(id)));
         for rule in rules.flat_map(|set| set.ingress.iter().chain(&set.egress)) {
             bounds.take(&programmed, rule);
+        }
+        if question.to.end == End::Host((*node).to_owned()) {
+            let published = programmed.endpoints.values().flat_map(|endpoint| &endpoint.published);
+            published.for_each(|port| bounds.port(port.host_port));
         }
         let failsafe = [&programmed.settings.failsafe_inbound, &programmed.settings.failsafe_outbound];
         if hosts().next().is_some() {
@@ -135,8 +140,11 @@ pub(super) fn route(cluster: &Cluster, question: &Question, legs: &[Leg]) -> Rou
         (None, Some(to)) => format!("comes to {to} from outside{last}"),
         (None, None) => "neither end is of this cluster: nothing here judges it".to_owned(),
     };
-    for leg in legs {
-        route.text.extend(published(cluster, leg));
+    route.translated = legs.iter().find_map(|leg| published(cluster, leg));
+    if let Some(Translated { node, port, name, interface, to, .. }) = &route.translated {
+        route
+            .text
+            .push_str(&format!("; port {port} of {node} is published and leads to {name} ({to}, by {interface})"));
     }
     if let Some(leg) = legs.first() {
         let seen = leg.state.seen_source(&leg.packet);
@@ -153,16 +161,21 @@ pub(super) fn route(cluster: &Cluster, question: &Question, legs: &[Leg]) -> Rou
 }
 
 /// Which workload a port of the host leads to, if the packet is for such a port.
-fn published(cluster: &Cluster, leg: &Leg) -> Option<String> {
+fn published(cluster: &Cluster, leg: &Leg) -> Option<Translated> {
     let after = leg.state.translated(&leg.packet);
     let (Hop::Host, Hop::Interface(interface)) = (&leg.packet.to, &after.to) else { return None };
     let is_there = |endpoint: &&(EndpointId, &WorkloadEndpoint)| {
         endpoint.1.spec.node == leg.node && endpoint.1.spec.interface_name == *interface
     };
-    let name = cluster.endpoints().find(|endpoint| is_there(&endpoint)).map(|(id, _)| cluster.workload_name(&id))?;
-    let to = after.ports().map(|(_, port)| SocketAddr::new(after.destination, port))?;
-    let port = leg.packet.ports()?.1;
-    Some(format!("; port {port} of {} is published and leads to {name} ({to}, by {interface})", leg.node))
+    let (id, _) = cluster.endpoints().find(|endpoint| is_there(&endpoint))?;
+    Some(Translated {
+        node: leg.node.clone(),
+        port: leg.packet.ports()?.1,
+        name: cluster.workload_name(&id),
+        endpoint: id.to_string(),
+        interface: interface.clone(),
+        to: after.ports().map(|(_, port)| SocketAddr::new(after.destination, port))?,
+    })
 }
 
 /// The pool that the receiver's address is of.

@@ -101,8 +101,27 @@ pub struct Route {
     pub next_hop: Option<String>,
     /// The source address that the receiver sees, if it is another than the sender's.
     pub masqueraded: Option<std::net::IpAddr>,
+    /// The workload behind a published port of the host, if the packet is for one.
+    pub translated: Option<Translated>,
     /// What cannot work, or was assumed.
     pub warnings: Vec<String>,
+}
+
+/// Where a published port leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Translated {
+    /// The host that has it.
+    pub node: String,
+    /// The port there.
+    pub port: u16,
+    /// The workload behind, by the name that people know.
+    pub name: String,
+    /// Its endpoint's resource, as `namespace/name`.
+    pub endpoint: String,
+    /// Its interface on the host.
+    pub interface: String,
+    /// Its address and port.
+    pub to: std::net::SocketAddr,
 }
 
 /// Answers.

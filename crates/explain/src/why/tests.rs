@@ -103,8 +103,22 @@ fn a_published_port_is_told_and_the_workload_behind_it_is_asked() {
         "{}",
         answer.route.text
     );
+    let led = answer.route.translated.unwrap();
+    assert_eq!((led.node.as_str(), led.port, led.name.as_str()), ("h2", 15432, "db3"));
+    assert_eq!((led.endpoint.as_str(), led.interface.as_str()), ("default/h2-docker-w3-eth0", "cali3"));
+    assert_eq!(led.to.to_string(), "10.65.0.3:5432");
+
     let answer = ask(&published, "192.0.2.9", "172.18.0.2", 15432);
     assert!(answer.summary.starts_with("denied at ingress of db3 on h2: "), "{}", answer.summary);
+    assert_eq!(answer.hosts[0].steps.last().unwrap().asked[0].object, "GlobalNetworkPolicy lock, tier default");
+    assert!(answer.proven && answer.route.translated.is_some(), "{:?}", answer.changes);
+
+    let outsider = || party(&published, "192.0.2.9");
+    let question = Question::to_port(outsider(), party(&published, "172.18.0.2"), 6, 1);
+    let shares: Vec<_> =
+        by_port(&published, &question, 6).into_iter().map(|share| (share.traffic, share.verdict.is_allow())).collect();
+    let expected = [("tcp 1-15431", true), ("tcp 15432", false), ("tcp 15433-65535", true)];
+    assert_eq!(shares, expected.map(|(traffic, allowed)| (traffic.to_owned(), allowed)), "no port was named");
     let answer = ask(&cluster(vec![lock()]), "192.0.2.9", "172.18.0.2", 15432);
     assert!(!answer.route.text.contains("published") && answer.summary.starts_with("allowed"), "{}", answer.summary);
 }

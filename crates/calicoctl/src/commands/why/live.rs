@@ -56,8 +56,13 @@ pub(super) async fn look(ctx: &Context, cluster: &Cluster, told: &[Told]) -> Res
     let mut counters: Vec<Counter> = Vec::new();
     for told in told {
         for host in told.answer.hosts.iter().filter(|host| host.node == ctx.node) {
-            for party in [&told.question.from, &told.question.to] {
-                let Some(interface) = interface(ctx, cluster, party) else { continue };
+            let ends = [&told.question.from, &told.question.to].into_iter();
+            let behind = told.answer.route.translated.iter().filter(|led| led.node == ctx.node);
+            let interfaces: Vec<String> = ends
+                .filter_map(|party| interface(ctx, cluster, party))
+                .chain(behind.map(|led| led.interface.clone()))
+                .collect();
+            for interface in interfaces {
                 let listing = ctx.host.rules(&interface).await.map_err(failed)?;
                 for counter in of_deciding(host, &listing, told.answer.ip_version) {
                     // Both ends may have the same policy.
