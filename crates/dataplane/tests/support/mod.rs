@@ -12,6 +12,7 @@ use std::{
     future::Future,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -323,20 +324,21 @@ pub fn udp_arrives(from: Place<'_>, source: IpAddr, to: Place<'_>, destination: 
 #[track_caller]
 pub fn tcp_works(from: Place<'_>, to: Place<'_>, destination: SocketAddr) -> bool {
     let listener = at(to, move || bound(|| TcpListener::bind(destination)));
+    let (done, is_done) = mpsc::channel::<()>();
     let server = thread::spawn(move || {
         listener.set_nonblocking(true).unwrap();
-        let start = Instant::now();
-        while start.elapsed() < SILENCE * 2 {
+        loop {
             match listener.accept() {
                 Ok((mut stream, _)) => {
                     stream.set_nonblocking(false).unwrap();
                     let mut line = [0; 5];
                     return stream.read_exact(&mut line).and_then(|()| stream.write_all(&line)).is_ok();
                 }
-                Err(_) => thread::yield_now(),
+                // Until the client has given up.
+                Err(_) if is_done.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) => {}
+                Err(_) => return false,
             }
         }
-        false
     });
     let answered = at(from, move || {
         let Ok(mut stream) = TcpStream::connect_timeout(&destination, SILENCE) else { return false };
@@ -344,6 +346,7 @@ pub fn tcp_works(from: Place<'_>, to: Place<'_>, destination: SocketAddr) -> boo
         let mut line = [0; 5];
         stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut line)).is_ok() && &line == b"hello"
     });
+    drop(done);
     server.join().unwrap() && answered
 }
 

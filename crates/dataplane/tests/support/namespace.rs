@@ -14,7 +14,9 @@ use std::{
 };
 
 /// How long something that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a condition is left alone between two looks at it.
+pub const GLANCE: Duration = Duration::from_millis(1);
 
 /// Moves the calling thread into a new network namespace with a loopback interface that is up.
 #[allow(unsafe_code, reason = "unshare has no safe wrapper; CLONE_NEWNET does not touch file descriptors")]
@@ -66,7 +68,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "did not happen: {what}");
-        thread::yield_now();
+        thread::sleep(GLANCE);
     }
 }
 
