@@ -1,7 +1,10 @@
 //! Where the datastore is, as the service sees it, and the news that it is somewhere else.
 //!
 //! It moves when the cluster goes over to etcd, and when this host joins another one's datastore while its service runs.
-//! Both end in the host's record (`location.env`), so that is what is looked at.
+//! Both end in the host's record (`location.env`), so that is what is looked at whenever there are
+//! [`News`] of it.
+
+mod news;
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
@@ -10,11 +13,12 @@ use calico_startup::relocation;
 use calico_store::{ConnectOptions, DATASTORE_DIR, DATASTORE_SOCKET, Error, EtcdKv, LOCATION_FILE, Source, Store};
 use futures::{FutureExt, future::FusedFuture};
 use miette::{IntoDiagnostic, Result};
+use news::News;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// How often the record is looked at; that costs next to nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The pause before the cluster's own moves are followed anew, after the end of one.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
 
 /// A datastore, and how it was found.
 pub(crate) struct Place {
@@ -79,11 +83,9 @@ impl Place {
         let record = relocation::ThisPlace { location: LOCATION_FILE.into() };
         let mut told = String::new();
         let mut following = pin!(relocation::follow(self.store.kv().clone(), node, &record).fuse());
+        let mut news = News::of(Path::new(LOCATION_FILE));
         loop {
-            tokio::select! {
-                () = &mut following => {}
-                () = sleep(LOOK_EVERY) => {}
-            }
+            news.begin();
             match self.look() {
                 Ok(Some(place)) => return place,
                 Ok(None) => told.clear(),
@@ -97,7 +99,11 @@ impl Place {
             }
             if following.is_terminated() {
                 following.set(relocation::follow(self.store.kv().clone(), node, &record).fuse());
-                sleep(LOOK_EVERY).await;
+                sleep(FOLLOW_PAUSE).await;
+            }
+            tokio::select! {
+                () = &mut following => {}
+                () = news.next() => {}
             }
         }
     }
