@@ -15,6 +15,7 @@ mod embedded;
 mod golden;
 mod joining;
 mod package;
+mod package_docker;
 mod policies;
 mod readme;
 mod scenarios_one_host;
