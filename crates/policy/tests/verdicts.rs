@@ -1,10 +1,11 @@
-//! Verdicts recorded from packets through upstream's Felix: all scenarios, all probes, with their steps.
+//! Verdicts recorded from packets through upstream's Felix: all scenarios, all probes, with their steps. And scenarios that
+//! were written by hand, of what no record shows.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use calico_model::KindName;
 use calico_policy::{
@@ -13,7 +14,7 @@ use calico_policy::{
     oracle::{self, Flow, State},
     packet::{Packet, Verdict},
 };
-use common::scenario::{self, HOST, Part, Probe, Topology, word};
+use common::scenario::{self, HOST, Part, Probe, Scenario, Topology, word};
 
 /// What a program says of a packet and, if asked, of its answer.
 trait Judge {
@@ -117,8 +118,10 @@ struct Difference {
 }
 
 /// All differences, and how many probes there were.
-fn differences<J: Judge>(new: impl Fn(&Topology) -> J) -> (usize, Vec<Difference>) {
-    let (topology, scenarios) = scenario::read();
+fn differences<J: Judge>(
+    (topology, scenarios): (Topology, Vec<Scenario>),
+    new: impl Fn(&Topology) -> J,
+) -> (usize, Vec<Difference>) {
     let (mut checked, mut different) = (0, Vec::new());
     for scenario in &scenarios {
         let mut judge = new(&topology);
@@ -169,17 +172,34 @@ fn check(checked: usize, different: &[Difference]) {
 
 #[test]
 fn the_oracle_says_what_was_recorded() {
-    let (checked, different) = differences(|topology| State { interfaces: topology.interfaces(), ..State::new(HOST) });
+    let (checked, different) = differences(scenario::read(), oracle);
     check(checked, &different);
 }
 
 #[test]
 fn the_engine_says_what_was_recorded() {
-    let (checked, different) = differences(|topology| Compiled {
-        engine: Engine::new(HOST),
-        programmed: Programmed { interfaces: topology.interfaces(), ..Programmed::default() },
-    });
+    let (checked, different) = differences(scenario::read(), engine);
     check(checked, &different);
+}
+
+/// What no record shows: `tests/written` says what follows from the rules of the policy language.
+#[test]
+fn oracle_and_engine_say_what_was_written_by_hand() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/written/verdicts.json"));
+    let written = || scenario::read_file(path);
+    for (checked, different) in [differences(written(), oracle), differences(written(), engine)] {
+        let rows: Vec<String> = different.iter().map(|found| format!("{:?}: {}", found.row, found.why)).collect();
+        assert!(rows.is_empty(), "{} of {checked} differ:\n{}", rows.len(), rows.join("\n"));
+    }
+}
+
+fn oracle(topology: &Topology) -> State {
+    State { interfaces: topology.interfaces(), ..State::new(HOST) }
+}
+
+fn engine(topology: &Topology) -> Compiled {
+    let programmed = Programmed { interfaces: topology.interfaces(), ..Programmed::default() };
+    Compiled { engine: Engine::new(HOST), programmed }
 }
 
 /// Of all that the scenarios hold, only profiles that do not exist and endpoints that ask for foreign sources are closed:

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use calico_model::{AnyResource, Change, ResourceKey, TierSpec, input};
@@ -26,10 +26,14 @@ pub(crate) fn folder() -> PathBuf {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from)
 }
 
-/// The topology, and the scenarios.
+/// The topology, and the scenarios that were recorded.
 pub(crate) fn read() -> (Topology, Vec<Scenario>) {
-    let path = folder().join("verdicts.json");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    read_file(&folder().join("verdicts.json"))
+}
+
+/// The same of a file.
+pub(crate) fn read_file(path: &Path) -> (Topology, Vec<Scenario>) {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let lines: Vec<Value> = serde_json::from_str(&text).unwrap();
     let (header, scenarios) = lines.split_first().unwrap();
     (Topology(header.clone()), scenarios.iter().map(|value| Scenario(value.clone())).collect())
