@@ -26,12 +26,20 @@ calicoctl datastore migrate --to <ENDPOINTS> [--ca-cert FILE [--cert FILE --key 
 const MIGRATE_EXAMPLES: &str = "\
 Traffic and policy stay as they are throughout. Every host tries whether it reaches the new
 datastore; all is copied and compared; then every host switches. Interrupted anywhere, the same
-command goes on. Files for TLS and a password must lie below /var/lib/calico/datastore, under the
-same name on every host.
+command goes on.
+
+An etcd with TLS: before the migration, put the authority's certificate, the certificate that the
+hosts show and its key (and a password, if it wants one) onto every host, under the same names
+below /var/lib/calico/datastore, of root alone (chmod 600). They are not copied for you, and a host
+that lacks one says so before anything is moved. Each host may have a certificate of its own.
+
+A host that is off meanwhile follows when it is back: the old datastore tells it where to, so leave
+that running. Who works with the old place from elsewhere is warned, and cannot write there.
 
 Examples:
   calicoctl datastore migrate --to http://10.0.0.9:2379
-  calicoctl datastore migrate --to https://10.0.0.9:2379 --ca-cert /var/lib/calico/datastore/ca.crt
+  D=/var/lib/calico/datastore
+  calicoctl datastore migrate --to https://e:2379 --ca-cert $D/c.crt --cert $D/a.crt --key $D/a.key
   calicoctl datastore migrate --to http://10.0.0.9:2379 --without-hosts host-7   it is down
   calicoctl datastore migrate --abort        stay, as long as no host has switched
   calicoctl datastore migrate lock           no address is given out, felix changes nothing
