@@ -124,27 +124,27 @@ fn interface_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The labels that selectors see of a workload endpoint itself, of those that are stored. Its namespace is where it is
-/// stored, whatever it says. Labels of namespaces and service accounts come from profiles only: nobody may give them to
-/// an endpoint of his own.
-pub(crate) fn labels(
-    mut stored: BTreeMap<String, String>,
-    namespace: Option<&str>,
-    spec: &WorkloadEndpointSpec,
-) -> BTreeMap<String, String> {
-    let reserved = |key: &String| key.starts_with(NAMESPACE_PREFIX) || key.starts_with(SERVICE_ACCOUNT_PREFIX);
-    if stored.keys().any(reserved) {
-        stored.retain(|key, _| !reserved(key));
+/// The labels that selectors see of a workload endpoint itself, of those that are stored, in the order of their keys.
+/// Its namespace is where it is stored, whatever it says. Labels of namespaces and service accounts come from profiles
+/// only: nobody may give them to an endpoint of his own.
+pub(crate) fn labels<'a>(
+    stored: &'a BTreeMap<String, String>,
+    namespace: Option<&'a str>,
+    spec: &'a WorkloadEndpointSpec,
+) -> Vec<(&'a str, &'a str)> {
+    let reserved = |key: &str| key.starts_with(NAMESPACE_PREFIX) || key.starts_with(SERVICE_ACCOUNT_PREFIX);
+    let own = stored.iter().map(|(key, value)| (key.as_str(), value.as_str())).filter(|(key, _)| !reserved(key));
+    let mut labels = Vec::with_capacity(stored.len() + 2);
+    labels.extend(own);
+    let account = Some(spec.service_account_name.as_str()).filter(|name| !name.is_empty());
+    for (key, value) in [(NAMESPACE_LABEL, namespace), (SERVICE_ACCOUNT_LABEL, account)] {
+        let Some(value) = value else { continue };
+        match labels.binary_search_by_key(&key, |&(key, _)| key) {
+            Ok(place) => labels[place].1 = value,
+            Err(place) => labels.insert(place, (key, value)),
+        }
     }
-    if let Some(namespace) = namespace
-        && stored.get(NAMESPACE_LABEL).is_none_or(|label| label != namespace)
-    {
-        stored.insert(NAMESPACE_LABEL.to_owned(), namespace.to_owned());
-    }
-    if !spec.service_account_name.is_empty() {
-        stored.insert(SERVICE_ACCOUNT_LABEL.to_owned(), spec.service_account_name.clone());
-    }
-    stored
+    labels
 }
 
 /// The ports that rules may name: name, protocol number, port. One without a name, or of a protocol that has no ports,

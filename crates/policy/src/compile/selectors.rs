@@ -1,11 +1,9 @@
 //! The selectors of rules, joined into the texts that are evaluated.
 
-use std::collections::HashMap;
-
 use calico_model::EntityRule;
 use calico_selector::parse;
 
-use crate::entity_selectors;
+use crate::{entity_selectors, index::HashMap};
 
 /// What one end of a rule asks of an address; both texts parse.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

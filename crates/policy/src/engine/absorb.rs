@@ -211,7 +211,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn set_workload(&mut self, key: &ResourceKey, resource: &mut WorkloadEndpoint, fault: Option<&str>) {
+    pub(super) fn set_workload(&mut self, key: &ResourceKey, resource: &WorkloadEndpoint, fault: Option<&str>) {
         if resource.spec.allow_spoofed_source_prefixes.is_empty() || fault.is_some() {
             self.spoofers.remove(key);
         } else {
@@ -222,14 +222,18 @@ impl Engine {
             Some(fault) => Err(fault.to_owned()),
             None => identity_with(spec, self.effective.spoofing).map_err(|faults| sentence(&faults)),
         };
-        let labels = labels(std::mem::take(&mut resource.metadata.labels), key.namespace.as_deref(), spec);
+        let labels = labels(&resource.metadata.labels, key.namespace.as_deref(), spec);
         match &identity {
             Ok(identity) => {
-                let nets: Vec<IpNet> = identity.addresses.iter().copied().map(IpNet::from).collect();
+                let nets = identity.addresses.iter().copied().map(IpNet::from);
                 let ports: Vec<NamedPort<'_>> = ports(named_ports(&spec.ports));
-                self.index.put(&item_key(key), pairs(&labels), &spec.profiles, &nets, &ports);
+                self.index.put(item_key(key), labels.iter().copied(), &spec.profiles, nets, &ports);
             }
             Err(_) => self.index.remove(&item_key(key)),
+        }
+        // Nearly all of a cluster's: what follows is about endpoints that are of this host, or were until now.
+        if spec.node != self.node && !self.workloads.knows(key) {
+            return;
         }
         let claim = (spec.node == self.node).then(|| {
             let identity = identity?;
@@ -247,21 +251,21 @@ impl Engine {
             })
         });
         match &claim {
-            Some(Ok(_)) => self.policies.reach.put(key, labels, &spec.profiles, &self.index),
+            Some(Ok(_)) => self.policies.reach.put(key, &labels, &spec.profiles, &self.index),
             _ => self.policies.reach.remove(key),
         }
         self.set_claim(key, claim);
     }
 
-    fn set_host_endpoint(&mut self, key: &ResourceKey, resource: &mut HostEndpoint, fault: Option<&str>) {
+    fn set_host_endpoint(&mut self, key: &ResourceKey, resource: &HostEndpoint, fault: Option<&str>) {
         let spec = &resource.spec;
         let place = host_interfaces(spec);
         let fault = fault.map(str::to_owned).or_else(|| place.fault());
-        let labels = std::mem::take(&mut resource.metadata.labels);
+        let labels: Vec<(&str, &str)> = pairs(&resource.metadata.labels).collect();
         if fault.is_none() {
-            let nets: Vec<IpNet> = place.addresses.iter().copied().map(IpNet::from).collect();
+            let nets = place.addresses.iter().copied().map(IpNet::from);
             let ports: Vec<NamedPort<'_>> = ports(named_ports(&spec.ports));
-            self.index.put(&item_key(key), pairs(&labels), &spec.profiles, &nets, &ports);
+            self.index.put(item_key(key), labels.iter().copied(), &spec.profiles, nets, &ports);
         } else {
             self.index.remove(&item_key(key));
         }
@@ -275,7 +279,7 @@ impl Engine {
             profiles: spec.profiles.iter().cloned().map(ProfileId).collect(),
             fault,
         };
-        self.policies.reach.put(key, labels, &spec.profiles, &self.index);
+        self.policies.reach.put(key, &labels, &spec.profiles, &self.index);
         self.hosts.set(&key.name, Some(claim));
     }
 
@@ -318,7 +322,7 @@ impl Engine {
         let nets: Option<Vec<IpNet>> = spec.nets.iter().map(|net| network(net)).collect();
         let changed = match nets {
             Some(nets) if fault.is_none() => {
-                self.index.put(&item_key(key), pairs(&labels), &parents, &nets, &[]);
+                self.index.put(item_key(key), pairs(&labels), &parents, nets, &[]);
                 self.doubts.remove(key)
             }
             nets => {

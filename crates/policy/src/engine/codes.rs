@@ -1,16 +1,13 @@
 //! Rule lists, each kept once however many policies and profiles have it, and turned into sets while any is in use.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{hash::BuildHasher, sync::Arc};
 
 use hashbrown::HashTable;
 
 use super::doubts::Doubts;
 use crate::{
     compile::{Code, PackedCode},
-    index::{Arena, Index, SetHandle, number_of},
+    index::{Arena, Hashing, Index, SetHandle, number_of},
     instruction::RuleSet,
 };
 
@@ -43,7 +40,7 @@ pub(super) struct Link {
 pub(super) struct Codes {
     slab: Arena<Entry>,
     by_content: HashTable<u32>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl Codes {

@@ -207,8 +207,8 @@ impl Engine {
             self.workloads.touch_all();
         }
         if before.spoofing != self.effective.spoofing {
-            for (key, mut endpoint) in std::mem::take(&mut self.spoofers) {
-                self.set_workload(&key, &mut endpoint, None);
+            for (key, endpoint) in std::mem::take(&mut self.spoofers) {
+                self.set_workload(&key, &endpoint, None);
             }
         }
         true

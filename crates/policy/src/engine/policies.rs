@@ -4,7 +4,7 @@
 //! dataplane and its sets exist.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Problem,
     compile::{Code, Lists, Policy},
-    index::Index,
+    index::{HashMap, Index},
     instruction::{Instruction, PolicyId, RuleSet, TierPolicies},
 };
 

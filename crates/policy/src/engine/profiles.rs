@@ -3,7 +3,7 @@
 //! A profile is in use while an endpoint that is programmed names it. One that is named and not stored denies.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     BUILT_IN_PROFILE, Problem,
     compile::Code,
-    index::Index,
+    index::{HashMap, Index},
     instruction::{Instruction, ProfileId, RuleSet},
 };
 

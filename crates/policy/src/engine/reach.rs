@@ -9,8 +9,8 @@
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{BuildHasher, RandomState},
+    collections::{BTreeMap, BTreeSet},
+    hash::BuildHasher,
 };
 
 use calico_model::ResourceKey;
@@ -18,7 +18,7 @@ use calico_selector::{Clue, Cover, Layered, Selector, parse};
 use hashbrown::HashTable;
 
 use super::few::Few;
-use crate::index::{Arena, Index, number_of};
+use crate::index::{Arena, HashMap, Hashing, Index, number_of};
 
 /// Few labels, by key, in as much memory as they need.
 type Labels = Box<[(Box<str>, Box<str>)]>;
@@ -78,13 +78,13 @@ pub(super) struct Reach {
     unbounded: BTreeSet<u32>,
     /// Items whose matches may have changed.
     changed: BTreeSet<ResourceKey>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl Reach {
-    /// Creates or replaces an endpoint. `index` knows what its parents give it.
-    pub(super) fn put(&mut self, key: &ResourceKey, own: BTreeMap<String, String>, parents: &[String], index: &Index) {
-        let own: Labels = own.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    /// Creates or replaces an endpoint, with its labels in the order of their keys. `index` knows what its parents give it.
+    pub(super) fn put(&mut self, key: &ResourceKey, own: &[(&str, &str)], parents: &[String], index: &Index) {
+        let own: Labels = own.iter().map(|&(key, value)| (key.into(), value.into())).collect();
         let parents: Box<[Box<str>]> = parents.iter().map(|parent| parent.as_str().into()).collect();
         if let Some(number) = self.number(key) {
             let item = &self.items[number as usize];

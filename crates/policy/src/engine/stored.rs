@@ -1,17 +1,13 @@
 //! The policies that are stored, in little memory: a cluster has many, and few of them are in use on one host.
 
-use std::{
-    cmp::Ordering,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{cmp::Ordering, hash::BuildHasher, sync::Arc};
 
 use hashbrown::HashTable;
 
 use super::codes::CodeId;
 use crate::{
     compile::Lists,
-    index::{Arena, number_of},
+    index::{Arena, Hashing, number_of},
     instruction::{PolicyId, PolicyKind},
 };
 
@@ -37,7 +33,7 @@ pub(super) struct State {
 pub(super) struct Stored {
     slab: Arena<State>,
     by_text: HashTable<u32>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl State {

@@ -4,7 +4,7 @@
 //! programmed. Only endpoints with an interface use policies and profiles.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Problem,
+    index::{HashMap, HashSet},
     instruction::{Endpoint, EndpointId, Instruction, PublishedAt, PublishedPort, Settings},
 };
 
@@ -75,6 +76,11 @@ impl Workloads {
         self.dirty.insert(id.clone());
         self.claims.extend(claim.map(|claim| (id.clone(), claim)));
         true
+    }
+
+    /// True if an endpoint is one of this host, usable or not.
+    pub(super) fn knows(&self, key: &ResourceKey) -> bool {
+        self.known.contains(key)
     }
 
     /// How many the dataplane has.
@@ -154,7 +160,7 @@ impl Workloads {
     /// Endpoints that publish a port of the host which they do not get.
     fn unpublished(&self, settings: &Settings) -> impl Iterator<Item = Problem> {
         let publishing = self.claims.keys().filter_map(|id| Some((id, self.wanted(id)?)));
-        let mut owners: HashMap<PublishedAt, (&EndpointId, &PublishedPort)> = HashMap::new();
+        let mut owners: HashMap<PublishedAt, (&EndpointId, &PublishedPort)> = HashMap::default();
         let mut problems = Vec::new();
         for (id, endpoint) in publishing.filter(|(_, endpoint)| !endpoint.published.is_empty()) {
             let mut reasons: Vec<String> = Vec::new();

@@ -1,9 +1,6 @@
 //! Classes: the items that no selector in use can tell apart, because they have the same hot labels.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-};
+use std::hash::BuildHasher;
 
 use calico_selector::{Clue, Labels};
 use hashbrown::HashTable;
@@ -11,6 +8,7 @@ use hashbrown::HashTable;
 use super::{
     arena::{Arena, number_of},
     clues::{Clues, Pair, SymClue},
+    hashing::{HashMap, Hashing},
     id_set::IdSet,
     keys::{Key, Keys},
     matches::Matches,
@@ -39,7 +37,7 @@ pub(super) struct Classes {
     slab: Arena<Class>,
     by_labels: HashTable<u32>,
     by_pair: HashMap<Pair, PairUse>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl Classes {

@@ -1,17 +1,18 @@
 //! Classes and sets coming and going, and keys that become hot and cold with them.
 
-use std::collections::{BTreeSet, HashMap};
-
 use calico_selector::{Ask, Labels, Selector};
 
 use super::{
     Index,
     classes::Hot,
     clues::{Clues, Pair},
-    keys::{Holder, Key},
+    hashing::HashMap,
+    keys::{Holder, Key, Keys},
     matches::{MatchLists, Matches, difference},
     packed::Packed,
+    parents::ParentTable,
     sets::Filter,
+    symbols::Symbols,
 };
 use crate::instruction::SetId;
 
@@ -19,19 +20,25 @@ use crate::instruction::SetId;
 /// that comes and goes then costs little each time. Tests have few classes.
 const CHEAP: usize = if cfg!(test) { 1 } else { 256 };
 
+/// The labels that tell classes apart, by key, with one more use of each value.
+fn hot_labels(own: &Packed, parents: &[u32], table: &ParentTable, keys: &Keys, symbols: &mut Symbols) -> Vec<Pair> {
+    let mut hot: Vec<Pair> = Vec::new();
+    let layers = std::iter::once(own).chain(parents.iter().map(|&parent| &table.get(parent).labels));
+    for (key, value) in layers.flat_map(Packed::raw) {
+        let state = keys.get(key);
+        // The first that has a key decides: own labels before inherited ones.
+        if state.hot && hot.iter().all(|pair| pair.key != key) {
+            hot.push(Pair { key, value: symbols.acquire(state.told_apart(value.text())) });
+        }
+    }
+    hot.sort_unstable_by_key(|pair| pair.key);
+    hot
+}
+
 impl Index {
     /// The class of items with these labels and parents, made if need be.
     pub(super) fn class_of(&mut self, labels: &Packed, parents: &[u32]) -> u32 {
-        let mut hot: Vec<Pair> = Vec::new();
-        let layers = std::iter::once(labels).chain(parents.iter().map(|&parent| &self.parents.get(parent).labels));
-        for (key, value) in layers.flat_map(Packed::iter) {
-            // The first that has a key decides: own labels before inherited ones.
-            if self.keys.get(key).hot && hot.iter().all(|pair| pair.key != key) {
-                let value = self.keys.get(key).told_apart(value);
-                hot.push(Pair { key, value: self.symbols.acquire(value) });
-            }
-        }
-        hot.sort_unstable_by_key(|pair| pair.key);
+        let hot = hot_labels(labels, parents, &self.parents, &self.keys, &mut self.symbols);
         self.class(&hot)
     }
 
@@ -65,14 +72,9 @@ impl Index {
 
     /// Moves an item to where it belongs after what it inherits, or what counts of its labels, has changed.
     pub(super) fn reclassify(&mut self, item: u32) {
-        // Out of the table for the moment, since making a class changes everything else.
-        let to = {
-            let labels = self.items.take_labels(item);
-            let parents = self.items.parents(item).to_vec();
-            let to = self.class_of(&labels, &parents);
-            self.items.put_labels(item, labels);
-            to
-        };
+        let (labels, parents) = (self.items.labels(item), self.items.parents(item));
+        let hot = hot_labels(labels, parents, &self.parents, &self.keys, &mut self.symbols);
+        let to = self.class(&hot);
         let from = self.items.class(item);
         if from == to {
             return;
@@ -85,6 +87,13 @@ impl Index {
         }
         self.leave_class(item);
         self.enter_class(item, to);
+    }
+
+    /// The same of many items, each once.
+    fn reclassify_all(&mut self, mut items: Vec<u32>) {
+        items.sort_unstable();
+        items.dedup();
+        items.into_iter().for_each(|item| self.reclassify(item));
     }
 
     /// Adds a set that nothing uses yet.
@@ -132,7 +141,7 @@ impl Index {
 
     /// Puts classes on other lists. Classes on one list stay on one, which is made once.
     fn relist(&mut self, classes: &[u32], change: impl Fn(&mut MatchLists, Matches) -> Matches) {
-        let mut known: HashMap<Matches, Matches> = HashMap::new();
+        let mut known: HashMap<Matches, Matches> = HashMap::default();
         for &class in classes {
             let old = self.classes.matches(class);
             let new = match known.get(&old) {
@@ -150,7 +159,7 @@ impl Index {
 
     /// Tells apart what a selector looks at. Holds a use of each of its keys.
     fn ask(&mut self, selector: &Selector) {
-        let mut items = BTreeSet::new();
+        let mut items = Vec::new();
         for (text, ask) in selector.asks() {
             let key = self.keys.acquire(text);
             let state = self.keys.get_mut(key);
@@ -179,12 +188,12 @@ impl Index {
                 new.into_iter().for_each(|value| items.extend(self.users_of_value(key, value)));
             }
         }
-        items.into_iter().for_each(|item| self.reclassify(item));
+        self.reclassify_all(items);
     }
 
     /// Undoes [`ask`](Self::ask), but for what costs little to keep.
     fn stop_asking(&mut self, selector: &Selector) {
-        let mut items = BTreeSet::new();
+        let mut items = Vec::new();
         for (text, ask) in selector.asks() {
             let key = self.keys.find(text).expect("the set has a use of each key that it mentions");
             let state = self.keys.get_mut(key);
@@ -218,7 +227,7 @@ impl Index {
                 items.extend(self.users(key));
             }
         }
-        items.into_iter().for_each(|item| self.reclassify(item));
+        self.reclassify_all(items);
         for text in selector.keys() {
             let key = self.keys.find(text).expect("the use is given back here");
             self.keys.release(key);

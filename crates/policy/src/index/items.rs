@@ -1,8 +1,7 @@
 //! The labelled items, their addresses and named ports.
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash},
     net::IpAddr,
 };
 
@@ -12,6 +11,7 @@ use ipnet::IpNet;
 use super::{
     NamedPort,
     arena::{Arena, number_of},
+    hashing::{HashMap, Hashing, ShortHash},
     packed::Packed,
 };
 
@@ -61,36 +61,41 @@ struct Item {
     behind: u32,
 }
 
-/// One address of one item; addresses that several items have stand in the table as often.
+/// An item by what a table finds it by.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Holding {
+struct Filed {
+    hash: ShortHash,
     item: u32,
-    net: u32,
 }
 
 #[derive(Default)]
 pub(super) struct Items {
     slab: Arena<Item>,
-    by_key: HashTable<u32>,
-    by_net: HashTable<Holding>,
+    by_key: HashTable<Filed>,
+    /// Once for each address of an item; addresses that several items have stand there as often.
+    by_net: HashTable<Filed>,
     ports: HashMap<u32, Box<[Port]>>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl Items {
     pub(super) fn find(&self, key: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(key);
-        self.by_key.find(hash, |&item| *self.slab[item as usize].key == *key).copied()
+        let hash = self.hash(key);
+        let same = |filed: &Filed| filed.hash == hash && *self.slab[filed.item as usize].key == *key;
+        self.by_key.find(hash.spread(), same).map(|filed| filed.item)
+    }
+
+    fn hash(&self, what: impl Hash) -> ShortHash {
+        ShortHash::of(self.hasher.hash_one(what))
     }
 
     /// Adds an item whose key is not there yet; the caller puts it into a class.
-    pub(super) fn insert(&mut self, key: &str, traits: Traits) -> u32 {
-        let hash = self.hasher.hash_one(key);
+    pub(super) fn insert(&mut self, key: Box<str>, traits: Traits) -> u32 {
+        let hash = self.hash(&*key);
         let Traits { labels, parents, nets, ports } = traits;
-        let item = Item { key: key.into(), labels, parents, nets, class: NONE, before: NONE, behind: NONE };
+        let item = Item { key, labels, parents, nets, class: NONE, before: NONE, behind: NONE };
         let item = number_of(self.slab.insert(item));
-        let rehash = |&item: &u32| self.hasher.hash_one(&*self.slab[item as usize].key);
-        self.by_key.insert_unique(hash, item, rehash);
+        self.by_key.insert_unique(hash.spread(), Filed { hash, item }, |filed| filed.hash.spread());
         self.hold(item);
         self.set_ports(item, ports);
         item
@@ -99,8 +104,8 @@ impl Items {
     /// Removes an item that is in no class and returns its labels and parents.
     pub(super) fn remove(&mut self, item: u32) -> (Packed, Parents) {
         self.let_go(item);
-        let hash = self.hasher.hash_one(&*self.slab[item as usize].key);
-        if let Ok(found) = self.by_key.find_entry(hash, |&number| number == item) {
+        let hash = self.hash(&*self.slab[item as usize].key);
+        if let Ok(found) = self.by_key.find_entry(hash.spread(), |filed| filed.item == item) {
             found.remove();
         }
         self.ports.remove(&item);
@@ -131,15 +136,6 @@ impl Items {
 
     pub(super) fn labels(&self, item: u32) -> &Packed {
         &self.slab[item as usize].labels
-    }
-
-    /// Lends the labels out, until [`put_labels`](Self::put_labels).
-    pub(super) fn take_labels(&mut self, item: u32) -> Packed {
-        std::mem::take(&mut self.slab[item as usize].labels)
-    }
-
-    pub(super) fn put_labels(&mut self, item: u32, labels: Packed) {
-        self.slab[item as usize].labels = labels;
     }
 
     pub(super) fn parents(&self, item: u32) -> &Parents {
@@ -186,10 +182,11 @@ impl Items {
         std::iter::successors(first, behind)
     }
 
-    /// All items with exactly this address or network.
+    /// All items with exactly this address or network, some perhaps twice.
     pub(super) fn holders<'a>(&'a self, net: &'a IpNet) -> impl Iterator<Item = u32> + 'a {
-        let held = self.by_net.iter_hash(self.hasher.hash_one(net));
-        held.filter(move |holding| self.net(**holding) == net).map(|holding| holding.item)
+        let hash = self.hash(net);
+        let held = self.by_net.iter_hash(hash.spread()).filter(move |filed| filed.hash == hash);
+        held.map(|filed| filed.item).filter(move |&item| self.nets(item).binary_search(net).is_ok())
     }
 
     /// How many items there are, and how many entries lead to them.
@@ -198,24 +195,17 @@ impl Items {
         (self.slab.len(), self.by_key.len(), self.by_net.len() + self.ports.len())
     }
 
-    fn net(&self, holding: Holding) -> &IpNet {
-        &self.nets(holding.item)[holding.net as usize]
-    }
-
     fn hold(&mut self, item: u32) {
-        for net in 0..self.nets(item).len() {
-            let holding = Holding { item, net: number_of(net) };
-            let hash = self.hasher.hash_one(self.net(holding));
-            let rehash = |held: &Holding| self.hasher.hash_one(self.slab[held.item as usize].nets[held.net as usize]);
-            self.by_net.insert_unique(hash, holding, rehash);
+        for at in 0..self.nets(item).len() {
+            let hash = self.hash(self.nets(item)[at]);
+            self.by_net.insert_unique(hash.spread(), Filed { hash, item }, |filed| filed.hash.spread());
         }
     }
 
     fn let_go(&mut self, item: u32) {
-        for net in 0..self.nets(item).len() {
-            let holding = Holding { item, net: number_of(net) };
-            let hash = self.hasher.hash_one(self.net(holding));
-            if let Ok(found) = self.by_net.find_entry(hash, |held| *held == holding) {
+        for at in 0..self.nets(item).len() {
+            let hash = self.hash(self.nets(item)[at]);
+            if let Ok(found) = self.by_net.find_entry(hash.spread(), |filed| *filed == (Filed { hash, item })) {
                 found.remove();
             }
         }
@@ -224,10 +214,10 @@ impl Items {
 
 impl FromIterator<u32> for Parents {
     fn from_iter<I: IntoIterator<Item = u32>>(parents: I) -> Self {
-        let parents: Box<[u32]> = parents.into_iter().collect();
-        match *parents {
-            [parent] => Self::One(parent),
-            _ => Self::Others(parents),
+        let mut parents = parents.into_iter();
+        match (parents.next(), parents.next()) {
+            (Some(parent), None) => Self::One(parent),
+            (first, second) => Self::Others(first.into_iter().chain(second).chain(parents).collect()),
         }
     }
 }
@@ -243,15 +233,18 @@ impl std::ops::Deref for Parents {
     }
 }
 
-impl Nets {
-    pub(super) fn new(nets: &[IpNet]) -> Self {
-        if let [net] = nets {
-            return Self::One(*net);
+impl FromIterator<IpNet> for Nets {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
+        let mut nets = nets.into_iter();
+        match (nets.next(), nets.next()) {
+            (Some(net), None) => Self::One(net),
+            (first, second) => {
+                let mut nets: Vec<IpNet> = first.into_iter().chain(second).chain(nets).collect();
+                nets.sort_unstable();
+                nets.dedup();
+                Self::Others(nets.into())
+            }
         }
-        let mut nets = nets.to_vec();
-        nets.sort_unstable();
-        nets.dedup();
-        Self::Others(nets.into())
     }
 }
 

@@ -4,14 +4,15 @@
 //! them, so that a key that becomes hot costs only what has it. Of a hot key only the values that selectors compare
 //! with are told apart, unless one looks at parts of the value: all others count as one, [`OTHER`].
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-};
+use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
-use super::{id_set::IdSet, names::Names};
+use super::{
+    hashing::{HashMap, Hashing, ShortHash},
+    id_set::IdSet,
+    names::Names,
+};
 
 /// Stands in a class for every value that no selector compares with. No selector can: the language has no escapes, so
 /// nothing in it has quotes of both sorts.
@@ -56,7 +57,7 @@ pub(super) enum Holder {
 /// A holder by the hash of its value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Holding {
-    hash: u32,
+    hash: ShortHash,
     /// The holder's number twice, and one more for a parent.
     holder: u32,
 }
@@ -64,10 +65,6 @@ struct Holding {
 impl Holding {
     fn holder(self) -> Holder {
         if self.holder & 1 == 0 { Holder::Item(self.holder / 2) } else { Holder::Parent(self.holder / 2) }
-    }
-
-    fn spread(self) -> u64 {
-        u64::from(self.hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
@@ -80,7 +77,7 @@ impl KeyState {
     /// Makes the key cold.
     pub(super) fn cool(&mut self) {
         (self.hot, self.all_values, self.compared) = (false, false, false);
-        self.asked = HashMap::new();
+        self.asked = HashMap::default();
         self.holders = HashTable::new();
     }
 }
@@ -88,8 +85,10 @@ impl KeyState {
 #[derive(Default)]
 pub(super) struct Keys {
     names: Names<KeyState>,
+    /// Reused by [`Packed`](super::packed::Packed), which asks for keys while it writes.
+    pub(super) buffer: Vec<u8>,
     /// For the hashes of values.
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl Keys {
@@ -124,14 +123,14 @@ impl Keys {
     pub(super) fn hold(&mut self, key: Key, value: &str, holder: Holder) {
         let holding = self.holding(value, holder);
         let state = self.names.get_mut(key.0);
-        state.holders.insert_unique(holding.spread(), holding, |held| held.spread());
+        state.holders.insert_unique(holding.hash.spread(), holding, |held| held.hash.spread());
     }
 
     /// Undoes [`hold`](Self::hold).
     pub(super) fn let_go(&mut self, key: Key, value: &str, holder: Holder) {
         let holding = self.holding(value, holder);
         let state = self.names.get_mut(key.0);
-        if let Ok(found) = state.holders.find_entry(holding.spread(), |held| *held == holding) {
+        if let Ok(found) = state.holders.find_entry(holding.hash.spread(), |held| *held == holding) {
             found.remove();
         }
     }
@@ -139,7 +138,7 @@ impl Keys {
     /// Who has a value of such a key, and perhaps a few others.
     pub(super) fn holders(&self, key: Key, value: &str) -> Vec<Holder> {
         let wanted = self.holding(value, Holder::Item(0));
-        let held = self.names.get(key.0).holders.iter_hash(wanted.spread());
+        let held = self.names.get(key.0).holders.iter_hash(wanted.hash.spread());
         held.filter(|held| held.hash == wanted.hash).map(|held| held.holder()).collect()
     }
 
@@ -148,7 +147,7 @@ impl Keys {
             Holder::Item(number) => number * 2,
             Holder::Parent(number) => number * 2 + 1,
         };
-        Holding { hash: self.hasher.hash_one(value) as u32, holder }
+        Holding { hash: ShortHash::of(self.hasher.hash_one(value)), holder }
     }
 
     pub(super) fn text(&self, key: Key) -> &str {

@@ -1,13 +1,13 @@
 //! Which sets a class is in: sorted lists of numbers, each kept once however many classes have it.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{hash::BuildHasher, sync::Arc};
 
 use hashbrown::HashTable;
 
-use super::arena::{Arena, number_of};
+use super::{
+    arena::{Arena, number_of},
+    hashing::Hashing,
+};
 
 /// A list of sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,7 +22,7 @@ struct Entry {
 pub(super) struct MatchLists {
     slab: Arena<Entry>,
     by_sets: HashTable<u32>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl MatchLists {

@@ -27,6 +27,7 @@ mod arena;
 mod classes;
 mod clues;
 mod flush;
+mod hashing;
 mod hot;
 mod id_set;
 mod items;
@@ -43,10 +44,13 @@ use std::collections::BTreeMap;
 use calico_selector::{parse, set_id};
 use ipnet::IpNet;
 
-pub(crate) use self::arena::{Arena, number_of};
+pub(crate) use self::{
+    arena::{Arena, number_of},
+    hashing::{HashMap, HashSet, Hashing},
+};
 use self::{
     classes::Classes,
-    items::{Items, Nets, Parents, Port, Traits, single},
+    items::{Items, Parents, Port, Traits, single},
     keys::{Holder, Keys},
     matches::{MatchLists, difference, intersection},
     packed::Packed,
@@ -103,27 +107,28 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Creates or replaces an item. `key` is any text that names it. Of repeated label keys the last counts.
+    /// Creates or replaces an item. `key` is any text that names it. Labels come in the order of their keys, each key
+    /// once.
     pub(crate) fn put<'a>(
         &mut self,
-        key: &str,
+        key: String,
         labels: impl IntoIterator<Item = (&'a str, &'a str)>,
         parents: &[String],
-        nets: &[IpNet],
+        nets: impl IntoIterator<Item = IpNet>,
         ports: &[NamedPort<'_>],
     ) {
-        let labels = Packed::new(&labels.into_iter().collect(), &mut self.keys);
+        let labels = Packed::new(labels, &mut self.keys);
         let parents: Parents = parents.iter().map(|name| self.parents.acquire(name)).collect();
         let mut ports: Box<[Port]> = ports.iter().map(Port::from).collect();
         ports.sort_unstable();
-        let traits = Traits { labels, parents, nets: Nets::new(nets), ports };
-        match self.items.find(key) {
-            None => self.insert(key, traits),
+        let traits = Traits { labels, parents, nets: nets.into_iter().collect(), ports };
+        match self.items.find(&key) {
+            None => self.insert(key.into(), traits),
             Some(item) => self.replace(item, traits),
         }
     }
 
-    fn insert(&mut self, key: &str, traits: Traits) {
+    fn insert(&mut self, key: Box<str>, traits: Traits) {
         let class = self.class_of(&traits.labels, &traits.parents);
         let sets = self.lists.get(self.classes.matches(class));
         self.touch(&sets, &traits.nets, &traits.ports);
@@ -179,8 +184,8 @@ impl Index {
     /// Sets the labels that items inherit from a parent (a profile) of this name; none if there is no such parent.
     pub(crate) fn set_parent_labels(&mut self, name: &str, labels: &BTreeMap<String, String>) {
         let parent = self.parents.acquire(name);
-        let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let new = Packed::new(&labels, &mut self.keys);
+        let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let new = Packed::new(labels, &mut self.keys);
         let state = self.parents.get_mut(parent);
         let (old_had_any, new_has_any) = (!state.labels.is_empty(), !new.is_empty());
         let old = std::mem::replace(&mut state.labels, new);
@@ -251,10 +256,10 @@ impl Index {
 
     /// Files an item under its label keys and parents.
     fn note_item(&mut self, item: u32) {
-        for (key, value) in self.items.labels(item).iter() {
+        for (key, value) in self.items.labels(item).raw() {
             self.keys.get_mut(key).items.insert(item);
             if self.keys.get(key).compared {
-                self.keys.hold(key, value, Holder::Item(item));
+                self.keys.hold(key, value.text(), Holder::Item(item));
             }
         }
         for &parent in &**self.items.parents(item) {
@@ -264,10 +269,10 @@ impl Index {
 
     /// Undoes [`note_item`](Self::note_item).
     fn forget_item(&mut self, item: u32) {
-        for (key, value) in self.items.labels(item).iter() {
+        for (key, value) in self.items.labels(item).raw() {
             self.keys.get_mut(key).items.remove(item);
             if self.keys.get(key).compared {
-                self.keys.let_go(key, value, Holder::Item(item));
+                self.keys.let_go(key, value.text(), Holder::Item(item));
             }
         }
         for &parent in &**self.items.parents(item) {
@@ -302,7 +307,7 @@ impl Index {
     }
 
     fn touch_item(&mut self, sets: &[u32], item: u32) {
-        if !sets.is_empty() {
+        if sets.iter().any(|&set| self.sets.get(set).sent) {
             let (nets, ports) = (self.items.nets(item).to_vec(), self.items.ports(item).to_vec());
             self.touch(sets, &nets, &ports);
         }

@@ -1,10 +1,13 @@
 //! Things that are found by a text, counted, and known by a number meanwhile.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
-use super::arena::{Arena, number_of};
+use super::{
+    arena::{Arena, number_of},
+    hashing::Hashing,
+};
 
 struct Entry<T> {
     text: Box<str>,
@@ -16,12 +19,12 @@ struct Entry<T> {
 pub(super) struct Names<T> {
     entries: Arena<Entry<T>>,
     by_text: HashTable<u32>,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 impl<T> Default for Names<T> {
     fn default() -> Self {
-        Self { entries: Arena::default(), by_text: HashTable::new(), hasher: RandomState::default() }
+        Self { entries: Arena::default(), by_text: HashTable::new(), hasher: Hashing::default() }
     }
 }
 

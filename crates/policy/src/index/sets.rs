@@ -1,6 +1,6 @@
 //! The selectors in use, each with the classes that it matches and what its set looked like at the last flush.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use calico_selector::Selector;
 use ipnet::IpNet;
@@ -9,6 +9,7 @@ use super::{
     PortFilter,
     arena::{Arena, number_of},
     clues::Clues,
+    hashing::HashMap,
     id_set::IdSet,
     items::Port,
 };

@@ -101,7 +101,7 @@ impl Pair {
                 let pairs = put.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
                 let ports: Vec<NamedPort<'_>> =
                     put.ports.iter().map(|&(name, protocol, port)| NamedPort { name, protocol, port }).collect();
-                self.index.put(item, pairs, &put.parents, &put.nets, &ports);
+                self.index.put(item.to_owned(), pairs, &put.parents, put.nets.iter().copied(), &ports);
                 self.items.insert(item, put);
             }
             Step::Remove(item) => {
@@ -270,7 +270,8 @@ proptest! {
 
 fn numbered(index: &mut Index, number: u8, labels: &[(&str, &str)]) {
     let net = IpNet::from(std::net::IpAddr::from([10, 0, 0, number]));
-    index.put(&number.to_string(), labels.iter().copied(), &["p".to_owned()], &[net], &[]);
+    let labels: BTreeMap<&str, &str> = labels.iter().copied().collect();
+    index.put(number.to_string(), labels, &["p".to_owned()], [net], &[]);
 }
 
 /// Items that selectors cannot tell apart share one class, however many there are and whatever else they have.

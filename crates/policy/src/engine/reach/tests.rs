@@ -74,7 +74,8 @@ impl Pair {
     fn take(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Put(item, labels, parents) => {
-                self.reach.put(&key(item), labels.clone(), &parents, &self.index);
+                let own: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+                self.reach.put(&key(item), &own, &parents, &self.index);
                 self.items.insert(item, (labels, parents));
             }
             Step::Remove(item) => {
