@@ -163,9 +163,6 @@ impl Core {
             core.take_in(change);
         }
         core.check_leases()?;
-        // Built key by key its nodes are half full; built at once from all they are full. And a store that is loaded stays.
-        core.keys = std::mem::take(&mut core.keys).into_iter().collect();
-        core.log.shrink_to_fit();
         core.settle();
         Ok(core)
     }
