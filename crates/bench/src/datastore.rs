@@ -1,10 +1,11 @@
 //! The embedded datastore beside a real etcd: on the same disk, each in a process of its own, with each write synced
 //! before it is answered, asked by the same client; ours by its Unix socket, as all processes of a host do it, etcd on
-//! the loopback address.
+//! the loopback address. And the whole service with the embedded datastore beside the whole service with etcd, since what
+//! it costs a host to keep the datastore is the difference.
 
 use std::time::{Duration, Instant};
 
-use calico_lab::{Host, Running};
+use calico_lab::{Host, Lab, LabOptions, Running, wait_until};
 use calico_store::Store;
 use miette::{IntoDiagnostic, Result, miette};
 
@@ -88,7 +89,73 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         }
         of_etcd.get_or_insert(numbers);
     }
-    Ok(())
+    above_idle_agent(report)
+}
+
+/// Where the service keeps it, without the link from `/var/run`, which leads out of the host when it is followed from here.
+const SOCKET: &str = "/run/calico/datastore.sock";
+/// All processes of the service.
+const SERVICE: &str = "pgrep -x 'calico-felix|bird'; pgrep -f 'calico-node (run|confd|libnetwork|datastore)'";
+/// Looks at the memory of a service, of which the middle one counts, and the pause between two.
+const LOOKS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the embedded datastore adds to the memory of the service, in megabytes: as each page's fair share, since its
+/// process runs the same program as others of the service, and as what is its own.
+fn above_idle_agent(report: &mut Report) -> Result<()> {
+    let options = LabOptions { docker: false, ..LabOptions::hosts(1) };
+    let idle = {
+        let lab = Lab::up(&options).into_diagnostic()?;
+        let _service = start_service(lab.host(1))?;
+        service_memory(lab.host(1))?
+    };
+    let lab = Lab::up(&LabOptions { etcd: None, ..options }).into_diagnostic()?;
+    let host = lab.host(1);
+    let endpoints = format!("unix://{}", host.path(SOCKET).display());
+    let mut service = start_service(host)?;
+    let mut written = 0;
+    for (name, keys) in [("small", 0), ("1k", 1000), ("10k", KEYS)] {
+        let missing = keys - written;
+        if missing > 0 {
+            let prefix = format!("/fill/{name}");
+            felix::inside(host, || write_at_once(&endpoints, &prefix, FILLERS, missing / FILLERS))?;
+            // As above: what only the filling took does not count.
+            host.ok("kill -TERM $(pgrep -o -f 'calico-node run')");
+            service.wait(LIMIT).into_diagnostic()?;
+            service = start_service(host)?;
+        }
+        written = keys;
+        let now = service_memory(host)?;
+        for (index, (suffix, _, _, detail)) in memory::MEASURES.iter().enumerate() {
+            let name = format!("datastore/embedded/above_idle_agent/{name}{suffix}");
+            let detail = format!("the service with it minus the service with etcd, {keys} keys: {detail}");
+            report.add(name, now[index] - idle[index], "MB", LOOKS, detail);
+        }
+    }
+    host.ok("kill -TERM $(pgrep -o -f 'calico-node run')");
+    service.wait(LIMIT).into_diagnostic().map(drop)
+}
+
+fn start_service(host: &Host) -> Result<Running> {
+    let service = host.spawn("exec calico-node run");
+    wait_until(LIMIT, "calico-node to be ready", || host.run("calico-node health").success()).into_diagnostic()?;
+    Ok(service)
+}
+
+/// The memory of all processes of the service, in megabytes: each of [`memory::MEASURES`], the middle one of some looks.
+fn service_memory(host: &Host) -> Result<Vec<f64>> {
+    let mut looks: Vec<Vec<f64>> = vec![Vec::new(); memory::MEASURES.len()];
+    for _ in 0..LOOKS {
+        std::thread::sleep(PAUSE);
+        for (look, (_, file, field, _)) in looks.iter_mut().zip(memory::MEASURES) {
+            let shown = host.ok(&format!("for pid in $({SERVICE}); do grep ^{field}: /proc/$pid/{file}; done"));
+            let numbers = shown.lines().map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+            let all: Option<f64> = numbers.sum();
+            look.push(all.ok_or_else(|| miette!("no {field} of the service: {shown}"))? / 1024.0);
+        }
+    }
+    looks.iter_mut().for_each(|look| look.sort_by(f64::total_cmp));
+    Ok(looks.iter().map(|look| look[LOOKS / 2]).collect())
 }
 
 fn measure_one(report: &mut Report, host: &Host, kind: &Kind) -> Result<Numbers> {
