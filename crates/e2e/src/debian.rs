@@ -9,11 +9,15 @@
 //! ends.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -305,10 +309,12 @@ fn child_of(process: u32) -> Option<u32> {
     children.trim().parse().ok()
 }
 
-/// The package, of the programs under test, with this version.
+/// The package, of the programs under test, with this version. Made once, whichever tests ask for it.
 pub fn package(version: &str) -> PathBuf {
-    // Two tests with two versions do not meet; the same version gives the same file.
-    script("deb", &[&binaries_dir(), &target().join("deb-test"), Path::new(version)]).trim().into()
+    static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let make = || script("deb", &[&binaries_dir(), &target().join("deb-test"), Path::new(version)]).trim().into();
+    made.entry(version.to_owned()).or_insert_with(make).clone()
 }
 
 /// The root of the machine's control groups of version 2.
