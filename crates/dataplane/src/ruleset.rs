@@ -362,6 +362,11 @@ impl SetSpec {
     /// The map type of the dispatch.
     pub(crate) const DISPATCH: Self = Self { key: Key::InterfaceName, interval: false, data: Data::Verdict };
 
+    /// Whether each element counts: those that lead somewhere count the connections that they lead.
+    pub(crate) fn counts(self) -> bool {
+        matches!(self.data, Data::Destination(_))
+    }
+
     /// A map of published ports, by address too or only by protocol and port.
     pub(crate) fn published(family: Family, exact: bool) -> Self {
         let key = if exact { Key::PortMember(family) } else { Key::ProtocolPort };

@@ -189,6 +189,9 @@ fn nft_agrees_with_every_word() {
             nft.commit(&ops(family)).await.expect("accepted");
             let ours = namespace::run(&format!("nft list table {family} calico"));
             same(&normal(&ours), &normal(&theirs));
+            // Who saves the rules with `nft list` can load them again.
+            let saved = ours.clone();
+            same(&normal(&namespace::Namespace::new().run(move || load(&saved))), &normal(&ours));
             let read = nft.read_table(family).await.expect("readable").expect("there");
             for chain in chains(family) {
                 assert_eq!(read.chains[&chain.name].content, chain_fingerprint(&chain, family), "{family} {chain}");

@@ -381,6 +381,12 @@ fn write_set(message: &mut MessageBuilder, name: &str, spec: SetSpec, id: u32) {
         user_data.extend_from_slice(&2u32.to_ne_bytes());
     }
     message.append_attr(13, &user_data);
+    if spec.counts() {
+        // For the elements to come; said of each element alone, `nft` could not read what it prints.
+        let counter = message.nest_start(17);
+        message.append_attr_str(1, expr_name(&Expr::Counter));
+        message.nest_end(counter);
+    }
 }
 
 fn write_key(message: &mut MessageBuilder, key: &[u8]) {
@@ -417,7 +423,7 @@ fn write_ports(message: &mut MessageBuilder, ports: &[PortMember]) {
     message.nest_end(list);
 }
 
-/// Each counts the connections that it leads. The kernel finds an element to delete by its key.
+/// The kernel finds an element to delete by its key.
 fn write_published(message: &mut MessageBuilder, spec: SetSpec, ports: &[PublishedPort], with_values: bool) {
     let exact = spec.key != Key::ProtocolPort;
     let list = message.nest_start(3);
@@ -426,9 +432,6 @@ fn write_published(message: &mut MessageBuilder, spec: SetSpec, ports: &[Publish
         write_key(message, &published_key(port, exact));
         if with_values {
             write_data(message, 2, &published_value(port));
-            let counter = message.nest_start(7);
-            message.append_attr_str(1, expr_name(&Expr::Counter));
-            message.nest_end(counter);
         }
         message.nest_end(element);
     }

@@ -160,6 +160,7 @@ impl fmt::Display for SetSpec {
             Data::Destination(Family::V6) => " : ipv6_addr . inet_service",
         };
         let flags = if self.interval { " flags interval;" } else { "" };
-        write!(f, "type {key}{data};{flags}")
+        let counter = if self.counts() { " counter;" } else { "" };
+        write!(f, "type {key}{data};{flags}{counter}")
     }
 }
