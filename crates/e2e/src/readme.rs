@@ -33,7 +33,8 @@ pub fn scripts(chapter: &str, host: &str) -> Vec<String> {
     scripts
 }
 
-fn parse(text: &str) -> Vec<Block> {
+/// The blocks of a text in Markdown.
+pub fn parse(text: &str) -> Vec<Block> {
     let (mut chapter, mut blocks) = (String::new(), Vec::new());
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -47,27 +48,4 @@ fn parse(text: &str) -> Vec<Block> {
         }
     }
     blocks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_carry_their_host_and_chapter() {
-        let blocks = parse(
-            "# T\n## One\n```sh host1\na\nb <<END\n# x\nEND\n```\n```yaml\nc: d\n```\n## Two\n```sh host2\ne\n```\n",
-        );
-        let shown: Vec<_> = blocks.iter().map(|b| (b.chapter.as_str(), b.host.as_str(), b.script.as_str())).collect();
-        assert_eq!(shown, [("One", "host1", "a\nb <<END\n# x\nEND"), ("Two", "host2", "e")]);
-    }
-
-    #[test]
-    fn every_block_runs_somewhere() {
-        let blocks = blocks();
-        assert!(blocks.len() >= 8, "{} blocks", blocks.len());
-        for block in blocks {
-            assert!(["host1", "host2", "hosts", "debian"].contains(&block.host.as_str()), "{block:?}");
-        }
-    }
 }

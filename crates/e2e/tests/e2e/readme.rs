@@ -96,3 +96,20 @@ fn etcd_with_tls_as_in_production() {
     let said = run(lab.host(1), PRODUCTION, str::to_owned).text();
     assert!(said.contains("Calico node started successfully"), "{said}");
 }
+
+#[test]
+fn blocks_carry_their_host_and_chapter() {
+    let text = "# T\n## One\n```sh host1\na\nb <<END\n# x\nEND\n```\n```yaml\nc: d\n```\n## Two\n```sh host2\ne\n```\n";
+    let blocks = readme::parse(text);
+    let shown: Vec<_> = blocks.iter().map(|b| (b.chapter.as_str(), b.host.as_str(), b.script.as_str())).collect();
+    assert_eq!(shown, [("One", "host1", "a\nb <<END\n# x\nEND"), ("Two", "host2", "e")]);
+}
+
+#[test]
+fn every_block_runs_somewhere() {
+    let blocks = readme::blocks();
+    assert!(blocks.len() >= 8, "{} blocks", blocks.len());
+    for block in blocks {
+        assert!(["host1", "host2", "hosts", "debian"].contains(&block.host.as_str()), "{block:?}");
+    }
+}
