@@ -46,7 +46,8 @@ pub async fn abort(old: &Arc<dyn Kv>, new: Option<&Arc<dyn Kv>>) -> Result<Taken
     Ok(TakenBack { to: record.to.to_string(), deleted })
 }
 
-/// Says `back`, and only then looks whether a host has begun to go.
+/// Says `back`, and only then looks whether a host has begun to go. A migration that is over is not touched: hosts that
+/// were away read in its record where the cluster is.
 async fn say_back(old: &Arc<dyn Kv>, new: Option<&Arc<dyn Kv>>) -> Result<Record, RelocationError> {
     let Some((mut record, entry)) = read_record(old.as_ref()).await.map_err(Old)? else {
         return Err(RelocationError::NothingToAbort);
@@ -55,6 +56,11 @@ async fn say_back(old: &Arc<dyn Kv>, new: Option<&Arc<dyn Kv>>) -> Result<Record
         Phase::Prepare | Phase::Switch | Phase::Back => {}
         Phase::Copying => return Err(RelocationError::UnfinishedCopy(record.from)),
         Phase::Arriving => return Err(RelocationError::TooLate(record.hosts)),
+    }
+    if record.phase == Phase::Switch
+        && let Some(reason) = too_late(old, new, &record).await?
+    {
+        return Err(reason);
     }
     record.phase = Phase::Back;
     let revision = old.update(RECORD, encode(&record), entry.revision).await.map_err(overtaken)?;

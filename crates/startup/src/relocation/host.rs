@@ -197,14 +197,18 @@ impl Follower<'_> {
 
     /// Whether what is there is the cluster that this host belongs to: it may have been emptied or used otherwise since.
     async fn check_cluster(&self, new: &Arc<dyn Kv>, record: &Record) -> Result<(), Error> {
-        let old = identity(&self.kv).await?;
-        if old.is_some() && old == identity(new).await? {
-            return Ok(());
+        let refused = |cause: &str| {
+            Err(Error::Refused { operation: format!("the move to {}", record.to), cause: cause.to_owned() })
+        };
+        let found = read_record(new.as_ref()).await?;
+        if found.is_some_and(|(found, _)| found.phase == Phase::Copying) {
+            return refused("what is there is not complete: the migration is being taken back, or was begun anew");
         }
-        Err(Error::Refused {
-            operation: format!("the move to {}", record.to),
-            cause: "what is there is not this host's cluster (another identity in its ClusterInformation)".into(),
-        })
+        let old = identity(&self.kv).await?;
+        if old.is_none() || old != identity(new).await? {
+            return refused("what is there is not this host's cluster (another identity in its ClusterInformation)");
+        }
+        Ok(())
     }
 }
 

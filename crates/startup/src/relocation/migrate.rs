@@ -219,13 +219,22 @@ async fn begin(old: &Arc<dyn Kv>, new: &Arc<dyn Kv>, migration: &Migration) -> R
     }
 }
 
-/// Why a migration cannot be taken back any more; `None` if it can. It is to be asked only while the record in `old` says
+/// Why a migration cannot be taken back any more; `None` if it can. That it can holds only while the record in `old` says
 /// `back`: then nobody goes who has not said so before.
 pub(super) async fn too_late(
     old: &Arc<dyn Kv>,
     new: Option<&Arc<dyn Kv>>,
     record: &Record,
 ) -> Result<Option<RelocationError>, RelocationError> {
+    let arrived = match new {
+        Some(new) => Some(arrived(new, record).await?),
+        None => None,
+    };
+    // Whoever says that he goes there read it just before it was taken back, and ended before he could unsay it: nobody
+    // is there, and what is there is no cluster to go to.
+    if arrived == Some(Arrived::Nothing) {
+        return Ok(None);
+    }
     let answers = read_answers(old.as_ref()).await.map_err(Old)?;
     let gone = |state: &AnswerState| matches!(state, AnswerState::Switching | AnswerState::Switched);
     let hosts = answers.iter().filter(|(_, answer)| answer.id == record.id && gone(&answer.state));
@@ -233,14 +242,31 @@ pub(super) async fn too_late(
     if !hosts.is_empty() {
         return Ok(Some(RelocationError::TooLate(hosts)));
     }
-    let Some(new) = new else { return Ok(None) };
     // A migration of no host at all is over without an answer: its record in the new one is gone, and the cluster is there.
-    let finished = read_record(new.as_ref()).await.map_err(New)?.is_none()
-        && match (identity(old).await.map_err(Old)?, identity(new).await.map_err(New)?) {
-            (Some(here), Some(there)) => here == there,
-            _ => false,
-        };
+    let finished = match arrived {
+        Some(Arrived::Cluster(there)) => identity(old).await.map_err(Old)? == Some(there),
+        _ => false,
+    };
     Ok(finished.then(|| RelocationError::SamePlace(record.to.to_string())))
+}
+
+/// What of a migration is in the new datastore.
+#[derive(PartialEq, Eq)]
+enum Arrived {
+    /// No cluster: the copy is not complete, is being deleted, or is gone.
+    Nothing,
+    /// A cluster of this identity, and no record.
+    Cluster(String),
+    /// A record: of this migration with all hosts told to come, or of another one.
+    Record,
+}
+
+async fn arrived(new: &Arc<dyn Kv>, record: &Record) -> Result<Arrived, RelocationError> {
+    Ok(match read_record(new.as_ref()).await.map_err(New)? {
+        Some((found, _)) if found.id == record.id && found.phase == Phase::Copying => Arrived::Nothing,
+        Some(_) => Arrived::Record,
+        None => identity(new).await.map_err(New)?.map_or(Arrived::Nothing, Arrived::Cluster),
+    })
 }
 
 /// The hosts that have to switch, and those that are left behind.

@@ -30,7 +30,8 @@
 //!   the last time; abort says `back` *before* it looks at the answers. Whichever came first, at least one of the two
 //!   sees the other: either no host goes, or abort sees one that may have gone, and the migration only goes forward. An
 //!   abort that dies between its look and its word leaves `back`, and who takes that up, be it abort or migrate, looks
-//!   at the answers first.
+//!   at the answers first. Only where the new datastore says `copying`, or holds nothing, an answer counts no more: an
+//!   abort had looked before it began to delete, and the host ended before it could unsay what it said after that.
 //! - **The tombstone goes only when the copy is gone.** While there is a cluster in the new datastore, nothing deletes the
 //!   record in the old one.
 //! - **A host that was away** finds the tombstone in the old datastore when it comes back, and the way to the new one.

@@ -83,16 +83,83 @@ async fn a_tombstone_stays_when_an_abort_that_is_too_late_dies() {
     let mut world = World::new().await;
     world.start(&[0, 1]);
     world.migrate(&["h3"], LONG).await.unwrap();
-    // It has said `back`, and not yet `switch` again.
-    world.crash_at(0, Injected::FailAfter);
-    world.abort().await.unwrap_err();
-    world.heal();
-    assert_eq!(read_record(&world.old).await.unwrap().unwrap().0.phase, Phase::Back);
+    let tombstone = world.old.get(RECORD).await.unwrap().unwrap();
+    assert!(matches!(world.abort().await.unwrap_err(), RelocationError::TooLate(_)));
+    let untouched = world.old.get(RECORD).await.unwrap().unwrap();
+    assert_eq!(untouched.revision, tombstone.revision, "a migration that is over is not even taken back for a moment");
+    // A host went just after that look: `back` was said, and not yet `switch` again.
+    set_old_phase(&world, Phase::Back).await;
     let again = world.migrate(&["h3"], LONG).await.unwrap_err();
     assert!(matches!(again, RelocationError::SamePlace(_)), "{again}");
     // The host that was away finds its way.
     world.start(&[2]);
     world.check_moved().await;
+}
+
+/// Writes another phase into the old datastore's record.
+async fn set_old_phase(world: &World, phase: Phase) {
+    let (record, _) = read_record(&world.old).await.unwrap().unwrap();
+    world.old.put(RECORD, String::from_utf8(encode(&Record { phase, ..record })).unwrap());
+}
+
+/// A host read `switch`, and said that it goes after abort had looked for such words and begun to delete; then the host
+/// was started anew, and abort killed at each of its writes from there on.
+#[tokio::test(start_paused = true)]
+async fn a_word_that_came_while_the_copy_was_deleted_splits_no_cluster() {
+    let mut points = 0;
+    for by_abort in [true, false] {
+        for n in 1.. {
+            let mut world = World::new().await;
+            let before = contents(&world.old).await;
+            world.start(&[0, 1, 2]);
+            world.crash_at(12, Injected::FailBefore);
+            world.migrate(&[], MINUTE).await.unwrap_err();
+            world.heal();
+            let (record, _) = read_record(&world.old).await.unwrap().unwrap();
+            let writes = world.crash_at(n, Injected::FailAfter);
+            let _ = world.abort().await;
+            let died = writes.load(Ordering::SeqCst) > n;
+            world.heal();
+            let is_deleting = match read_record(&world.new).await.unwrap() {
+                Some((found, _)) => found.phase == Phase::Copying,
+                None => true,
+            };
+            if !died || read_record(&world.old).await.unwrap().is_none() {
+                break;
+            }
+            if is_deleting {
+                points += 1;
+                let answer = Answer { id: record.id, attempt: record.attempt, state: AnswerState::Switching };
+                world.old.put(&answer_key("h1"), String::from_utf8(encode(&answer)).unwrap());
+                let moved = put_right(&world, &before, by_abort, &format!("abort dies at {n}")).await;
+                assert_eq!(moved, !by_abort, "abort dies at {n}");
+            }
+        }
+    }
+    assert!(points > 10, "{points}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_host_goes_to_a_copy_that_is_being_deleted() {
+    let mut world = World::new().await;
+    world.migrate(&HOSTS_OF_THE_CLUSTER, LONG).await.unwrap();
+    let (record, _) = read_record(&world.old).await.unwrap().unwrap();
+    let copying = Record { phase: Phase::Copying, ..record };
+    world.new.put(RECORD, String::from_utf8(encode(&copying)).unwrap());
+    world.start(&[0]);
+    let refused = async {
+        loop {
+            let answers = read_answers(&world.old).await.unwrap();
+            match answers.get("h1").map(|answer| &answer.state) {
+                Some(AnswerState::Unable(why)) => break why.clone(),
+                Some(state) => panic!("{state:?}"),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let why = timeout(LONG, refused).await.expect("it says why it stays");
+    assert!(why.contains("not complete"), "{why}");
+    assert!(world.moved().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
