@@ -181,7 +181,7 @@ impl Writer {
             self.note_facts(true);
             commands = refuse_growth(commands, &WriteError::NoSpace("not even the reserve finds room".to_owned()));
         }
-        let error = match self.try_write(commands) {
+        let mut error = match self.try_write(commands) {
             Ok(()) => return,
             Err((left, error)) => {
                 commands = left;
@@ -194,7 +194,8 @@ impl Writer {
             if !commands.is_empty() && self.disk.release_reserve() {
                 match self.try_write(commands) {
                     Ok(()) => return,
-                    Err((left, _)) => commands = left,
+                    // Worse than before, maybe: nobody knows whether it was written.
+                    Err((left, second)) => (commands, error) = (left, second),
                 }
             }
         }
@@ -367,7 +368,8 @@ impl Writer {
             self.next_telling = now + TOLD_EVERY;
             tracing::warn!(
                 revision = target,
-                "much is written: {mib} MiB of history in memory, compacted to {left} MiB before its time; a watch that was                  behind that revision has to read everything anew"
+                "much is written: {mib} MiB of history in memory, compacted to {left} MiB before its time; a watch that was \
+                 behind that revision has to read everything anew"
             );
         } else {
             tracing::debug!(revision = target, mib, left, "the history was compacted before its time");

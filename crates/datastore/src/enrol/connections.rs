@@ -38,6 +38,8 @@ pub(crate) enum Cut {
     Revoked,
     /// The certificate that it came with has ended.
     Expired,
+    /// The book of hosts was removed.
+    Forgotten,
 }
 
 impl Cut {
@@ -46,6 +48,7 @@ impl Cut {
         match self {
             Self::Revoked => "the host was shut out",
             Self::Expired => "its certificate has expired",
+            Self::Forgotten => "the book of hosts was removed",
         }
     }
 }
@@ -72,6 +75,11 @@ impl Connections {
     /// Ends all connections of a host; how many there were.
     pub(super) fn cut(&self, host: &str) -> usize {
         self.cut_where(Cut::Revoked, |open| open.host == host)
+    }
+
+    /// Ends all connections; how many there were.
+    pub(super) fn cut_all(&self) -> usize {
+        self.cut_where(Cut::Forgotten, |_| true)
     }
 
     /// Ends all connections whose certificate has ended; how many there were.

@@ -1,7 +1,8 @@
 //! The book on disk, the authority, the port and the connections, behind one door.
 //!
 //! In the folder `pki/` of the datastore: `ca.pem` (the authority, made at the first invitation), `server.pem` (the
-//! server's certificate, replaced by itself) and `hosts.json` (the book). All are root's alone.
+//! server's certificate, replaced by itself) and `hosts.json` (the book). All are root's alone. Who removes the folder
+//! shuts out all hosts: a book that is gone from the disk is forgotten here too, and never written again.
 
 use std::{
     collections::BTreeSet,
@@ -220,6 +221,7 @@ impl Registrar {
             return Err(OpenError::Words(format!("an invitation is valid for 1 second to {days} days")));
         }
         let expires = now.saturating_add_unsigned(ttl.as_secs().max(1));
+        self.forget_if_removed();
         let token = Token::new()?;
         let authority = self.authority()?;
         let source_port = self.0.options.port;
@@ -360,13 +362,14 @@ impl Registrar {
         WeakRegistrar(Arc::downgrade(&self.0))
     }
 
-    /// What time brings: old tokens are forgotten, connections whose certificate has ended are cut, and the port is opened
-    /// or closed, as anybody is expected or not.
+    /// What time brings: old tokens are forgotten, all is if the book was removed, connections whose certificate has ended
+    /// are cut, and the port is opened or closed, as anybody is expected or not.
     ///
     /// # Errors
     /// The port cannot be opened.
     pub(crate) fn keep_up(&self) -> std::io::Result<()> {
         let now = self.now();
+        self.forget_if_removed();
         self.0.connections.cut_expired(now);
         let tidied = {
             let state = self.state();
@@ -392,6 +395,7 @@ impl Registrar {
     /// There is no authority yet; keys or files cannot be made.
     pub(crate) fn server_config(&self, local: IpAddr) -> Result<Arc<ServerConfig>, PkiError> {
         let now = self.now();
+        let authority = self.known_authority()?;
         let name = local.to_canonical().to_string();
         if !self.state().book.names().any(|known| known == name) {
             let mut learned = self.state().book.clone();
@@ -407,9 +411,6 @@ impl Registrar {
         if let Some(server) = state.server.as_ref().filter(|server| is_good(&server.facts)) {
             return Ok(server.config.clone());
         }
-        let Some(authority) = state.authority.clone() else {
-            return Err(PkiError::Damaged { what: "the authority".into(), cause: "there is none yet".into() });
-        };
         let file = self.0.folder.join(SERVER);
         let what = spell(&self.0.folder, SERVER);
         let mut text = read_private(&file)?;
@@ -447,7 +448,7 @@ impl Registrar {
             tracing::error!(host, %error, "a certificate could not be given");
             Refusal::Failed { cause: error.to_string() }
         };
-        let authority = self.authority().map_err(failed)?;
+        let authority = self.known_authority().map_err(failed)?;
         let issued = authority.issue_host(request, host, (self.clock())()).map_err(failed)?;
         self.change(|book| enter(book, issued.serial, issued.not_after)).map_err(failed)??;
         let names = self.state().book.names().map(str::to_owned).collect();
@@ -486,9 +487,42 @@ impl Registrar {
         Ok(state.authority.insert(made).clone())
     }
 
-    /// Changes the book: on disk first, then here.
+    /// The authority, which there is since the first invitation.
+    fn known_authority(&self) -> Result<Arc<Authority>, PkiError> {
+        let none = || PkiError::Damaged { what: "the authority".into(), cause: "there is none yet".into() };
+        self.state().authority.clone().ok_or_else(none)
+    }
+
+    /// Forgets the hosts, the invitations and the authority if the book was removed from the disk, and ends what they
+    /// have.
+    fn forget_if_removed(&self) {
+        {
+            let mut state = self.state();
+            if !self.is_removed(&state) {
+                return;
+            }
+            *state = State { book: Book::default(), authority: None, server: None };
+        }
+        // After the book, as where one host is shut out.
+        let cut = self.0.connections.cut_all();
+        self.0.door.close();
+        let book = spell(&self.0.folder, BOOK);
+        tracing::warn!(book, connections = cut, "the book of hosts was removed: all of them are shut out");
+    }
+
+    /// Something is known that was on disk, and is there no more.
+    fn is_removed(&self, state: &State) -> bool {
+        // What cannot be looked at is not known to be gone.
+        state.book != Book::default() && matches!(self.0.folder.join(BOOK).try_exists(), Ok(false))
+    }
+
+    /// Changes the book: on disk first, then here. One that was removed is not written anew.
     fn change<T>(&self, change: impl FnOnce(&mut Book) -> T) -> Result<T, PkiError> {
         let mut state = self.state();
+        if self.is_removed(&state) {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "somebody has removed it just now");
+            return Err(PkiError::File { path: self.0.folder.join(BOOK), action: "written", source });
+        }
         let mut book = state.book.clone();
         let outcome = change(&mut book);
         if book != state.book {

@@ -134,6 +134,39 @@ async fn a_host_that_is_shut_out_is_cut_at_once_and_may_be_invited_again() {
 }
 
 #[tokio::test]
+async fn whoever_removes_the_book_shuts_all_hosts_out_and_it_does_not_come_back() {
+    // It is noticed in time, or only by what would write the book again.
+    for in_time in [true, false] {
+        let mut rig = Rig::new();
+        let joined = rig.joined("host-2").await;
+        let _stream = dial(rig.address(), &joined.authority, Some(&joined.identity), b"h2").await.unwrap();
+        let (mut connection, peer) = rig.next().await;
+        let server =
+            tokio::spawn(async move { connection.read(&mut [0; 16]).await.map_err(|error| error.to_string()) });
+        let (pki, address) = (rig.dir.path().join("pki"), rig.address());
+        std::fs::remove_dir_all(&pki).unwrap();
+        if in_time {
+            rig.registrar.keep_up().unwrap();
+            assert_eq!(rig.registrar.listens_on(), None);
+            assert_eq!(rig.registrar.check("host-2", &peer.serial), Err(Barred::Unknown));
+        }
+        let request = crate::pki::Request::make("host-2", &crate::pki::new_key().unwrap()).unwrap();
+        rig.registrar.renew(&RenewRequest { request, now: rig.registrar.now() }, &peer).unwrap_err();
+        assert!(!rig.registrar.revoke("host-2").is_ok_and(|revoked| revoked.known));
+        assert!(rig.registrar.server_config("10.9.8.7".parse().unwrap()).is_err());
+        rig.registrar.keep_up().unwrap();
+        assert_eq!(timeout(PATIENCE, server).await.unwrap().unwrap(), Err("the book of hosts was removed".to_owned()));
+        assert!(rig.registrar.hosts().is_empty() && rig.registrar.listens_on().is_none());
+        assert!(!pki.exists(), "in time: {in_time}");
+        dial(address, &joined.authority, Some(&joined.identity), b"h2").await.unwrap_err();
+        // Whoever is invited now begins anew, under another authority.
+        let anew = rig.joined("host-3").await;
+        assert_ne!(anew.authority, joined.authority);
+        assert_eq!(rig.registrar.hosts().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_connection_ends_with_the_certificate_that_it_came_with() {
     let mut rig = Rig::new();
     let joined = rig.joined("host-2").await;
