@@ -118,12 +118,13 @@ pub(super) struct Record {
 const OVERHEAD: usize = 128;
 
 impl Record {
-    /// What it takes in memory, roughly, in bytes. The key is its versions' common one.
+    /// What it takes in memory, roughly, in bytes. The key is its versions' common one, and is counted with a deletion: only
+    /// for that a key is kept that has no value any more.
     pub(super) fn cost(&self) -> usize {
-        OVERHEAD + self.value.as_ref().map_or(0, |value| value.len())
+        OVERHEAD + self.value.as_ref().map_or(self.key.len(), |value| value.len())
     }
 
-    /// What a deletion takes: it says only what was. Of a value nothing.
+    /// What a deletion takes: it says only what was, and keeps the key. Of a value nothing.
     fn cost_of_deletion(&self) -> usize {
         if self.value.is_none() { self.cost() } else { 0 }
     }
