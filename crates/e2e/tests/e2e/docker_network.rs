@@ -303,8 +303,9 @@ fn nonsense_is_answered(host1: &Host) {
 
 /// Ten at a time; how many says `CONTAINERS`, since a hundred take a busy machine minutes.
 ///
-/// In a network of their own: when many endpoints of a network come and go at once Docker 20.10 may miscount them, and
-/// then does not remove the network (`has active endpoints`, while it shows none) until its next start, which counts anew.
+/// In a network of their own: when many endpoints of a network come and go at once Docker 20.10 may miscount them, with a
+/// driver that does nothing too, and then does not remove the network (`has active endpoints`, while it shows none) until
+/// its next start, which counts anew.
 fn many_come_and_go(host1: &Host) {
     let count: usize = std::env::var("CONTAINERS").map_or(30, |count| count.parse().expect("CONTAINERS is a number"));
     let ten_at_a_time = |command: &str| {
