@@ -4,11 +4,7 @@
 
 mod support;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use calico_store::{Error, EtcdKv, Event, Kv, KvEvent, Syncer, SyncerHandle};
 use support::{Authority, PATIENCE, PrivateEtcd, Proxy, connect, free_port, options, wait_for};

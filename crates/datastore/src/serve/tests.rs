@@ -10,7 +10,10 @@ async fn a_datastore_that_cannot_write_any_more_ends_in_order_and_says_why() {
     let (stopping, stopped) = cell::channel(false);
     let mut reports = Vec::new();
     // The servers end when they are told to.
-    let servers = async { Ok(until(stopped).await) };
+    let servers = async {
+        until(stopped).await;
+        Ok(())
+    };
     let ended = run(servers, future::pending(), stopping, &store, |health| reports.push(health.clone())).await;
     let Err(ServeError::Writer(why)) = ended else { panic!("{ended:?}") };
     assert!(why.contains("its writer has ended"), "{why}");
