@@ -4,12 +4,15 @@
 //! `ETCD_ENDPOINTS` in a script) may name the former place for years. So the record of a migration is looked at before
 //! anything else is: whoever reads is warned, once, and whoever writes is refused. The unfinished copy in the place that
 //! a migration goes to is treated alike.
+//!
+//! It is looked at once before the first access, and again after each write: the cluster may leave while a command runs,
+//! which then must not report success for what it left behind.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use calico_model::Revision;
-use calico_startup::relocation::{Phase, read_record};
+use calico_startup::relocation::{Phase, Record, read_record};
 use calico_store::{Entry, Error, Kv, KvWatch, Listing};
 use tokio::sync::OnceCell;
 
@@ -22,7 +25,10 @@ use crate::{
 pub(crate) struct Watched {
     kv: Arc<dyn Kv>,
     console: Arc<dyn Console>,
+    /// At the first look.
     standing: OnceCell<Standing>,
+    /// Why it is refused to write here since the cluster left, under our hands.
+    left: OnceLock<String>,
 }
 
 /// What a datastore is to its cluster.
@@ -30,8 +36,6 @@ pub(crate) struct Watched {
 enum Standing {
     /// Its datastore.
     Here,
-    /// Its datastore, which it may leave at any moment.
-    AboutToMove,
     /// No more, or not yet: why, and the way out.
     Elsewhere(String),
 }
@@ -50,32 +54,12 @@ pub(crate) fn is_at_home_anywhere(command: &Command) -> bool {
 impl Watched {
     /// Around `kv`.
     pub(crate) fn new(kv: Arc<dyn Kv>, console: Arc<dyn Console>) -> Self {
-        Self { kv, console, standing: OnceCell::new() }
+        Self { kv, console, standing: OnceCell::new(), left: OnceLock::new() }
     }
 
     async fn look(&self) -> Result<Standing, Error> {
-        let here = self.kv.location();
-        let record = match read_record(self.kv.as_ref()).await {
-            Ok(record) => record,
-            // Of another version, or damaged: nobody knows where the cluster is.
-            Err(error @ Error::Corrupt { .. }) => return Ok(Standing::Elsewhere(format!("{error}; {ASK_A_HOST}"))),
-            Err(error) => return Err(error),
-        };
-        let Some((record, _)) = record else { return Ok(Standing::Here) };
-        Ok(match record.phase {
-            Phase::Switch => Standing::Elsewhere(format!(
-                "the cluster's datastore is no longer at {here}, it moved to {to}; say so in ETCD_ENDPOINTS, or in \
-                 calicoctl.cfg",
-                to = record.to
-            )),
-            Phase::Copying => Standing::Elsewhere(format!(
-                "what is at {here} is the unfinished copy of a cluster that is still at {from}; wait for the end of \
-                 `calicoctl datastore migrate`, or work there",
-                from = record.from
-            )),
-            Phase::Prepare | Phase::Back => Standing::AboutToMove,
-            Phase::Arriving => Standing::Here,
-        })
+        let found = read_record(self.kv.as_ref()).await;
+        standing(&self.kv.location(), found.map(|found| found.map(|(record, _)| record)))
     }
 
     /// What it is, told once if that is not what the caller may expect.
@@ -92,26 +76,49 @@ impl Watched {
     }
 
     /// Refuses unless the cluster is here.
-    async fn before_a_write(&self, operation: &str, key: &str) -> Result<&Standing, Error> {
-        match self.standing().await? {
-            Standing::Elsewhere(words) => Err(refused(operation, key, words)),
-            standing => Ok(standing),
+    async fn before_a_write(&self, operation: &str, key: &str) -> Result<(), Error> {
+        match (self.standing().await?, self.left.get()) {
+            (Standing::Elsewhere(words), _) | (_, Some(words)) => Err(refused(operation, key, words)),
+            (Standing::Here, None) => Ok(()),
         }
     }
 
-    /// A write that came while the cluster was about to leave may have come too late.
-    async fn after_a_write(&self, standing: &Standing, operation: &str, key: &str) -> Result<(), Error> {
-        if *standing != Standing::AboutToMove {
-            return Ok(());
-        }
+    /// The cluster may have left before what was written just now.
+    async fn after_a_write(&self, operation: &str, key: &str) -> Result<(), Error> {
         match self.look().await? {
             Standing::Elsewhere(words) => {
                 let words = format!("{words}. The cluster left in this moment: look there whether it has arrived");
-                Err(refused(operation, key, &words))
+                let words = self.left.get_or_init(|| words);
+                Err(refused(operation, key, words))
             }
-            _ => Ok(()),
+            Standing::Here => Ok(()),
         }
     }
+}
+
+/// What the record found at `here` says.
+fn standing(here: &str, found: Result<Option<Record>, Error>) -> Result<Standing, Error> {
+    let record = match found {
+        Ok(Some(record)) => record,
+        Ok(None) => return Ok(Standing::Here),
+        // Of another version, or damaged: nobody knows where the cluster is.
+        Err(error @ Error::Corrupt { .. }) => return Ok(Standing::Elsewhere(format!("{error}; {ASK_A_HOST}"))),
+        // A user of an etcd who has a right to some keys only is to be able to work on those.
+        Err(error) if error.is_permission_denied() => return Ok(Standing::Here),
+        Err(error) => return Err(error),
+    };
+    Ok(match record.phase {
+        Phase::Switch => Standing::Elsewhere(format!(
+            "the cluster's datastore is no longer at {here}, it moved to {to}; say so in ETCD_ENDPOINTS, or in calicoctl.cfg",
+            to = record.to
+        )),
+        Phase::Copying => Standing::Elsewhere(format!(
+            "what is at {here} is the unfinished copy of a cluster that is still at {from}; wait for the end of `calicoctl \
+             datastore migrate`, or work there",
+            from = record.from
+        )),
+        Phase::Prepare | Phase::Back | Phase::Arriving => Standing::Here,
+    })
 }
 
 const ASK_A_HOST: &str = "a host of the cluster knows where its datastore is: `calicoctl status` there";
@@ -133,23 +140,23 @@ impl Kv for Watched {
     }
 
     async fn create(&self, key: &str, value: Vec<u8>) -> Result<Revision, Error> {
-        let standing = self.before_a_write("create", key).await?;
+        self.before_a_write("create", key).await?;
         let revision = self.kv.create(key, value).await?;
-        self.after_a_write(standing, "create", key).await?;
+        self.after_a_write("create", key).await?;
         Ok(revision)
     }
 
     async fn update(&self, key: &str, value: Vec<u8>, expected: Revision) -> Result<Revision, Error> {
-        let standing = self.before_a_write("update", key).await?;
+        self.before_a_write("update", key).await?;
         let revision = self.kv.update(key, value, expected).await?;
-        self.after_a_write(standing, "update", key).await?;
+        self.after_a_write("update", key).await?;
         Ok(revision)
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<(), Error> {
-        let standing = self.before_a_write("delete", key).await?;
+        self.before_a_write("delete", key).await?;
         self.kv.delete(key, expected).await?;
-        self.after_a_write(standing, "delete", key).await
+        self.after_a_write("delete", key).await
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn KvWatch>, Error> {
@@ -230,16 +237,32 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_the_cluster_left_behind_is_told() {
-        let bench = Bench::new();
-        let (watched, kv) = watched(&bench);
-        kv.put(RECORD, record("prepare"));
-        kv.inject(|behind, write| {
-            if write.key == "/calico/a" {
-                behind.put(RECORD, record("switch"));
-            }
-            calico_store::Injected::Proceed
-        });
-        let error = watched.create("/calico/a", b"1".to_vec()).await.unwrap_err().to_string();
-        assert!(error.contains("http://new:2379") && error.contains("left in this moment"), "{error}");
+        // Begun before the migration was, or while it was under way.
+        for phase in [None, Some("prepare")] {
+            let bench = Bench::new();
+            let (watched, kv) = watched(&bench);
+            phase.map(|phase| kv.put(RECORD, record(phase)));
+            watched.create("/calico/before", b"1".to_vec()).await.unwrap();
+            kv.inject(|behind, write| {
+                if write.key == "/calico/a" {
+                    behind.put(RECORD, record("switch"));
+                }
+                calico_store::Injected::Proceed
+            });
+            let error = watched.create("/calico/a", b"1".to_vec()).await.unwrap_err().to_string();
+            assert!(error.contains("http://new:2379") && error.contains("left in this moment"), "{error}");
+            let error = watched.create("/calico/b", b"1".to_vec()).await.unwrap_err().to_string();
+            assert!(error.contains("http://new:2379"), "{error}");
+            assert!(kv.get("/calico/b").await.unwrap().is_none(), "the next one is not even tried");
+        }
+    }
+
+    #[test]
+    fn who_may_not_read_the_record_works_on_what_he_may() {
+        let refused = |cause: &str| Error::Refused { operation: "get".into(), cause: cause.into() };
+        assert_eq!(standing("here", Err(refused("etcdserver: permission denied"))).unwrap(), Standing::Here);
+        for cause in ["etcdserver: user name is empty", "etcdserver: invalid auth token"] {
+            assert!(standing("here", Err(refused(cause))).is_err(), "{cause}");
+        }
     }
 }

@@ -73,6 +73,9 @@ pub enum Error {
     },
 }
 
+/// etcd's words; its code for them stands for other things too.
+const PERMISSION_DENIED: &str = "etcdserver: permission denied";
+
 impl Error {
     /// A compare-and-swap of `key` found `current` instead of what was expected.
     pub(crate) fn lost_race(key: &str, current: Option<Entry>) -> Self {
@@ -95,5 +98,10 @@ impl Error {
     /// The same call may succeed later without any change by the caller.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// True if the user of the datastore has no right to what was asked.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::Refused { cause, .. } if cause.contains(PERMISSION_DENIED))
     }
 }
