@@ -22,6 +22,15 @@ pub(super) fn must_be_here(source: &Source, what: &str) -> Result<(), Failure> {
     }
 }
 
+/// A call that failed, for what a host may keep though its datastore is elsewhere: one that the cluster has left goes on
+/// serving hosts that were away. Only if it does not answer it matters where the datastore is.
+pub(super) fn failure_at(source: &Source, what: &str, error: AdminError) -> Failure {
+    match must_be_here(source, what) {
+        Err(elsewhere) if error.is_not_running() => elsewhere,
+        _ => failure(error),
+    }
+}
+
 const ETCD: &str = "look after it with etcdctl; other hosts use it by the same ETCD_ENDPOINTS";
 
 /// A call to the datastore of this host that failed.

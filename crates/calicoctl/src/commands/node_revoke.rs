@@ -1,20 +1,21 @@
 //! `calicoctl node revoke`: shuts a host out of the datastore that this one keeps.
 
 use calico_datastore::admin::Client;
+use calico_store::Source;
 
 use super::{Caller, keeper};
 use crate::{args::NodeRevoke, context::Context, failure::Failure, output::Output};
 
 /// `node revoke`
 pub(crate) async fn run(ctx: &Context, args: &NodeRevoke, caller: &Caller) -> Result<Output, Failure> {
-    keeper::must_be_here(caller.etcd.source(), "hosts are shut out")?;
-    revoke(ctx, args, &Client::default()).await
+    revoke(ctx, args, &Client::default(), caller.etcd.source()).await
 }
 
-async fn revoke(ctx: &Context, args: &NodeRevoke, client: &Client) -> Result<Output, Failure> {
+async fn revoke(ctx: &Context, args: &NodeRevoke, client: &Client, source: &Source) -> Result<Output, Failure> {
     ctx.require_root()?;
     let host = args.host.trim().to_ascii_lowercase();
-    let revoked = client.revoke(&host).await.map_err(keeper::failure)?;
+    let failure = |error| keeper::failure_at(source, "hosts are shut out", error);
+    let revoked = client.revoke(&host).await.map_err(failure)?;
     if !revoked.known {
         let hosts = client.hosts().await.map_err(keeper::failure)?;
         let known: Vec<String> = hosts.into_iter().map(|guest| guest.state.name).collect();
@@ -51,14 +52,29 @@ mod tests {
     async fn a_host_is_shut_out_and_a_stranger_is_told() {
         let (bench, keeper) = (Bench::new(), Keeper::start().await);
         let args = |host: &str| NodeRevoke { host: host.into(), ..NodeRevoke::default() };
-        let said = refusal(revoke(&bench.ctx, &args("host-2"), &keeper.client).await);
+        let here = Source::Embedded;
+        let said = refusal(revoke(&bench.ctx, &args("host-2"), &keeper.client, &here).await);
         assert!(said.contains("No host host-2 has joined"), "{said}");
         keeper.join("host-2").await;
-        let said = refusal(revoke(&bench.ctx, &args("host-3"), &keeper.client).await);
+        let said = refusal(revoke(&bench.ctx, &args("host-3"), &keeper.client, &here).await);
         assert!(said.contains("these have: host-2"), "{said}");
-        let said = text(revoke(&bench.ctx, &args("Host-2"), &keeper.client).await);
+        let said = text(revoke(&bench.ctx, &args("Host-2"), &keeper.client, &here).await);
         assert!(said.contains("Host host-2 is shut out") && said.contains("node remove --hostname=host-2"), "{said}");
         assert!(keeper.client.hosts().await.unwrap()[0].state.revoked.is_some());
-        assert!(refusal(revoke(&Bench::not_root().ctx, &args("host-2"), &keeper.client).await).contains("as root"));
+        let said = refusal(revoke(&Bench::not_root().ctx, &args("host-2"), &keeper.client, &here).await);
+        assert!(said.contains("as root"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_datastore_that_the_cluster_has_left_shuts_out_as_long_as_it_is_served() {
+        let (bench, keeper) = (Bench::new(), Keeper::start().await);
+        keeper.join("host-2").await;
+        let etcd = Source::File { path: "/x".into(), keeper: None };
+        let args = NodeRevoke { host: "host-2".into(), ..NodeRevoke::default() };
+        let said = text(revoke(&bench.ctx, &args, &keeper.client, &etcd).await);
+        assert!(said.contains("Host host-2 is shut out"), "{said}");
+        let nobody = Client::new(std::path::Path::new("/nonexistent"));
+        let said = refusal(revoke(&bench.ctx, &args, &nobody, &etcd).await);
+        assert!(said.contains("is an etcd") && said.contains("hint: "), "{said}");
     }
 }

@@ -23,11 +23,14 @@ const COLUMNS: &[Column] = &[
 /// `datastore status`
 pub(super) async fn run(ctx: &Context, client: &Client, source: &Source) -> Result<Output, Failure> {
     ctx.require_root()?;
-    keeper::must_be_here(source, "look after it")?;
-    let status = client.status().await.map_err(keeper::failure)?;
+    let status = client.status().await.map_err(|error| keeper::failure_at(source, "look after it", error))?;
     let hosts = client.hosts().await.map_err(keeper::failure)?;
     let table = table(&hosts);
-    let mut text = words(&status);
+    let which = match source {
+        Source::Embedded => "Datastore",
+        Source::File { .. } | Source::Environment => "Former datastore",
+    };
+    let mut text = format!("{which} {}", words(&status));
     if !hosts.is_empty() {
         text.push_str(&format!("\n{table}"));
     }
@@ -47,7 +50,7 @@ fn words(answer: &StatusAnswer) -> String {
         (None, false) => "good".to_owned(),
     };
     format!(
-        "Datastore of this host, in {}\n  State:        {state}\n  Revision:     {} (history from {}, {} of memory)\n  \
+        "of this host, in {}\n  State:        {state}\n  Revision:     {} (history from {}, {} of memory)\n  \
          Size:         {} of {} in use\n  Other hosts:  {port}\n  Invitations:  {} open\n  Joined:       {}, {} of them \
          connected\n",
         status.folder.display(),
@@ -113,6 +116,10 @@ mod tests {
         assert_eq!(said.data["hosts"][0]["state"], "away");
         assert_eq!(said.data["hosts"][1]["state"], "shut out");
         assert_eq!(said.data["datastore"]["invitations"], 1);
+        assert!(said.text.starts_with("Datastore of this host, in "), "{}", said.text);
+        let etcd = Source::File { path: "/x".into(), keeper: None };
+        let said = text(run(&bench.ctx, &keeper.client, &etcd).await);
+        assert!(said.starts_with("Former datastore of this host, in ") && said.contains("host-3"), "{said}");
     }
 
     #[tokio::test]
