@@ -26,8 +26,12 @@ pub(super) fn of(sources: &Sources<'_>) -> Scrubber {
             documents.iter().for_each(|data| scrubber.know_those_of_data(data));
         }
     }
-    // Each of these holds one password and nothing else.
+    // No program of ours writes a password into it, but somebody may.
     let record = sources.datastore.folder.join("location.env");
+    if let Some(text) = read(&record) {
+        scrubber.know_those_of_settings(&text);
+    }
+    // Each of these holds one password and nothing else.
     let passwords = files_below(&etc.join("bgp-secrets"), 3).into_iter().chain(password_files(etc, record));
     for text in passwords.filter_map(|file| read(&file)) {
         scrubber.know(&text);

@@ -128,10 +128,12 @@ async fn cluster() -> Bench {
 fn datastore(root: &Path) -> keeper::Datastore {
     let folder = root.join("datastore");
     put(root, "datastore/etcd-password", "moved c4n4ry of etcd");
-    let record =
-        format!("ETCD_ENDPOINTS=http://e:2379\nETCD_PASSWORD_FILE={}\n", folder.join("etcd-password").display());
+    let record = format!(
+        "ETCD_ENDPOINTS=http://e:2379\nETCD_PASSWORD=typed c4n4ry\nETCD_PASSWORD_FILE={}\n",
+        folder.join("etcd-password").display()
+    );
     put(root, "datastore/location.env", &record);
-    put(root, "log/felix/moved", "moved c4n4ry of etcd was refused\n");
+    put(root, "log/felix/moved", "moved c4n4ry of etcd was refused, and so was typed c4n4ry\n");
     keeper::Datastore { members: None, client: Client::new(&root.join("nobody.sock")), folder }
 }
 
