@@ -2,7 +2,7 @@
 //! `calicoctl status` show.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -83,7 +83,7 @@ struct State {
 pub(crate) struct Board {
     node: String,
     /// Without these the service is live and ready all the same.
-    optional: &'static [&'static str],
+    optional: Mutex<BTreeSet<&'static str>>,
     states: Mutex<BTreeMap<&'static str, State>>,
     changed: Notify,
 }
@@ -96,7 +96,7 @@ impl Board {
         };
         Self {
             node: node.to_owned(),
-            optional,
+            optional: Mutex::new(optional.iter().copied().chain([FORMER_DATASTORE]).collect()),
             states: Mutex::new(names.iter().map(|name| (*name, waiting())).collect()),
             changed: Notify::new(),
         }
@@ -160,8 +160,26 @@ impl Board {
         self.states().get(name).is_some_and(|state| component(name, state, now).ready)
     }
 
+    /// Says whether the service is whole without a component.
+    pub(crate) fn set_optional(&self, name: &'static str, optional: bool) {
+        {
+            let mut all = self.optional();
+            if optional {
+                all.insert(name)
+            } else {
+                all.remove(name)
+            };
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// A set is whole after every call on it: a panic elsewhere cannot leave it half written.
+    fn optional(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.optional.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_optional(&self, component: &Component) -> bool {
-        component.name == FORMER_DATASTORE || self.optional.contains(&component.name.as_str())
+        self.optional().contains(component.name.as_str())
     }
 
     /// The components that are not ready and ought to be.
@@ -255,6 +273,14 @@ mod tests {
         board.started("datastore", Some(7));
         board.ended("datastore", &code());
         assert_eq!(reason(), "ended with code 1", "it said nothing");
+        assert_eq!(board.lacking(Instant::now())[0].name, "datastore");
+        board.set_optional("datastore", true);
+        assert!(
+            board.health(Instant::now()).ready && board.lacking(Instant::now()).is_empty(),
+            "the cluster has left it"
+        );
+        board.set_optional("datastore", false);
+        assert!(!board.health(Instant::now()).live && !board.health(Instant::now()).ready, "and has come back");
         board.started("datastore", Some(8));
         board.reported("datastore", AgentHealth { reason: "the file is damaged".into(), ..AgentHealth::default() });
         board.ended("datastore", &code());

@@ -68,6 +68,8 @@ impl Crew {
     /// # Errors
     /// Its folder cannot be made.
     pub(crate) fn keep_datastore(&mut self, place: &Place) -> Result<bool> {
+        // One that was started before the cluster left it has the same name still.
+        self.surroundings.board.set_optional(DATASTORE, !place.is_here());
         if place.is_here() {
             if self.datastore.is_none() {
                 info!("{}", calico_startup::KEEPS_DATASTORE);
