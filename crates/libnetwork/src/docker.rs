@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct Network {
     pub subnets: Vec<IpNet>,
     /// Parts of these to take addresses from.
     pub ip_ranges: Vec<IpNet>,
+    /// Addresses of them that are kept from containers (`--aux-address`).
+    pub auxiliary: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
     /// By id.
@@ -245,6 +248,8 @@ fn network_of(found: NetworkInspect) -> Network {
     let range = |text: &Option<String>| text.as_ref()?.parse::<IpNet>().ok();
     let subnets = configs.iter().filter_map(|config| range(&config.subnet));
     let ip_ranges = configs.iter().filter_map(|config| range(&config.ip_range));
+    let auxiliary = configs.iter().flat_map(|config| config.auxiliary_addresses.iter().flat_map(HashMap::values));
+    let auxiliary = auxiliary.filter_map(|text| text.split('/').next()?.parse().ok()).collect();
     let endpoints = found.containers.unwrap_or_default().into_iter().map(|(key, endpoint)| {
         // An endpoint that no container has joined goes by `ep-<id>`.
         let container = Some(key).filter(|key| !key.starts_with("ep-"));
@@ -263,8 +268,36 @@ fn network_of(found: NetworkInspect) -> Network {
         // What nobody asked for is shown as all addresses.
         subnets: subnets.filter(|net| net.prefix_len() > 0).collect(),
         ip_ranges: ip_ranges.collect(),
+        auxiliary,
         labels: found.labels.unwrap_or_default().into_iter().collect(),
         options: found.options.unwrap_or_default().into_iter().collect(),
         endpoints: endpoints.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_network_is_read_as_docker_shows_it() {
+        let shown = serde_json::json!({
+            "Id": "n1", "Name": "web", "Driver": "calico", "IPAM": { "Driver": "calico-ipam", "Config": [
+                { "Subnet": "10.20.0.0/16", "IPRange": "10.20.7.0/24", "Gateway": "169.254.1.1",
+                  "AuxiliaryAddresses": { "r": "10.20.0.5" } },
+                { "Subnet": "0.0.0.0/0" },
+            ] },
+            "Containers": {
+                "c1": { "EndpointID": "e1", "IPv4Address": "10.20.7.9/32", "MacAddress": "02:00:00:00:00:01" },
+                "ep-e2": { "EndpointID": "e2", "IPv4Address": "10.20.7.8/32" },
+            },
+        });
+        let network = network_of(serde_json::from_value(shown).unwrap());
+        assert_eq!(network.subnets, ["10.20.0.0/16".parse().unwrap()]);
+        assert_eq!(network.ip_ranges, ["10.20.7.0/24".parse().unwrap()]);
+        assert_eq!(network.auxiliary, ["10.20.0.5".parse::<IpAddr>().unwrap()]);
+        assert_eq!(network.endpoints["e1"].container.as_deref(), Some("c1"));
+        assert_eq!(network.endpoints["e2"].container, None);
     }
 }

@@ -153,8 +153,8 @@ pub(crate) fn stored_addresses(endpoint: &WorkloadEndpoint) -> impl Iterator<Ite
 pub(crate) struct HostPort {
     /// IANA's number.
     pub protocol: u8,
-    /// `None` for all addresses of the host.
-    pub address: Option<IpAddr>,
+    /// The unspecified one for all addresses of the host and of its family.
+    pub address: IpAddr,
     pub port: u16,
 }
 
@@ -164,7 +164,7 @@ pub(crate) const PUBLISHED: [(&str, &str); 3] =
 
 /// The ports of an endpoint for what Docker publishes. Of a range of host ports, and of `dynamic` where none was chosen,
 /// the first is used that neither one of the `others` nor a process of the host has; `probe` says of a port why it
-/// cannot be had.
+/// cannot be had, and is asked for each of `everywhere` ([`everywhere`]) where no address was chosen.
 ///
 /// # Errors
 /// A port that cannot be published, in words for the user of `docker run`.
@@ -172,6 +172,7 @@ pub(crate) fn ports(
     bindings: &[PortBinding],
     others: &[(String, EndpointPort)],
     dynamic: RangeInclusive<u16>,
+    everywhere: &[IpAddr],
     mut probe: impl FnMut(HostPort) -> Result<(), String>,
 ) -> Result<Vec<EndpointPort>, String> {
     let mut ports: Vec<EndpointPort> = Vec::new();
@@ -198,7 +199,8 @@ pub(crate) fn ports(
             host_ip: Some(host_ip.clone()),
             extra: serde_json::Map::new(),
         };
-        let address = host_ip.parse().ok();
+        let chosen = host_ip.parse().ok().map(|address| [address]);
+        let places = chosen.as_ref().map_or(everywhere, |one| one);
         let mut reason = String::new();
         let free = range.clone().find_map(|host_port| {
             let port = wanted(host_port);
@@ -210,7 +212,9 @@ pub(crate) fn ports(
                 "port is already allocated by this container".clone_into(&mut reason);
                 return None;
             }
-            match probe(HostPort { protocol: binding.protocol, address, port: host_port }) {
+            let mut ask =
+                |address: &IpAddr| probe(HostPort { protocol: binding.protocol, address: *address, port: host_port });
+            match places.iter().try_for_each(&mut ask) {
                 Ok(()) => Some(port),
                 Err(cause) => {
                     reason = cause;
@@ -238,8 +242,18 @@ fn host_ip(text: &str) -> Result<String, String> {
     Ok(if address.is_unspecified() { String::new() } else { address.to_string() })
 }
 
+/// What all addresses of the host are for an endpoint's ports: the unspecified address of each family that it has.
+pub(crate) fn everywhere(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let of = |address: IpAddr| match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let families: BTreeSet<IpAddr> = addresses.map(of).collect();
+    families.into_iter().collect()
+}
+
 /// True if two ports of different endpoints cannot both be published.
-fn collide(one: &EndpointPort, other: &EndpointPort) -> bool {
+pub(crate) fn collide(one: &EndpointPort, other: &EndpointPort) -> bool {
     let ip = |port: &EndpointPort| port.host_ip.clone().unwrap_or_default();
     let taken = one.host_port.unwrap_or(0);
     let all = ip(one).is_empty() || ip(other).is_empty();
@@ -341,10 +355,11 @@ mod tests {
 
     /// The host's ports that the bindings get, where 40000 is another container's and 40001 a process's.
     fn given(bindings: &[PortBinding]) -> Result<Vec<u16>, String> {
-        let mut others = ports(&[binding(40_000, 40_000)], &[], 1..=1, |_| Ok(())).unwrap();
+        let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+        let mut others = ports(&[binding(40_000, 40_000)], &[], 1..=1, &all, |_| Ok(())).unwrap();
         let others = [("web".to_owned(), others.remove(0))];
         let probe = |port: HostPort| if port.port == 40_001 { Err("a process".to_owned()) } else { Ok(()) };
-        let ports = ports(bindings, &others, 40_000..=40_003, probe)?;
+        let ports = ports(bindings, &others, 40_000..=40_003, &all, probe)?;
         Ok(ports.iter().filter_map(|port| port.host_port).collect())
     }
 
@@ -363,5 +378,21 @@ mod tests {
             let error = given(bindings).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn all_addresses_are_those_of_each_family_that_the_endpoint_has() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let both = everywhere(["fd00::9", "10.7.0.9", "10.7.0.10"].map(address).into_iter());
+        assert_eq!(both, [address("0.0.0.0"), address("::")]);
+        let probe = |port: HostPort| if port.address == address("::") { Err("a process".to_owned()) } else { Ok(()) };
+        let published = |all: &[IpAddr], host_ip: &str| {
+            let binding = PortBinding { host_ip: host_ip.to_owned(), ..binding(8080, 8080) };
+            ports(&[binding], &[], 1..=1, all, probe).map(|ports| ports.len())
+        };
+        assert_eq!(published(&both[..1], ""), Ok(1), "a port of IPv6 does not matter to it");
+        let taken = Err("Bind for 0.0.0.0:8080 failed: a process".to_owned());
+        assert_eq!(published(&both, ""), taken);
+        assert_eq!(published(&both, "192.0.2.1"), Ok(1), "the address that was chosen is asked for alone");
     }
 }

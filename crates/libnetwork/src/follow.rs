@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
+    dead::Living,
     docker::{Engine, State},
     endpoint::{EndpointId, stored_addresses},
     ipam::{TIMESTAMP, is_ours},
@@ -48,6 +49,7 @@ pub(crate) struct Follower {
     ipam: Ipam,
     kernel: Arc<dyn Kernel>,
     engine: Arc<dyn Engine>,
+    living: Living,
     /// What was said before, so that the log says it once.
     told: BTreeSet<String>,
     /// Endpoints that Docker shows and that are not stored; losing it only means to wait once more.
@@ -67,13 +69,21 @@ struct Round {
 }
 
 impl Follower {
-    pub(crate) fn new(node: &str, store: &Store, kernel: Arc<dyn Kernel>, engine: Arc<dyn Engine>) -> Self {
+    /// `living` is kept up to date for those who answer Docker.
+    pub(crate) fn new(
+        node: &str,
+        store: &Store,
+        kernel: Arc<dyn Kernel>,
+        engine: Arc<dyn Engine>,
+        living: Living,
+    ) -> Self {
         Self {
             node: node.to_owned(),
             store: store.clone(),
             ipam: Ipam::new(store.clone()),
             kernel,
             engine,
+            living,
             told: BTreeSet::new(),
             missing: BTreeMap::new(),
         }
@@ -97,12 +107,14 @@ impl Follower {
             }
             if matches!(woken, Woken::DockerGone) {
                 events = None;
+                self.living.forget();
             }
             if events.is_none() {
                 match self.engine.events().await {
                     Ok(stream) => {
                         tracing::info!("following Docker");
-                        (events, next_sweep) = (Some(stream), Instant::now());
+                        // Its end may be met while events are gathered, and is looked for again afterwards.
+                        (events, next_sweep) = (Some(stream.fuse().boxed()), Instant::now());
                     }
                     Err(reason) => {
                         if self.told.insert(reason.clone()) {
@@ -136,6 +148,7 @@ impl Follower {
     /// One round: looks, decides, acts.
     async fn round(&mut self, sweep: bool) -> Result<Round, String> {
         let docker = self.engine.look().await?;
+        self.living.note(&docker);
         let in_words = |error: Error| error.to_string();
         let (records, unreadable) = record::list(&**self.store.kv()).await.map_err(in_words)?;
         let noted = record::all_noted(&**self.store.kv(), &self.node).await.map_err(in_words)?;
@@ -270,12 +283,13 @@ impl Follower {
         self.release(|address| addresses.contains(&address)).await.map(drop)
     }
 
-    /// Gives back addresses that no endpoint has and takes away pools and profiles that no network has; `true` if
-    /// something is too young to be judged.
+    /// Gives back addresses that neither an endpoint nor a network has, and takes away pools and profiles that no network
+    /// has; `true` if something is too young to be judged.
     async fn sweep(&self, docker: &State) -> Result<bool, String> {
         let in_words = |error: Error| error.to_string();
         let endpoints = local_endpoints(&self.store, &self.node).await.map_err(in_words)?;
         let mut used: BTreeSet<IpAddr> = endpoints.iter().flat_map(stored_addresses).collect();
+        used.extend(docker.networks.iter().flat_map(|network| &network.auxiliary));
         for endpoint in docker.networks.iter().flat_map(|network| network.endpoints.values()) {
             let texts = [&endpoint.address4, &endpoint.address6];
             used.extend(texts.iter().filter_map(|text| text.split('/').next()?.parse::<IpAddr>().ok()));
@@ -311,7 +325,7 @@ impl Follower {
         }
         match self.ipam.release_ips(&requests).await {
             Ok(released) => {
-                tracing::info!(addresses = ?released.released, "given back: no endpoint has them");
+                tracing::info!(addresses = ?released.released, "given back: nothing has them");
                 Ok(waiting)
             }
             // Assigned anew meanwhile, so they are used.

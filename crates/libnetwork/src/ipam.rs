@@ -4,7 +4,7 @@
 //! `libnetwork.<node>.<random>`, and says on which node and when. That is enough for the reconciler to tell one whose
 //! endpoint never came from one whose endpoint is just being made.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use calico_ipam::{
     AssignError, AssignIp, AutoAssign, Block, Family, HandleId, IntendedUse, Ipam, LookupError, Owner, ReleaseRequest,
@@ -16,9 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::{
-    dead,
+    dead::Undertaker,
     endpoint::{ANNOTATION_WORKLOAD, stored_addresses},
-    kernel::Kernel,
     part::{Held, candidates},
     pools::{Choice, PoolId, choose},
     protocol::{GATEWAY, PoolAnswer, RequestAddress, RequestPool},
@@ -45,14 +44,14 @@ pub(crate) struct IpamDriver {
     node: String,
     store: Store,
     ipam: Ipam,
-    kernel: Arc<dyn Kernel>,
+    undertaker: Undertaker,
     turn: Mutex<()>,
 }
 
 impl IpamDriver {
-    pub(crate) fn new(node: &str, store: &Store, kernel: Arc<dyn Kernel>) -> Self {
+    pub(crate) fn new(node: &str, store: &Store, undertaker: Undertaker) -> Self {
         let ipam = Ipam::new(store.clone());
-        Self { node: node.to_owned(), store: store.clone(), ipam, kernel, turn: Mutex::new(()) }
+        Self { node: node.to_owned(), store: store.clone(), ipam, undertaker, turn: Mutex::new(()) }
     }
 
     /// `RequestPool`: says which pool a network has, and makes it one if it has to.
@@ -183,10 +182,9 @@ impl IpamDriver {
                 // The block is there now, and whoever has it, its addresses can be had by all.
                 Err(AssignError::LostClaim { .. }) => {}
                 Err(error @ AssignError::Taken { .. }) => {
-                    if !dead::bury_dead_owner(&self.store, &*self.kernel, &self.node, address).await? {
+                    if !self.undertaker.bury_dead_owner(address).await? {
                         return Err(self.taken(address, &error).await);
                     }
-                    self.release(address).await?;
                 }
                 Err(error) => return Err(error.to_string()),
             }
@@ -213,8 +211,7 @@ impl IpamDriver {
         let length =
             pool.ok_or_else(|| format!("the network's subnet {net} is no pool any more"))?.spec.block_prefix_len();
         let (held, reserved) = (self.held(part).await?, self.reserved().await?);
-        let usable = |address: &IpAddr| !reserved.iter().any(|range| range.contains(address));
-        let found: Vec<IpAddr> = candidates(part, length, &held).filter(usable).take(CANDIDATES).collect();
+        let found: Vec<IpAddr> = candidates(part, length, &held, &reserved).take(CANDIDATES).collect();
         for address in found {
             match self.ipam.assign_ip(self.request_of(address)).await {
                 Ok(()) => return Ok(address),
@@ -264,33 +261,43 @@ impl IpamDriver {
     }
 
     /// `ReleaseAddress`: only what this driver assigned on this node, so that a late or repeated request takes nothing
-    /// from anybody. An endpoint that still has the address is one of whose end Docker said nothing, and goes first.
+    /// from anybody. An endpoint that still has the address lives, and keeps it, or is one of whose end Docker said
+    /// nothing, and goes first.
     pub(crate) async fn release_address(&self, address: &str) -> Result<Value, String> {
         let address = exact(address)?;
         let _turn = self.turn.lock().await;
-        dead::bury_owners(&self.store, &*self.kernel, &self.node, address).await?;
-        self.release(address).await.map(|()| json!({}))
-    }
-
-    async fn release(&self, address: IpAddr) -> Result<(), String> {
-        let held = match self.ipam.get_assignment_attributes(address).await {
-            Ok(held) => held,
-            Err(LookupError::NotInPool { .. } | LookupError::Unassigned { .. } | LookupError::Cooling { .. }) => {
-                return Ok(());
-            }
-            Err(error) => return Err(error.to_string()),
-        };
-        let handle = held.attribute.handle();
-        let Some(handle) = handle.filter(|handle| is_ours(handle, &self.node)) else {
-            tracing::debug!(%address, "not released: it is held by somebody else by now");
-            return Ok(());
-        };
-        let request = ReleaseRequest { address, handle: Some(handle), sequence: Some(held.sequence) };
-        match self.ipam.release_ips(&[request]).await {
-            Ok(_) => Ok(()),
-            Err(calico_ipam::ReleaseError::Mismatch { .. }) => Ok(()),
-            Err(error) => Err(error.to_string()),
+        if self.undertaker.bury_owners(address).await? {
+            let assigned = assignment(&self.ipam, &self.node, address).await?;
+            give_back(&self.ipam, assigned.as_slice()).await?;
         }
+        Ok(json!({}))
+    }
+}
+
+/// What this driver assigned on a node of an address, so that this and nothing later is given back; `None` if nothing.
+pub(crate) async fn assignment(ipam: &Ipam, node: &str, address: IpAddr) -> Result<Option<ReleaseRequest>, String> {
+    let held = match ipam.get_assignment_attributes(address).await {
+        Ok(held) => held,
+        Err(LookupError::NotInPool { .. } | LookupError::Unassigned { .. } | LookupError::Cooling { .. }) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let Some(handle) = held.attribute.handle().filter(|handle| is_ours(handle, node)) else {
+        tracing::debug!(%address, "not released: it is held by somebody else by now");
+        return Ok(None);
+    };
+    Ok(Some(ReleaseRequest { address, handle: Some(handle), sequence: Some(held.sequence) }))
+}
+
+/// Gives back what was assigned; what was assigned anew meanwhile stays.
+pub(crate) async fn give_back(ipam: &Ipam, assigned: &[ReleaseRequest]) -> Result<(), String> {
+    if assigned.is_empty() {
+        return Ok(());
+    }
+    match ipam.release_ips(assigned).await {
+        Ok(_) | Err(calico_ipam::ReleaseError::Mismatch { .. }) => Ok(()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

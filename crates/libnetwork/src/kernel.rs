@@ -1,16 +1,17 @@
 //! The seam to the host's interfaces and ports.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
-};
+use std::{io, net::SocketAddr, ops::RangeInclusive};
 
 use async_trait::async_trait;
 use calico_workload::LoosePair;
 use rustix::{
     io::Errno,
-    net::{AddressFamily, SocketType, bind, ipproto, netdevice::name_to_index, socket, sockopt::set_socket_reuseaddr},
+    net::{
+        AddressFamily, SocketType, bind, ipproto,
+        netdevice::name_to_index,
+        socket,
+        sockopt::{set_ipv6_v6only, set_socket_reuseaddr},
+    },
 };
 
 use crate::endpoint::HostPort;
@@ -89,21 +90,24 @@ fn try_bind(port: HostPort) -> io::Result<()> {
         // SCTP's sockets come with a kernel module, which a question must not load.
         _ => return Ok(()),
     };
-    let address = port.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if port.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket(family, kind, Some(protocol))?;
     if port.protocol == 6 {
         // Connections of a listener that is gone do not hold its port.
         set_socket_reuseaddr(&socket, true)?;
     }
-    bind(&socket, &SocketAddr::new(address, port.port))?;
+    if port.address.is_ipv6() {
+        // Of IPv4 it is asked apart, if at all.
+        set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, &SocketAddr::new(port.address, port.port))?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 
     use super::*;
 
@@ -127,15 +131,31 @@ mod tests {
         let (tcp, udp) = (TcpListener::bind((loopback, 0)).unwrap(), UdpSocket::bind((loopback, 0)).unwrap());
         let (tcp_port, udp_port) = (tcp.local_addr().unwrap().port(), udp.local_addr().unwrap().port());
         for (protocol, port) in [(6, tcp_port), (17, udp_port)] {
-            for address in [None, Some(loopback)] {
+            for address in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), loopback] {
                 let taken = HostKernel.probe(HostPort { protocol, address, port }).unwrap_err();
                 assert!(taken.contains("a process"), "{taken}");
             }
         }
-        let elsewhere = Some("192.0.2.1".parse().unwrap());
+        let elsewhere = "192.0.2.1".parse().unwrap();
         let error = HostKernel.probe(HostPort { protocol: 6, address: elsewhere, port: tcp_port }).unwrap_err();
         assert!(error.contains("does not have the address"), "{error}");
-        let other = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
+        let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
         assert_eq!(HostKernel.probe(HostPort { protocol: 6, address: other, port: tcp_port }), Ok(()));
+    }
+
+    #[test]
+    fn each_family_has_ports_of_its_own() {
+        let (v4, v6) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let socket = socket(AddressFamily::INET6, SocketType::STREAM, Some(ipproto::TCP)).unwrap();
+        set_ipv6_v6only(&socket, true).unwrap();
+        bind(&socket, &SocketAddr::new(v6, 0)).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        let port = TcpListener::from(socket);
+        let asked = |address| {
+            let port = port.local_addr().unwrap().port();
+            HostKernel.probe(HostPort { protocol: 6, address, port })
+        };
+        assert!(asked(v6).unwrap_err().contains("a process"));
+        assert_eq!(asked(v4), Ok(()));
     }
 }

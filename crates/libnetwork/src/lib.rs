@@ -54,6 +54,7 @@ use calico_store::Store;
 pub use record::{NETWORK_ROOT, NetworkRecord};
 pub use server::SocketError;
 
+use dead::{Living, Undertaker};
 use docker::{DockerEngine, Engine};
 use follow::Follower;
 use ipam::IpamDriver;
@@ -120,12 +121,14 @@ async fn run_with(
 ) -> Result<(), RunError> {
     let both = Socket::open(&options.plugins, server::NETWORK).await?;
     let ipam = Socket::open(&options.plugins, server::IPAM).await?;
+    let living = Living::default();
+    let undertaker = Undertaker::new(&options.node, store, kernel.clone(), living.clone());
     let drivers = Arc::new(Drivers {
-        network: NetworkDriver::new(&options.node, store, kernel.clone()),
-        ipam: IpamDriver::new(&options.node, store, kernel.clone()),
+        network: NetworkDriver::new(&options.node, store, kernel.clone(), undertaker.clone()),
+        ipam: IpamDriver::new(&options.node, store, undertaker),
     });
     tracing::info!(node = options.node, plugins = %options.plugins.display(), "serving Docker's networks");
-    let follower = Follower::new(&options.node, store, kernel, engine);
+    let follower = Follower::new(&options.node, store, kernel, engine, living);
     tokio::select! {
         () = stop => {}
         never = serve(&both, drivers.clone()) => match never {},

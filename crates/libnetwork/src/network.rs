@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::{
-    dead,
-    endpoint::{self, ANNOTATION_WORKLOAD, EndpointId, LIBNETWORK},
+    dead::Undertaker,
+    endpoint::{self, ANNOTATION_WORKLOAD, EndpointId, LIBNETWORK, collide},
     ipam::ADDRESS_SPACE,
     kernel::Kernel,
     protocol::{EndpointRequest, InterfaceName, JoinAnswer, NetworkRequest, StaticRoute, port_bindings},
@@ -31,13 +31,14 @@ pub(crate) struct NetworkDriver {
     node: String,
     store: Store,
     kernel: Arc<dyn Kernel>,
+    undertaker: Undertaker,
     /// Ports of the host are given to one endpoint at a time.
     ports: Mutex<()>,
 }
 
 impl NetworkDriver {
-    pub(crate) fn new(node: &str, store: &Store, kernel: Arc<dyn Kernel>) -> Self {
-        Self { node: node.to_owned(), store: store.clone(), kernel, ports: Mutex::new(()) }
+    pub(crate) fn new(node: &str, store: &Store, kernel: Arc<dyn Kernel>, undertaker: Undertaker) -> Self {
+        Self { node: node.to_owned(), store: store.clone(), kernel, undertaker, ports: Mutex::new(()) }
     }
 
     /// `CreateNetwork`: noted, as nobody says it again; refused if its addresses are not Calico's.
@@ -251,18 +252,25 @@ impl NetworkDriver {
             return Ok(json!({}));
         }
         let _turn = self.ports.lock().await;
-        let mut others: Vec<(String, EndpointPort)> = Vec::new();
-        let has_ports = |other: &&WorkloadEndpoint| other.spec.endpoint != id.as_str() && !other.spec.ports.is_empty();
-        for other in self.local_endpoints().await?.iter().filter(has_ports) {
-            if !self.kernel.exists(&other.spec.interface_name) {
-                dead::bury(&self.store, &*self.kernel, other).await?;
-                continue;
-            }
+        let endpoints = self.local_endpoints().await?;
+        let (own, mut others): (Vec<_>, Vec<_>) =
+            endpoints.into_iter().partition(|endpoint| endpoint.spec.endpoint == id.as_str());
+        others.retain(|other| !other.spec.ports.is_empty());
+        let (alive, dead): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|other| self.kernel.exists(&other.spec.interface_name));
+        let mut taken: Vec<(String, EndpointPort)> = Vec::new();
+        for other in &alive {
             let name = other.metadata.annotations.get(ANNOTATION_WORKLOAD).map_or(other.name(), String::as_str);
-            others.extend(other.spec.ports.iter().map(|port| (name.to_owned(), port.clone())));
+            taken.extend(other.spec.ports.iter().map(|port| (name.to_owned(), port.clone())));
         }
+        let everywhere = endpoint::everywhere(own.iter().flat_map(endpoint::stored_addresses));
         let probe = |port| self.kernel.probe(port);
-        let ports = endpoint::ports(&bindings, &others, self.kernel.dynamic_ports(), probe)?;
+        let ports = endpoint::ports(&bindings, &taken, self.kernel.dynamic_ports(), &everywhere, probe)?;
+        let in_the_way =
+            |dead: &&WorkloadEndpoint| dead.spec.ports.iter().any(|old| ports.iter().any(|new| collide(old, new)));
+        for dead in dead.iter().filter(in_the_way) {
+            self.undertaker.bury(dead).await?;
+        }
         self.set_ports(&id, ports).await
     }
 
@@ -306,13 +314,14 @@ pub(crate) async fn local_endpoints(store: &Store, node: &str) -> Result<Vec<Wor
 /// How often a deletion is tried again that somebody's change came before.
 const TRIES: usize = 20;
 
-/// Deletes an endpoint whatever it has become meanwhile; one that is gone is no error.
-pub(crate) async fn remove_record(store: &Store, key: &ResourceKey) -> Result<(), Error> {
+/// Deletes an endpoint whatever it has become meanwhile; one that is gone is no error, but `false`.
+pub(crate) async fn remove_record(store: &Store, key: &ResourceKey) -> Result<bool, Error> {
     let mut tries = 0;
     loop {
-        let Some(entry) = store.kv().get(&key.to_string()).await? else { return Ok(()) };
+        let Some(entry) = store.kv().get(&key.to_string()).await? else { return Ok(false) };
         match store.kv().delete(&entry.key, entry.revision).await {
-            Ok(()) | Err(Error::NotFound { .. }) => return Ok(()),
+            Ok(()) => return Ok(true),
+            Err(Error::NotFound { .. }) => return Ok(false),
             Err(Error::Conflict { .. }) if tries < TRIES => tries += 1,
             Err(error) => return Err(error),
         }

@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr},
+    iter,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
@@ -22,27 +23,69 @@ pub(crate) struct Held {
     pub used: BTreeSet<IpAddr>,
 }
 
-/// Addresses of a part that look free, best first. `block_length` is the prefix length of the pool's blocks.
-pub(crate) fn candidates(part: IpNet, block_length: u8, held: &[Held]) -> impl Iterator<Item = IpAddr> + '_ {
+/// Addresses of a part that look free, best first. `block_length` is the prefix length of the pool's blocks, `reserved`
+/// what people keep from assignment.
+pub(crate) fn candidates<'a>(
+    part: IpNet,
+    block_length: u8,
+    held: &'a [Held],
+    reserved: &'a [IpNet],
+) -> impl Iterator<Item = IpAddr> + 'a {
     let of = move |own: bool| {
         let blocks = held.iter().filter(move |block| block.own == own);
         blocks.flat_map(move |block| {
             let addresses = overlap(block.cidr, part).into_iter().flat_map(addresses);
-            addresses.filter(|address| !block.used.contains(address))
+            addresses.filter(|address| !block.used.contains(address) && !is_within(*address, reserved))
         })
     };
-    let unclaimed = blocks(part, block_length).filter(|block| !held.iter().any(|held| held.cidr == *block));
-    // One of each is enough: when it is had, the block is this node's.
-    let first = unclaimed.filter_map(move |block| addresses(overlap(block, part)?).next());
-    of(true).chain(first).chain(of(false))
+    of(true).chain(of_unclaimed(part, block_length, held, reserved)).chain(of(false))
 }
 
-/// The blocks that a part touches.
-fn blocks(part: IpNet, block_length: u8) -> Box<dyn Iterator<Item = IpNet>> {
-    match part.subnets(block_length) {
-        Ok(blocks) => Box::new(blocks),
-        // The part is smaller than a block.
-        Err(_) => Box::new(IpNet::new(part.addr(), block_length).ok().map(|block| block.trunc()).into_iter()),
+/// The first address of each block that nobody has. One of each is enough: when it is had, the block is this node's.
+/// Claimed blocks and reserved ranges are each passed over in one step, however large the part is.
+fn of_unclaimed<'a>(
+    part: IpNet,
+    block_length: u8,
+    held: &[Held],
+    reserved: &'a [IpNet],
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let claimed: BTreeSet<IpNet> = held.iter().map(|block| block.cidr).collect();
+    let mut next = Some(part.network());
+    iter::from_fn(move || {
+        while let Some(at) = next.filter(|at| part.contains(at)) {
+            let block = IpNet::new(at, block_length).ok()?.trunc();
+            let range = overlap(block, part)?;
+            next = after(range);
+            if claimed.contains(&block) {
+                continue;
+            }
+            let free = past(addresses(range).next()?, reserved);
+            if free.is_some_and(|free| range.contains(&free)) {
+                return free;
+            }
+            next = free;
+        }
+        None
+    })
+}
+
+fn is_within(address: IpAddr, ranges: &[IpNet]) -> bool {
+    ranges.iter().any(|range| range.contains(&address))
+}
+
+/// The first address from one on that is in none of the ranges.
+fn past(mut address: IpAddr, ranges: &[IpNet]) -> Option<IpAddr> {
+    while let Some(range) = ranges.iter().find(|range| range.contains(&address)) {
+        address = after(*range)?;
+    }
+    Some(address)
+}
+
+/// The address that follows a range.
+fn after(range: IpNet) -> Option<IpAddr> {
+    match range.broadcast() {
+        IpAddr::V4(last) => u32::from(last).checked_add(1).map(|next| Ipv4Addr::from(next).into()),
+        IpAddr::V6(last) => u128::from(last).checked_add(1).map(|next| Ipv6Addr::from(next).into()),
     }
 }
 
@@ -76,7 +119,13 @@ mod tests {
     }
 
     fn first(part: &str, length: u8, held: &[Held], count: usize) -> Vec<String> {
-        candidates(part.parse().unwrap(), length, held).take(count).map(|address| address.to_string()).collect()
+        unreserved(part, length, held, &[], count)
+    }
+
+    fn unreserved(part: &str, length: u8, held: &[Held], reserved: &[&str], count: usize) -> Vec<String> {
+        let reserved: Vec<IpNet> = reserved.iter().map(|text| text.parse().unwrap()).collect();
+        let found = candidates(part.parse().unwrap(), length, held, &reserved);
+        found.take(count).map(|address| address.to_string()).collect()
     }
 
     #[test]
@@ -104,5 +153,25 @@ mod tests {
     #[test]
     fn a_large_part_costs_no_more_than_what_is_taken_of_it() {
         assert_eq!(first("fd00:7::/64", 122, &[], 2), ["fd00:7::1", "fd00:7::41"]);
+    }
+
+    #[test]
+    fn what_is_reserved_is_passed_over() {
+        assert_eq!(
+            unreserved("10.7.0.0/24", 26, &[], &["10.7.0.0/32", "10.7.0.64/26", "10.7.0.130/32"], 9),
+            ["10.7.0.1", "10.7.0.128", "10.7.0.192"],
+        );
+        assert_eq!(unreserved("10.7.0.8/30", 26, &[], &["10.7.0.8/31"], 9), ["10.7.0.10"], "within a block");
+        let claimed = [held("10.7.0.0/26", true, &["10.7.0.0"])];
+        assert_eq!(unreserved("10.7.0.0/30", 26, &claimed, &["10.7.0.2/32"], 9), ["10.7.0.1", "10.7.0.3"]);
+        assert!(unreserved("10.7.0.0/24", 26, &[], &["10.7.0.0/16"], 9).is_empty());
+        assert!(unreserved("255.255.255.0/24", 26, &[], &["255.255.255.0/24"], 9).is_empty(), "nothing follows");
+    }
+
+    #[test]
+    fn a_large_reservation_costs_no_more_than_a_small_one() {
+        let half = ["fd00:7::/65"];
+        assert_eq!(unreserved("fd00:7::/64", 122, &[], &half, 2), ["fd00:7::8000:0:0:1", "fd00:7::8000:0:0:41"]);
+        assert!(unreserved("fd00:7::/64", 122, &[], &["fd00:7::/65", "fd00:7:0:0:8000::/65"], 2).is_empty());
     }
 }

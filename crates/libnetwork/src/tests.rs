@@ -2,10 +2,15 @@
 //! are those that Docker 20.10 was recorded to send.
 #![allow(clippy::unwrap_used)]
 
+mod given_back;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -68,6 +73,7 @@ impl Kernel for NotedKernel {
 struct NotedDocker {
     state: Mutex<State>,
     ring: Mutex<Vec<mpsc::UnboundedSender<()>>>,
+    away: AtomicBool,
 }
 
 impl NotedDocker {
@@ -76,11 +82,22 @@ impl NotedDocker {
         change(&mut self.state.lock().unwrap());
         self.ring.lock().unwrap().retain(|bell| bell.send(()).is_ok());
     }
+
+    /// Ends all connections. `away`: and takes no new ones.
+    fn hang_up(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+        self.ring.lock().unwrap().clear();
+    }
+
+    fn answers(&self) -> Result<(), String> {
+        if self.away.load(Ordering::SeqCst) { Err("Docker is away".to_owned()) } else { Ok(()) }
+    }
 }
 
 #[async_trait]
 impl Engine for NotedDocker {
     async fn look(&self) -> Result<State, String> {
+        self.answers()?;
         Ok(self.state.lock().unwrap().clone())
     }
 
@@ -97,6 +114,7 @@ impl Engine for NotedDocker {
     }
 
     async fn events(&self) -> Result<BoxStream<'static, ()>, String> {
+        self.answers()?;
         let (bell, rings) = mpsc::unbounded_channel();
         self.ring.lock().unwrap().push(bell);
         Ok(Box::pin(futures::stream::unfold(rings, |mut rings| async { Some((rings.recv().await?, rings)) })))
@@ -129,7 +147,7 @@ impl Rig {
         let cidr = "10.10.0.0/24".parse().unwrap();
         store.create(IPPool::new("pool", IPPoolSpec { cidr, ..IPPoolSpec::default() })).await.unwrap();
         store.create(Node::new("h1", NodeSpec::default())).await.unwrap();
-        let docker = Arc::new(NotedDocker { state: Mutex::default(), ring: Mutex::default() });
+        let docker = Arc::new(NotedDocker { state: Mutex::default(), ring: Mutex::default(), away: false.into() });
         let (kernel, health) = (Arc::new(NotedKernel::default()), Arc::new(Mutex::new(AgentHealth::default())));
         let folder = tempfile::tempdir().unwrap();
         let options = Options { node: "h1".to_owned(), plugins: folder.path().to_owned(), docker: String::new() };
@@ -200,6 +218,23 @@ impl Rig {
             state.networks[0].endpoints.insert(ENDPOINT.to_owned(), endpoint);
         });
         address
+    }
+
+    /// Docker dies, and calico-node has seen it.
+    async fn docker_dies(&self) {
+        self.docker.hang_up(true);
+        self.eventually("word of Docker's end", async || self.health.lock().unwrap().reason == "Docker is away").await;
+    }
+
+    /// Makes the endpoint one that was stored long ago.
+    async fn age_endpoint(&self) {
+        self.eventually("an old record", async || {
+            let mut old = self.endpoint().await.unwrap();
+            old.metadata.creation_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
+            // The follower opens it at the same time.
+            self.store.update(old).await.is_ok()
+        })
+        .await;
     }
 
     async fn endpoint(&self) -> Option<WorkloadEndpoint> {
@@ -430,28 +465,6 @@ async fn a_socket_that_somebody_serves_is_refused_and_a_left_one_replaced() {
     assert!(!left.exists(), "taken away in the end");
 }
 
-/// The host lost its power: interfaces are gone, and `--ip` asks for the address that the dead endpoint has.
-#[tokio::test]
-async fn a_dead_endpoint_s_address_can_be_asked_for() {
-    let rig = Rig::start().await;
-    rig.create_network().await;
-    let address = rig.run_container(&[]).await;
-    let fixed = json!({ "PoolID": "any-ipv4", "Address": address, "Options": {} });
-    assert!(rig.refused("IpamDriver.RequestAddress", fixed.clone()).await.contains("is in use by"));
-    rig.kernel.0.lock().unwrap().clear();
-    let refused = rig.refused("IpamDriver.RequestAddress", fixed.clone()).await;
-    assert!(refused.contains("is in use by"), "it may be one that is just being made: {refused}");
-    rig.eventually("an old record", async || {
-        let mut old = rig.endpoint().await.unwrap();
-        old.metadata.creation_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
-        // The follower opens it at the same time.
-        rig.store.update(old).await.is_ok()
-    })
-    .await;
-    rig.ask("IpamDriver.RequestAddress", fixed).await;
-    assert_eq!((rig.in_use().await, rig.endpoint().await), (1, None), "it is the new one's");
-}
-
 #[tokio::test]
 async fn published_ports_are_the_endpoint_s_and_given_once() {
     let rig = Rig::start().await;
@@ -478,44 +491,4 @@ async fn published_ports_are_the_endpoint_s_and_given_once() {
     rig.ask("NetworkDriver.RevokeExternalConnectivity", json!({ "EndpointID": ENDPOINT })).await;
     assert!(rig.endpoint().await.unwrap().spec.ports.is_empty());
     rig.ask("NetworkDriver.ProgramExternalConnectivity", body(&other)).await;
-}
-
-/// What Docker does after a power cut: it gives up what it had without a word to the network driver.
-#[tokio::test]
-async fn a_dead_endpoint_holds_neither_its_port_nor_its_address() {
-    let rig = Rig::start().await;
-    rig.create_network().await;
-    let address = rig.run_container(&[]).await;
-    let ports = json!([{ "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080 }]);
-    let publish = |id: &str| {
-        let options = json!({ "com.docker.network.portmap": ports });
-        ("NetworkDriver.ProgramExternalConnectivity", json!({ "EndpointID": id, "Options": options }))
-    };
-    let create = |id: &str, address: &str| {
-        let interface = json!({ "Address": address, "AddressIPv6": "", "MacAddress": "" });
-        let body = json!({ "NetworkID": NETWORK, "EndpointID": id, "Interface": interface });
-        ("NetworkDriver.CreateEndpoint", body)
-    };
-    let ids = async || {
-        let (endpoints, _) = rig.store.list::<WorkloadEndpointSpec>().await.unwrap();
-        endpoints.into_iter().map(|endpoint| endpoint.spec.endpoint).collect::<Vec<_>>()
-    };
-    let (method, body) = publish(ENDPOINT);
-    rig.ask(method, body).await;
-    let [second, third] = ["8", "7"].map(|digit| ENDPOINT.replace('9', digit));
-
-    let (method, body) = create(&second, "10.10.0.99/32");
-    rig.ask(method, body).await;
-    let (method, body) = publish(&second);
-    let refused = rig.refused(method, body.clone()).await;
-    assert!(refused.contains("already allocated"), "{refused}");
-    rig.kernel.0.lock().unwrap().clear();
-    rig.ask(method, body).await;
-    assert_eq!(ids().await, [second.as_str()], "the dead endpoint of {address} is gone");
-
-    let released = json!({ "PoolID": "any-ipv4", "Address": "10.10.0.99" });
-    rig.ask("IpamDriver.ReleaseAddress", released).await;
-    let (method, body) = create(&third, "10.10.0.99/32");
-    rig.ask(method, body).await;
-    assert_eq!(ids().await, [third.as_str()], "nothing else has the address any more");
 }
