@@ -295,4 +295,14 @@ fn a_host_that_was_off_during_a_move_to_tls_finds_its_way_after_the_first_one_re
     let said = first.fails(&unaware("calicoctl profile add lost"));
     assert!(said.text().contains("no longer at unix:///"), "{}", said.text());
     assert!(!first.ok("calicoctl profile show").contains("lost"));
+
+    // When nobody is away any more the old datastore is closed, by hand, and stays so.
+    let said = first.ok("calicoctl datastore status");
+    assert!(said.contains("Former datastore of this host") && said.contains("host2"), "{said}");
+    let pki = "/var/lib/calico/datastore/pki";
+    first.ok(&format!("rm -r {pki}"));
+    eventually("the old datastore to be closed", || first.ok("ss -Hltn 'sport = :2379'").is_empty());
+    let said = first.fails("calicoctl node revoke host2").text();
+    assert!(said.contains("no host has joined it at all"), "{said}");
+    first.ok(&format!("test ! -e {pki}"));
 }
