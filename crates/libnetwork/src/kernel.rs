@@ -151,11 +151,14 @@ mod tests {
         bind(&socket, &SocketAddr::new(v6, 0)).unwrap();
         rustix::net::listen(&socket, 1).unwrap();
         let port = TcpListener::from(socket);
-        let asked = |address| {
-            let port = port.local_addr().unwrap().port();
+        let asked = |listener: &TcpListener, address| {
+            let port = listener.local_addr().unwrap().port();
             HostKernel.probe(HostPort { protocol: 6, address, port })
         };
-        assert!(asked(v6).unwrap_err().contains("a process"));
-        assert_eq!(asked(v4), Ok(()));
+        assert!(asked(&port, v6).unwrap_err().contains("a process"));
+        assert_eq!(asked(&port, v4), Ok(()));
+        let port = TcpListener::bind((v4, 0)).unwrap();
+        assert!(asked(&port, v4).unwrap_err().contains("a process"));
+        assert_eq!(asked(&port, v6), Ok(()));
     }
 }
