@@ -154,8 +154,11 @@ impl Ipam {
         Ok(Pools(resources.iter().filter_map(usable).collect()))
     }
 
-    /// Everything reserved in the cluster.
-    pub(crate) async fn reservations(&self) -> Result<Reservations, Error> {
+    /// Everything reserved in the cluster. What cannot be read is left out, with a word in the log.
+    ///
+    /// # Errors
+    /// The datastore's.
+    pub async fn reservations(&self) -> Result<Reservations, Error> {
         let (resources, unreadable) = self.store.list::<IPReservationSpec>().await?;
         for error in unreadable {
             tracing::warn!(%error, "skipping a reservation that cannot be read");

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::{
     Family,
-    range::{bounds, number},
+    range::{address, bounds, number},
 };
 
 /// A set of addresses of both families.
@@ -50,6 +50,15 @@ impl Reservations {
     /// True if the address is reserved.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.around(Family::of(address), number(address)).is_some()
+    }
+
+    /// The first address from `start` on that is not reserved; `None` if no other follows.
+    pub fn first_free_from(&self, start: IpAddr) -> Option<IpAddr> {
+        let family = Family::of(start);
+        let Some((_, last)) = self.around(family, number(start)) else { return Some(start) };
+        let greatest = if family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX };
+        // Ranges do not touch, so what follows one is free.
+        (last < greatest).then(|| address(family, last + 1))
     }
 
     /// The last reserved address of the range that covers all of `net`, `None` if some address of it is free.
@@ -113,6 +122,16 @@ mod tests {
         assert!(set.touches("10.0.0.0/24".parse().unwrap()));
         assert!(set.touches("10.0.0.6/31".parse().unwrap()));
         assert!(!set.touches("10.0.0.10/31".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_reserved_is_passed_over_in_one_step() {
+        let set = set(&["10.0.0.0/30", "10.0.0.4/30", "255.255.255.0/24", "fd00::/65"]);
+        let from = |start: &str| set.first_free_from(start.parse().unwrap()).map(|address| address.to_string());
+        assert_eq!(from("10.0.0.1").as_deref(), Some("10.0.0.8"));
+        assert_eq!(from("10.0.0.9").as_deref(), Some("10.0.0.9"));
+        assert_eq!(from("fd00::1").as_deref(), Some("fd00::8000:0:0:0"));
+        assert_eq!(from("255.255.255.9"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use calico_ipam::{
     AssignError, AssignIp, AutoAssign, Block, Family, HandleId, IntendedUse, Ipam, LookupError, Owner, ReleaseRequest,
 };
-use calico_model::{IPPool, IPPoolSpec, IPReservationSpec, NodeSpec, WorkloadEndpointSpec};
+use calico_model::{IPPool, IPPoolSpec, NodeSpec, WorkloadEndpointSpec};
 use calico_store::{Error, Store};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -210,7 +210,8 @@ impl IpamDriver {
         let pool = pools.iter().find(|pool| pool.spec.cidr.trunc() == net);
         let length =
             pool.ok_or_else(|| format!("the network's subnet {net} is no pool any more"))?.spec.block_prefix_len();
-        let (held, reserved) = (self.held(part).await?, self.reserved().await?);
+        let held = self.held(part).await?;
+        let reserved = self.ipam.reservations().await.map_err(|error| error.to_string())?;
         let found: Vec<IpAddr> = candidates(part, length, &held, &reserved).take(CANDIDATES).collect();
         for address in found {
             match self.ipam.assign_ip(self.request_of(address)).await {
@@ -238,13 +239,6 @@ impl IpamDriver {
         let of =
             |block: &Block| Held { cidr: block.cidr, own: block.is_owned_by(&own), used: block.in_use().collect() };
         Ok(touched.map(of).collect())
-    }
-
-    /// Ranges that people keep from assignment.
-    async fn reserved(&self) -> Result<Vec<IpNet>, String> {
-        let (reservations, _) = self.store.list::<IPReservationSpec>().await.map_err(|error| error.to_string())?;
-        let texts = reservations.iter().flat_map(|reservation| &reservation.spec.reserved_cidrs);
-        Ok(texts.filter_map(|text| text.parse().ok()).collect())
     }
 
     /// The refusal of an address, with the name of who has it where it is known.

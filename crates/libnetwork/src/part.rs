@@ -10,6 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use calico_ipam::Reservations;
 use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
 
 /// A block of a pool that exists.
@@ -29,13 +30,13 @@ pub(crate) fn candidates<'a>(
     part: IpNet,
     block_length: u8,
     held: &'a [Held],
-    reserved: &'a [IpNet],
+    reserved: &'a Reservations,
 ) -> impl Iterator<Item = IpAddr> + 'a {
     let of = move |own: bool| {
         let blocks = held.iter().filter(move |block| block.own == own);
         blocks.flat_map(move |block| {
             let addresses = overlap(block.cidr, part).into_iter().flat_map(addresses);
-            addresses.filter(|address| !block.used.contains(address) && !is_within(*address, reserved))
+            addresses.filter(|address| !block.used.contains(address) && !reserved.contains(*address))
         })
     };
     of(true).chain(of_unclaimed(part, block_length, held, reserved)).chain(of(false))
@@ -47,7 +48,7 @@ fn of_unclaimed<'a>(
     part: IpNet,
     block_length: u8,
     held: &[Held],
-    reserved: &'a [IpNet],
+    reserved: &'a Reservations,
 ) -> impl Iterator<Item = IpAddr> + 'a {
     let claimed: BTreeSet<IpNet> = held.iter().map(|block| block.cidr).collect();
     let mut next = Some(part.network());
@@ -59,7 +60,7 @@ fn of_unclaimed<'a>(
             if claimed.contains(&block) {
                 continue;
             }
-            let free = past(addresses(range).next()?, reserved);
+            let free = reserved.first_free_from(addresses(range).next()?);
             if free.is_some_and(|free| range.contains(&free)) {
                 return free;
             }
@@ -67,18 +68,6 @@ fn of_unclaimed<'a>(
         }
         None
     })
-}
-
-fn is_within(address: IpAddr, ranges: &[IpNet]) -> bool {
-    ranges.iter().any(|range| range.contains(&address))
-}
-
-/// The first address from one on that is in none of the ranges.
-fn past(mut address: IpAddr, ranges: &[IpNet]) -> Option<IpAddr> {
-    while let Some(range) = ranges.iter().find(|range| range.contains(&address)) {
-        address = after(*range)?;
-    }
-    Some(address)
 }
 
 /// The address that follows a range.
@@ -123,7 +112,7 @@ mod tests {
     }
 
     fn unreserved(part: &str, length: u8, held: &[Held], reserved: &[&str], count: usize) -> Vec<String> {
-        let reserved: Vec<IpNet> = reserved.iter().map(|text| text.parse().unwrap()).collect();
+        let reserved = Reservations::new(reserved.iter().map(|text| text.parse().unwrap()));
         let found = candidates(part.parse().unwrap(), length, held, &reserved);
         found.take(count).map(|address| address.to_string()).collect()
     }
