@@ -12,6 +12,8 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use calico_model::{KindName, MacAddress, ResourceKey};
 use ipnet::IpNet;
 
+use crate::packet::protocol_word;
+
 mod overlay;
 mod rule;
 mod settings;
@@ -361,13 +363,7 @@ impl fmt::Display for PublishedAt {
             IpAddr::V4(host) => write!(f, "{host}:")?,
             IpAddr::V6(host) => write!(f, "[{host}]:")?,
         }
-        let protocol = match self.protocol {
-            6 => "tcp",
-            17 => "udp",
-            132 => "sctp",
-            other => return write!(f, "{}/{other}", self.port),
-        };
-        write!(f, "{}/{protocol}", self.port)
+        write!(f, "{}/{}", self.port, protocol_word(self.protocol))
     }
 }
 

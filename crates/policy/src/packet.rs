@@ -11,6 +11,22 @@ pub enum Hop {
     Interface(String),
 }
 
+/// The protocols that have ports, by IANA's number and the word that people use.
+const WITH_PORTS: [(u8, &str); 3] = [(6, "tcp"), (17, "udp"), (132, "sctp")];
+
+/// The word for a protocol that has ports; of any other its number.
+#[must_use]
+pub fn protocol_word(number: u8) -> String {
+    let known = WITH_PORTS.iter().find(|(known, _)| *known == number);
+    known.map_or_else(|| number.to_string(), |(_, word)| (*word).to_owned())
+}
+
+/// The number of a protocol that has ports; `None` for any other word.
+#[must_use]
+pub fn protocol_number(word: &str) -> Option<u8> {
+    WITH_PORTS.iter().find(|(_, known)| *known == word).map(|(number, _)| *number)
+}
+
 /// What follows the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {

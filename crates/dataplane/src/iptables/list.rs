@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use calico_policy::instruction::PublishedPort;
+use calico_policy::{instruction::PublishedPort, packet::protocol_number};
 
 use super::{
     command::run,
@@ -70,12 +70,7 @@ fn published(rule: &ListedRule) -> Option<ListedPort> {
         words.get(at + 1).map(String::as_str)
     };
     let to: SocketAddr = after("--to-destination")?.parse().ok()?;
-    let protocol = match after("-p")? {
-        "tcp" => 6,
-        "udp" => 17,
-        "sctp" => 132,
-        _ => return None,
-    };
+    let protocol = protocol_number(after("-p")?)?;
     let host = match after("-d") {
         Some(host) => host.split('/').next()?.parse().ok()?,
         None if to.is_ipv4() => IpAddr::from([0; 4]),

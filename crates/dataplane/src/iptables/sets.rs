@@ -7,7 +7,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use calico_policy::instruction::PortMember;
+use calico_policy::{instruction::PortMember, packet::protocol_word};
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::model::{Elements, ModelSet};
@@ -79,13 +79,7 @@ fn networks(family: Family, (first, last): Range) -> Vec<String> {
 }
 
 fn port(member: &PortMember) -> String {
-    let protocol = match member.protocol {
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        132 => "sctp".to_owned(),
-        other => other.to_string(),
-    };
-    format!("{},{protocol}:{}", member.address, member.port)
+    format!("{},{}:{}", member.address, protocol_word(member.protocol), member.port)
 }
 
 #[cfg(test)]

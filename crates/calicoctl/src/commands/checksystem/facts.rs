@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use calico_dataplane::probe::{Feature, probe};
-use calico_datastore::admin::Client;
+use calico_datastore::admin::{Client, StatusAnswer};
 use calico_model::ClusterInformationSpec;
 use calico_store::EtcdKv;
 
@@ -97,28 +97,26 @@ async fn endpoints() -> Vec<(String, Result<String, String>)> {
 
 async fn kept(client: &Client) -> Option<Result<String, String>> {
     match client.status().await {
-        Ok(status) => Some(of_status(&serde_json::json!(status))),
+        Ok(status) => Some(of_status(&status)),
         Err(error) if error.is_not_running() => None,
         Err(error) => Some(Err(sentence(&error))),
     }
 }
 
 /// What the answer of the datastore's own process means.
-pub(super) fn of_status(status: &serde_json::Value) -> Result<String, String> {
-    if let Some(trouble) = status["trouble"].as_str() {
+pub(super) fn of_status(status: &StatusAnswer) -> Result<String, String> {
+    let StatusAnswer { datastore, hosts, connected, .. } = status;
+    if let Some(trouble) = &datastore.trouble {
         return Err(format!("it cannot be written any more: {trouble}"));
     }
-    if status["full"].as_bool() == Some(true) {
+    if datastore.full {
         return Err("its disk is full: only deletions are accepted".to_owned());
     }
-    let number = |name: &str| status[name].as_u64().unwrap_or_default();
     Ok(format!(
-        "revision {}, {} of {} KiB in use, {} hosts joined, {} of them connected",
-        number("revision"),
-        number("bytes_in_use") / 1024,
-        number("bytes") / 1024,
-        number("hosts"),
-        number("connected")
+        "revision {}, {} of {} KiB in use, {hosts} hosts joined, {connected} of them connected",
+        datastore.revision,
+        datastore.bytes_in_use / 1024,
+        datastore.bytes / 1024,
     ))
 }
 

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use calico_dataplane::probe::Feature;
+use calico_datastore::{Status, admin::StatusAnswer};
 
 use super::{facts::Facts, judge::Wanted, *};
 use crate::testing::Bench;
@@ -109,6 +110,25 @@ fn settings_that_will_hurt_are_warnings() {
     assert!(output.exit == Exit::Done && output.text.contains("wan0 carries 1280 bytes"), "{}", output.text);
 }
 
+/// What the datastore of this host answers, but for a change.
+fn kept(change: impl FnOnce(&mut Status)) -> StatusAnswer {
+    let mut datastore = Status {
+        revision: 9,
+        compacted: 0,
+        leases: 0,
+        bytes: 4096,
+        bytes_in_use: 2048,
+        history_bytes: 0,
+        full: false,
+        trouble: None,
+        cluster: 1,
+        member: 1,
+        folder: "/var/lib/calico/datastore".into(),
+    };
+    change(&mut datastore);
+    StatusAnswer { datastore, listens_on: None, invitations: 0, hosts: 2, connected: 1 }
+}
+
 #[test]
 fn the_datastores_members_and_the_plugin_are_told_and_fail_nothing() {
     let facts = Facts {
@@ -116,7 +136,7 @@ fn the_datastores_members_and_the_plugin_are_told_and_fail_nothing() {
             ("http://a:2379".into(), Ok("version 3.4.30, 20 KiB".into())),
             ("http://b:2379".into(), Err("connection refused".into())),
         ],
-        kept: Some(facts::of_status(&serde_json::json!({ "full": true }))),
+        kept: Some(facts::of_status(&kept(|status| status.full = true))),
         plugin: Some(Err("nobody serves it".into())),
         ..good()
     };
@@ -128,10 +148,9 @@ fn the_datastores_members_and_the_plugin_are_told_and_fail_nothing() {
     let bare = Facts { endpoints: Vec::new(), kept: None, plugin: None, ..good() };
     let text = shown(&judge::judge(&bare, NOTHING)).text;
     assert!(!text.contains("endpoints") && !text.contains("of this host") && !text.contains("plugin"), "{text}");
-    let well = serde_json::json!({ "revision": 9, "bytes": 4096, "bytes_in_use": 2048, "hosts": 2, "connected": 1 });
-    let said = facts::of_status(&well).unwrap();
+    let said = facts::of_status(&kept(|_| ())).unwrap();
     assert_eq!(said, "revision 9, 2 of 4 KiB in use, 2 hosts joined, 1 of them connected");
-    let broken = serde_json::json!({ "trouble": "fsync failed" });
+    let broken = kept(|status| status.trouble = Some("fsync failed".to_owned()));
     assert!(facts::of_status(&broken).unwrap_err().contains("fsync failed"));
 }
 

@@ -13,7 +13,7 @@ use std::{
 use calico_dataplane::listing::{self, ListedChain, ListedPath, ListedPort, Listing};
 use calico_explain::{Cluster, why::End, words};
 use calico_model::{AnyResource, Rule};
-use calico_policy::instruction::EndpointId;
+use calico_policy::{instruction::EndpointId, packet::protocol_word};
 use serde::Serialize;
 
 use crate::{
@@ -149,12 +149,7 @@ fn paths(cluster: &Cluster, listing: Listing, direction: Option<Way>) -> Vec<Pat
 fn ports(listing: &Listing) -> Vec<Port> {
     let told = listing.published.iter().map(|ListedPort { port, counter }| Port {
         ip_version: if port.address.is_ipv4() { 4 } else { 6 },
-        protocol: match port.protocol {
-            6 => "tcp".to_owned(),
-            17 => "udp".to_owned(),
-            132 => "sctp".to_owned(),
-            other => other.to_string(),
-        },
+        protocol: protocol_word(port.protocol),
         host_port: port.host_port,
         host_ip: (!port.host.is_unspecified()).then_some(port.host),
         address: port.address,
