@@ -187,3 +187,9 @@ fn wrong_pairs(workloads: &[&Workload<'_>], allowed: &[(&str, &str)]) -> Vec<Str
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     wait_until(SOON, what, condition).unwrap_or_else(|error| panic!("{error}"));
 }
+
+/// Waits until Docker finds our plugin on a host.
+#[track_caller]
+pub fn until_plugin_is_served(host: &Host) {
+    eventually("Docker's plugin to be served", || host.run("test -S /run/docker/plugins/calico.sock").success());
+}

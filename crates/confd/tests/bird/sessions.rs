@@ -12,7 +12,18 @@ use crate::common::net::{
     put_node_in_as, put_peer, put_pool, put_settings, start, until, until_blocks,
 };
 use calico_confd::bird::{Client, SessionKind, needs_recovery};
+use calico_store::MemoryKv;
 use serde_json::json;
+
+/// Hosts 2 and 3, which have heard of each other's blocks.
+async fn two_hosts(switch: &Switch, kv: &MemoryKv) -> [Host; 2] {
+    let hosts = [start(switch, kv, 2).await, start(switch, kv, 3).await];
+    for (host, other) in [(&hosts[0], 3), (&hosts[1], 2)] {
+        host.until_established(2).await;
+        until_blocks(host, other).await;
+    }
+    hosts
+}
 
 #[tokio::test]
 async fn two_hosts_learn_each_others_blocks() {
@@ -89,11 +100,7 @@ async fn borrowed_addresses_come_and_go_at_once() {
 async fn a_host_that_joins_or_leaves_disturbs_nobody() {
     let switch = Switch::new();
     let kv = cluster(&[2, 3]);
-    let hosts = [start(&switch, &kv, 2).await, start(&switch, &kv, 3).await];
-    for (host, other) in [(&hosts[0], 3), (&hosts[1], 2)] {
-        host.until_established(2).await;
-        until_blocks(host, other).await;
-    }
+    let hosts = two_hosts(&switch, &kv).await;
     let monitor = hosts[0].monitor();
     let before = hosts[0].sessions().await;
 
@@ -125,11 +132,7 @@ async fn a_host_that_joins_or_leaves_disturbs_nobody() {
 async fn a_killed_bird_comes_back_without_losing_a_route() {
     let switch = Switch::new();
     let kv = cluster(&[2, 3]);
-    let (mut here, there) = (start(&switch, &kv, 2).await, start(&switch, &kv, 3).await);
-    for (host, other) in [(&here, 3), (&there, 2)] {
-        host.until_established(2).await;
-        until_blocks(host, other).await;
-    }
+    let [mut here, there] = two_hosts(&switch, &kv).await;
     let routes = [here.bird_routes(), there.bird_routes()];
     let monitors = [here.monitor(), there.monitor()];
 
@@ -262,11 +265,7 @@ async fn a_hostile_peer_gets_nowhere() {
 async fn a_planned_restart_loses_no_route() {
     let switch = Switch::new();
     let kv = cluster(&[2, 3]);
-    let (mut here, there) = (start(&switch, &kv, 2).await, start(&switch, &kv, 3).await);
-    for (host, other) in [(&here, 3), (&there, 2)] {
-        host.until_established(2).await;
-        until_blocks(host, other).await;
-    }
+    let [mut here, there] = two_hosts(&switch, &kv).await;
     let routes = [here.bird_routes(), there.bird_routes()];
     let monitors = [here.monitor(), there.monitor()];
     let mut client = Client::connect(&here.agent.options.socket_path).await.unwrap();

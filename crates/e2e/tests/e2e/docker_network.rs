@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use calico_e2e::{A_WHILE, SOON, eventually};
+use calico_e2e::{A_WHILE, SOON, eventually, until_plugin_is_served};
 use calico_lab::{Host, Lab, LabOptions, Output, Running, reaches, wait_for};
 
 const CREATE: &str = "docker network create -d calico --ipam-driver calico-ipam";
@@ -16,7 +16,7 @@ const SUBNET: &str = "10.77.0.0/16";
 fn start_all(lab: &Lab) -> Vec<Running> {
     let start = |host: &Host| {
         let service = host.spawn(&format!("CALICO_LIBNETWORK=true IP6={} exec calico-node run", host.ipv6()));
-        eventually("Docker's plugin to be served", || host.run("test -S /run/docker/plugins/calico.sock").success());
+        until_plugin_is_served(host);
         eventually("the service to be ready", || host.run("calico-node health").success());
         service
     };

@@ -2,7 +2,7 @@
 //! rename, connect, kill, stop Docker. One lab for all of it.
 #![allow(clippy::unwrap_used)]
 
-use calico_e2e::{SOON, eventually};
+use calico_e2e::{SOON, eventually, until_plugin_is_served};
 use calico_lab::{Host, Lab, LabOptions, Running, wait_for};
 
 use crate::docker_network::remove_network;
@@ -45,7 +45,7 @@ fn serve(host: &Host, options: &str, name: &str, port: u16) {
 fn start_all(lab: &Lab) -> Vec<Running> {
     let start = |host: &Host| {
         let service = host.spawn("CALICO_LIBNETWORK=true exec calico-node run");
-        eventually("Docker's plugin to be served", || host.run("test -S /run/docker/plugins/calico.sock").success());
+        until_plugin_is_served(host);
         eventually("the service to be ready", || host.run("calico-node health").success());
         service
     };

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, os::unix::net::UnixListener, time::Duration};
 
-use calico_e2e::{SOON, eventually};
+use calico_e2e::{SOON, eventually, until_plugin_is_served};
 use calico_lab::{Host, Lab, LabOptions, Running, wait_for};
 use rustix::process::Signal;
 
@@ -23,7 +23,7 @@ fn spawn(host: &Host, environment: &str) -> Running {
 }
 
 fn wait_for_service(host: &Host) {
-    eventually("Docker's plugin to be served", || host.run("test -S /run/docker/plugins/calico.sock").success());
+    until_plugin_is_served(host);
     eventually("the service to be ready", || host.run("calico-node health").success());
 }
 
@@ -163,9 +163,7 @@ fn with_live_restore(host1: &Host, host2: &Host, service: Running) -> Running {
     host1.stop_docker().unwrap();
     stop(service);
     let service = spawn(host1, "");
-    eventually("the plugin to be served without Docker", || {
-        host1.run("test -S /run/docker/plugins/calico.sock").success()
-    });
+    until_plugin_is_served(host1);
     host1.start_docker().unwrap();
     wait_for_service(host1);
     all_is_well(host1, host2, "after the plugin was restarted without Docker");
@@ -209,7 +207,7 @@ fn docker_answers_nobody(host1: &Host, host2: &Host) {
     // Who connects waits for ever: nobody accepts.
     let held = UnixListener::bind(host1.path(HELD)).unwrap();
     let service = spawn(host1, &format!("CALICO_DOCKER=unix://{HELD}"));
-    eventually("Docker's plugin to be served", || host1.run("test -S /run/docker/plugins/calico.sock").success());
+    until_plugin_is_served(host1);
     host1.ok("docker run -d --stop-timeout 0 --name late --net app ubuntu sleep 100000");
     let late = host1.container_addresses("late").unwrap()[0];
     let ping = format!("docker exec peer ping -c 1 -W 1 {late}");
